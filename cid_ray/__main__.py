@@ -1,0 +1,13 @@
+"""`python -m cid_ray`: the list of commands."""
+
+COMMANDS = """cid_ray: semi-supervised segmentation by Cross-Image Distillation, searched and scaled with Ray
+
+  python -m cid_ray.prepare   images and masks -> an audited table; label splits
+  python -m cid_ray.train     one training run: one process, or N workers with Ray Train and Ray Data
+  python -m cid_ray.tune      search CID's settings across label ratios with Ray Tune and Optuna
+  python -m cid_ray.report    rebuild a run's table and page from its rows
+
+Each has --help. `python -m cid_ray.tune` with no options runs the embedded example in about five minutes."""
+
+if __name__ == "__main__":
+    print(COMMANDS)

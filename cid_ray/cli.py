@@ -1,0 +1,96 @@
+"""What all commands share: their options, the run's folder, and how mistakes and interrupts end them.
+
+Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from cid_ray.config import Config, InputError, load
+
+Command = Callable[[list[str]], int]
+EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are InputErrors, so that every command speaks and exits alike."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise InputError(f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
+def parser(name: str, description: str, examples: str) -> Parser:
+    return Parser(
+        prog=f"python -m cid_ray.{name}",
+        description=description,
+        epilog=f"examples:\n{examples.strip()}\n\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_config_options(options: Parser, resume: bool = True) -> None:
+    options.add_argument("--config", metavar="FILE", help="YAML file; what it leaves out keeps its default")
+    options.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
+        help="change one value, e.g. loss.relation_weight=0.5; may be repeated",
+    )  # fmt: skip
+    options.add_argument("--out", metavar="DIR", help="the run's folder (default runs/NAME-TIME)")
+    if resume:
+        options.add_argument("--resume", metavar="DIR", help="continue the run in this folder with its own config")
+
+
+def open_run(args: argparse.Namespace, name: str, default: str | Path | None = None) -> tuple[Config, Path]:
+    """The resolved config and the run's folder: a new one, or that of --resume with the config kept there."""
+    if args.resume:
+        if args.config or args.changes or args.out:
+            raise InputError("--resume DIR goes on with DIR's own config: leave out --config, --set and --out")
+        out = Path(args.resume)
+        if not (out / "config.yaml").is_file():
+            raise InputError(f"{out} is not a run's folder: it has no config.yaml")
+        return load(out / "config.yaml"), out
+    config = load(args.config or default, args.changes)
+    stem = Path(args.config or default or name).stem
+    out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if (out / "config.yaml").exists():
+        raise InputError(f"--out {out} already holds a run; continue it with --resume {out}, or choose another folder")
+    return config, out
+
+
+def claim(config: Config, out: Path) -> None:
+    """Make the run's folder and keep the resolved config in it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.yaml").write_text(config.to_yaml())
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written ({error.strerror or error})") from None
+
+
+def shipped(name: str) -> Path:
+    """A file of `search_spaces/`, from the working folder or from the source tree."""
+    for folder in (Path("search_spaces"), Path(__file__).resolve().parent.parent / "search_spaces"):
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"search_spaces/{name} is not here; run from the project's folder or pass --config FILE")
+
+
+def run(command: Command) -> None:
+    """Run a command's main and leave with its exit code; never a traceback for what the user can mend."""
+    try:
+        code = command(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.exit(code)

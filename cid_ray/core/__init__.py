@@ -1,0 +1,1 @@
+"""The method: losses, model, augmentation, one step, evaluation. Never Ray, never files of a data set."""

@@ -1,0 +1,200 @@
+"""One batch -> LossTerms: the method on one page, in the paper's order.
+
+    L = 1/2 (L_x + lam_u(t) L_u) + lam_r(t) L_rel + lam_s(t) L_sty
+
+The student sees labeled and strong unlabeled images in ONE forward; the teacher (EMA, eval mode, no gradient) sees the
+weak ones in one forward. Four methods are four sets of weights on this one path: `supervised` feeds no pool,
+`pool_bn` feeds it through the student's batch norm with all weights 0, `mean_teacher` has pseudo-labels, `cid` has
+relations and style too. A term of weight 0 is not computed and changes no other number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cid_ray.config import Config
+from cid_ray.config import Loss as LossConfig
+from cid_ray.core import augment, losses, model
+from cid_ray.core.losses import IGNORE, Style
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Scalars; `total` carries the gradient. mask_ratio: share of valid unlabeled pixels above the threshold."""
+
+    total: Tensor
+    sup: Tensor
+    pseudo: Tensor
+    relation: Tensor
+    style: Tensor
+    mask_ratio: Tensor
+
+    def floats(self) -> dict[str, float]:
+        names = ("total", "sup", "pseudo", "relation", "style", "mask_ratio")
+        return dict(zip(names, torch.stack([getattr(self, n).detach().float() for n in names]).tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Weights:
+    """lam_u, lam_r and lam_s at one moment of training."""
+
+    pseudo: float
+    relation: float
+    style: float
+
+    @classmethod
+    def at(cls, method: str, loss: LossConfig, progress: float) -> Weights:
+        pseudo = loss.pseudo_weight * losses.pseudo_ramp(progress, loss.pseudo_burn_in, loss.pseudo_ramp)
+        relation = loss.relation_weight * losses.ramp_up(progress, loss.relation_ramp)
+        style = loss.style_weight * losses.ramp_up(progress, loss.style_ramp)
+        teaches, distills = method in ("mean_teacher", "cid"), method == "cid"
+        return cls(pseudo * teaches, relation * distills, style * distills)
+
+
+def feeds_pool(method: str) -> bool:
+    return method != "supervised"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Pooled features of one network on both halves of the batch, with the cells that count."""
+
+    x: Tensor  # f32[B,C,h,w]
+    u: Tensor
+    valid_x: Tensor  # f32[B,1,h,w]
+    valid_u: Tensor
+
+
+class Method(nn.Module):
+    """The losses of one configuration, with the EMA statistics that relations and style are held against."""
+
+    class_weights: Tensor | None
+    updates: Tensor
+    gram_x: Tensor
+
+    def __init__(self, config: Config, num_classes: int, channels: int, class_weights: Tensor | None = None):
+        super().__init__()
+        self.config, self.loss, self.num_classes = config, config.loss, num_classes
+        self.register_buffer("class_weights", class_weights)
+        self.register_buffer("updates", torch.zeros(()))
+        for side in ("x", "u"):
+            self.register_buffer(f"mean_{side}", torch.zeros(channels))
+            self.register_buffer(f"std_{side}", torch.ones(channels))
+            self.register_buffer(f"gram_{side}", torch.zeros(channels, channels))
+
+    def forward(
+        self, student: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], step: int, rank: int = 0, world: int = 1
+    ) -> LossTerms:
+        """Batch as in data/batches.py, on the device; `step` counts from 0."""
+        cfg = self.config
+        image_x, mask_x = batch["image_x"], batch["mask_x"].long()
+        zero = torch.zeros((), device=image_x.device)
+        if not feeds_pool(cfg.method):
+            sup = losses.supervised_loss(student(image_x)[0], mask_x, self.class_weights)
+            return LossTerms(sup / 2, sup, zero, zero, zero, zero)
+
+        weights = Weights.at(cfg.method, self.loss, step / cfg.train.steps)
+        image_u_w, valid_u = batch["image_u"], batch["valid_u"]
+        size, n_x = (image_u_w.shape[-2], image_u_w.shape[-1]), len(image_x)
+        draw = augment.draw_strong(len(image_u_w) * world, size, augment.generator(cfg.train.seed, step))
+        draw = draw.rows(rank, world)
+        box = augment.cutmix_mask(draw, size, image_x.device)
+        image_u_s = augment.mix(augment.strong_view(image_u_w, draw), box)
+        valid_s = augment.mix(valid_u, box)
+
+        logits, feat = student(torch.cat([image_x, image_u_s]))
+        sup = losses.supervised_loss(logits[:n_x], mask_x, self.class_weights)
+        pseudo, relation, style, mask_ratio = zero, zero, zero, zero
+        distills = weights.relation > 0 or weights.style > 0
+        if weights.pseudo > 0 or distills:
+            with torch.no_grad():  # the labeled half is only needed where features are compared
+                seen = torch.cat([image_x, image_u_w]) if distills else image_u_w
+                logits_t, feat_t = teacher(seen)
+                probs = augment.mix(logits_t[-len(image_u_w) :].float().softmax(1), box)
+        if weights.pseudo > 0:
+            pseudo, mask_ratio = losses.pseudo_label_loss(
+                logits[n_x:], probs, valid_s,
+                conf_thresh=self.loss.conf_thresh, kind=self.loss.pseudo, temperature=self.loss.temperature,
+            )  # fmt: skip
+        if distills:
+            own = _features(feat, n_x, mask_x != IGNORE, valid_s)
+            theirs = _features(feat_t, n_x, mask_x != IGNORE, valid_u)
+            self.follow(theirs)
+            if weights.relation > 0:
+                mixed = _features(_mix_feat(feat_t, n_x, box), n_x, mask_x != IGNORE, valid_s)
+                relation = self.relation(own, mixed, mask_x, probs, valid_s)
+            if weights.style > 0:
+                style = self.style(own)
+        total = (sup + weights.pseudo * pseudo) / 2 + weights.relation * relation + weights.style * style
+        return LossTerms(total, sup, pseudo, relation, style, mask_ratio)
+
+    def relation(self, own: Features, theirs: Features, mask_x: Tensor, probs: Tensor, valid_s: Tensor) -> Tensor:
+        """The chosen reading of relation distillation; `theirs` is mixed with the same boxes as `own`."""
+        kind, temperature = self.loss.relation_kind, self.loss.relation_temperature
+        if kind == "self":
+            return losses.self_relation_loss(own.u, theirs.u, own.valid_u, self.loss.relation_grid)
+        if kind == "transfer":
+            return losses.transfer_relation_loss(own.u, own.valid_u, self.gram_x)
+        if kind == "cross":
+            return losses.cross_relation_loss(
+                own.x, own.u, theirs.x, theirs.u, own.valid_x, own.valid_u, temperature
+            )  # fmt: skip
+        confidence, pseudo_label = probs.max(1)
+        pseudo_label = pseudo_label.masked_fill((confidence < self.loss.conf_thresh) | ~valid_s, IGNORE)
+        cells = own.x.shape[-2:]
+        return losses.class_relation_loss(
+            own.x, own.u, theirs.x, theirs.u, to_cells(mask_x, cells), to_cells(pseudo_label, cells),
+            self.num_classes, temperature,
+        )  # fmt: skip
+
+    def style(self, own: Features) -> Tensor:
+        """The student's labeled statistics drawn to the pool's (the labels are the biased side), or as configured."""
+        target = self.loss.style_target
+        pulls = []
+        if target in ("unlabeled", "symmetric"):
+            pulls.append(self._style_pull(own.x, own.valid_x, "u"))
+        if target in ("labeled", "symmetric"):
+            pulls.append(self._style_pull(own.u, own.valid_u, "x"))
+        return torch.stack(pulls).mean()
+
+    def _style_pull(self, feat: Tensor, valid: Tensor, to: str) -> Tensor:
+        if self.loss.style_stat == "gram":
+            return losses.gram_style_loss(losses.batch_gram(feat, valid), getattr(self, f"gram_{to}"))
+        anchor = Style(getattr(self, f"mean_{to}"), getattr(self, f"std_{to}"))
+        return losses.style_loss(losses.channel_statistics(feat, valid), anchor)
+
+    @torch.no_grad()
+    def follow(self, theirs: Features) -> None:
+        """Move the EMA of the teacher's statistics: decay min(1 - 1/(t+1), stats_decay), so the first batch sets it."""
+        keep = torch.clamp(1 - 1 / (self.updates + 1), max=self.loss.stats_decay)
+        for side, feat, valid in (("x", theirs.x, theirs.valid_x), ("u", theirs.u, theirs.valid_u)):
+            style = losses.channel_statistics(feat, valid)
+            fresh = {"mean": style.mean, "std": style.std, "gram": losses.batch_gram(feat, valid)}
+            for name, value in fresh.items():
+                getattr(self, f"{name}_{side}").lerp_(value, 1 - keep)
+        self.updates += 1
+
+
+def to_cells(classes: Tensor, size: torch.Size) -> Tensor:
+    """i64[B,H,W] -> i64[B,h,w] on the padded canvas: the class at each cell's centre."""
+    padded = model.pad_to_stride(classes[:, None].float(), value=float(IGNORE))
+    height, width = padded.shape[-2:]
+    rows = ((torch.arange(size[0], device=padded.device) + 0.5) * height / size[0]).long()
+    columns = ((torch.arange(size[1], device=padded.device) + 0.5) * width / size[1]).long()
+    return padded[:, 0][:, rows][:, :, columns].long()
+
+
+def _features(feat: Tensor, n_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
+    pooled_x, cells_x = model.pool_feat(feat[:n_x], valid_x)
+    pooled_u, cells_u = model.pool_feat(feat[n_x:], valid_u)
+    return Features(pooled_x, pooled_u, cells_x, cells_u)
+
+
+def _mix_feat(feat: Tensor, n_x: int, box: Tensor) -> Tensor:
+    """The teacher's unlabeled features with the student's boxes, at the features' own resolution."""
+    small = model.pad_to_stride(box.float()[:, None])
+    small = torch.nn.functional.interpolate(small, size=feat.shape[-2:], mode="nearest")[:, 0] > 0.5
+    return torch.cat([feat[:n_x], augment.mix(feat[n_x:], small)])

@@ -1,0 +1,220 @@
+"""Which image comes when, and its bytes as cropped arrays: one process with threads, or Ray Data for many workers.
+
+The order is a function of (seed, step) alone (`Plan`): labeled images cycle, the pool is passed once an epoch, and a
+worker takes its slice of every global batch. Crops are seeded by an image's place in that order. So one process and
+four workers see the same pixels, and a resumed run goes on where it stopped.
+
+    image_x u8[B,3,H,W]  mask_x u8[B,H,W]  valid_x bool[B,H,W]  image_u u8[B,3,H,W]  valid_u bool[B,H,W]
+B is this worker's share of the global batch; `valid` is False on padding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from cid_ray.config import Data
+from cid_ray.data.splits import Split
+from cid_ray.data.table import Table, open_table
+
+LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An endless seeded order over table rows: every epoch passes each row once, in an order of its own."""
+
+    rows: np.ndarray
+    seed: int
+    kind: int
+    batch: int  # images per step over all workers
+
+    def places(self, step: int, rank: int, world: int) -> range:
+        """The places in the order that this worker takes at this step."""
+        share = self.batch // world
+        first = step * self.batch + rank * share
+        return range(first, first + share)
+
+    def row(self, place: int) -> int:
+        epoch, index = divmod(place, len(self.rows))
+        return int(self.rows[_permutation(len(self.rows), self.seed, self.kind, epoch)[index]])
+
+
+@lru_cache(maxsize=8)
+def _permutation(count: int, seed: int, kind: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, kind, epoch]).permutation(count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    labeled: Stream
+    pool: Stream | None  # None: no unlabeled images are fed
+
+    @classmethod
+    def of(cls, data: Data, split: Split, seed: int, feed_pool: bool) -> Plan:
+        pool = Stream(split.pool, seed, POOL, data.batch_size_u) if feed_pool else None
+        return cls(Stream(split.labeled, seed, LABELED, data.batch_size), pool)
+
+
+def weak_view(
+    image: Image.Image, mask: np.ndarray | None, data: Data, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Random resize, crop and flip: image u8[3,H,W], mask u8[H,W] or None, valid bool[H,W].
+
+    The crop is cut in the source's own pixels and resized once; what lies outside the image is padding.
+    """
+    high, wide = data.crop
+    factor = rng.uniform(*data.scale)
+    full_h, full_w = max(1, round(image.height * factor)), max(1, round(image.width * factor))
+    top, left = (int(rng.integers(0, max(0, full - side) + 1)) for full, side in ((full_h, high), (full_w, wide)))
+    flip = rng.random() < data.hflip
+    crop_h, crop_w = min(high, full_h), min(wide, full_w)
+    sy, sx = image.height / full_h, image.width / full_w
+    box = (left * sx, top * sy, min(image.width, (left + crop_w) * sx), min(image.height, (top + crop_h) * sy))
+    pixels = np.zeros((high, wide, 3), np.uint8)
+    valid = np.zeros((high, wide), bool)
+    pixels[:crop_h, :crop_w] = np.asarray(image.resize((crop_w, crop_h), Image.Resampling.BILINEAR, box=box))
+    valid[:crop_h, :crop_w] = True
+    cropped = None
+    if mask is not None:
+        cropped = np.full((high, wide), 255, np.uint8)
+        cropped[:crop_h, :crop_w] = np.asarray(
+            Image.fromarray(mask).resize((crop_w, crop_h), Image.Resampling.NEAREST, box=box)
+        )
+    if flip:
+        pixels, valid = pixels[:, ::-1], valid[:, ::-1]
+        cropped = None if cropped is None else cropped[:, ::-1]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), cropped, valid
+
+
+class Reader:
+    """Decoded images of a table, resized to `image_size`, in a cache of bounded bytes that many threads share."""
+
+    def __init__(self, table: Table, image_size: tuple[int, int] | None, cache_mb: int):
+        self.table, self.image_size, self.room = table, image_size, cache_mb << 20
+        self.cache: OrderedDict[tuple[int, bool], tuple[Image.Image, np.ndarray | None]] = OrderedDict()
+        self.lock = threading.Lock()
+
+    def __call__(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
+        key = (row, mask)
+        with self.lock:
+            if key in self.cache:
+                self.cache.move_to_end(key)
+                return self.cache[key]
+        image, ids = self.table.read(row, mask)
+        if self.image_size:
+            size = (self.image_size[1], self.image_size[0])
+            image = image.resize(size, Image.Resampling.BILINEAR)
+            ids = None if ids is None else np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
+        with self.lock:
+            self.cache[key] = (image, ids)
+            self.room -= _bytes(image, ids)
+            while self.room < 0 and self.cache:
+                self.room += _bytes(*self.cache.popitem(last=False)[1])
+        return image, ids
+
+
+def _bytes(image: Image.Image, ids: np.ndarray | None) -> int:
+    return image.width * image.height * 3 + (0 if ids is None else ids.nbytes)
+
+
+def load_share(reader: Reader, stream: Stream, places: range, data: Data) -> Batch:
+    """The images of some places of a stream, each in the weak view that its place seeds."""
+    images, masks, valids = [], [], []
+    for place in places:
+        image, mask = reader(stream.row(place), mask=stream.kind == LABELED)
+        rng = np.random.default_rng([stream.seed, stream.kind, place])
+        pixels, cropped, valid = weak_view(image, mask, data, rng)
+        images.append(pixels)
+        masks.append(cropped)
+        valids.append(valid)
+    name = "x" if stream.kind == LABELED else "u"
+    batch = {f"image_{name}": np.stack(images), f"valid_{name}": np.stack(valids)}
+    return {**batch, "mask_x": np.stack(masks)} if stream.kind == LABELED else batch  # type: ignore[arg-type]
+
+
+def local_batches(
+    reader: Reader, plan: Plan, data: Data, start: int, stop: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """This worker's batches of steps start..stop-1, decoded by threads a few steps ahead."""
+    streams = [s for s in (plan.labeled, plan.pool) if s is not None]
+
+    def load(step: int) -> Batch:
+        batch: Batch = {}
+        for stream in streams:
+            batch |= load_share(reader, stream, stream.places(step, rank, world), data)
+        return batch
+
+    with ThreadPoolExecutor(data.threads) as threads:
+        ahead = deque(threads.submit(load, step) for step in range(start, min(stop, start + data.threads + 1)))
+        try:
+            for step in range(start, stop):
+                batch = ahead.popleft().result()
+                following = step + data.threads + 1
+                if following < stop:
+                    ahead.append(threads.submit(load, following))
+                yield batch
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def ray_batches(
+    reader: Reader, plan: Plan, data: Data, start: int, stop: int, rank: int, world: int, cpus: float
+) -> Iterator[Batch]:
+    """As `local_batches`, the pool read, decoded and cropped by Ray Data tasks anywhere in the cluster.
+
+    The dataset is this worker's share of the PLAN (integers), so order, shares and step counts are ours, not those of
+    block arrival; Ray streams it with bounded memory. Needs ray.
+    """
+    labeled = local_batches(reader, Plan(plan.labeled, None), data, start, stop, rank, world)
+    if plan.pool is None:
+        yield from labeled
+        return
+    pool = pool_dataset(plan.pool, data, start, stop, rank, world, cpus)
+    share = plan.pool.batch // world
+    for batch_x, batch_u in zip(
+        labeled, pool.iter_batches(batch_size=share, prefetch_batches=2, batch_format="numpy"), strict=True
+    ):
+        yield {**batch_x, **batch_u}
+
+
+def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, world: int, cpus: float) -> Any:
+    """A Ray dataset of the pool's images in the plan's order: rows `image_u`, `valid_u`."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    share = stream.batch // world
+    first = np.arange(start, stop) * stream.batch + rank * share
+    places = (first[:, None] + np.arange(share)).ravel()
+    blocks = max(1, min(len(places) // share, len(places) // 64 or 1))
+    held = ray.put(stream)
+
+    def load(batch: Batch) -> Batch:
+        whole = ray.get(held)
+        places = batch["place"]
+        shares = [load_share(_reader(data), whole, range(p, p + 1), data) for p in places.tolist()]
+        return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u")}
+
+    return (
+        ray.data.from_numpy(np.array_split(places, blocks))
+        .rename_columns({"data": "place"})
+        .map_batches(load, batch_size=share, num_cpus=cpus)
+    )
+
+
+@lru_cache(maxsize=2)
+def _reader(data: Data) -> Reader:
+    """One reader per decoding process, kept between tasks; its cache is small because every task has one."""
+    return Reader(open_table(data.table), data.image_size, min(data.cache_mb, 64))

@@ -1,0 +1,184 @@
+"""Nested, seeded, class-covering label draws with a manifest; UniMatch's split files in and out.
+
+A draw is ONE order of the train images that have masks: a ratio takes its first n, so 1/16 lies within 1/8 within 1/4.
+Of 64 seeded orders the first is taken whose leading 1/16 shows every class that train has (else the one that shows
+most): coverage by rejection, because picking class-rich images first would bias small ratios.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cid_ray.config import Data, InputError, label_share
+from cid_ray.data.table import Table
+
+CANDIDATES = 64
+COVER_SHARE = 1 / 16
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which table rows are labeled, and which are the pool (never with their masks)."""
+
+    ratio: str
+    labeled: np.ndarray  # i64
+    pool: np.ndarray  # i64
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The ratio with its count: "1/16 (23)"."""
+        return f"{self.ratio} ({len(self.labeled)})" if not self.ratio.isdigit() else f"{len(self.labeled)} labels"
+
+    @property
+    def split_id(self) -> str:
+        return str(self.manifest["sha256"])[:12]
+
+
+def make_split(table: Table, data: Data) -> Split:
+    """The labeled rows and the pool of one ratio and draw, or those of `data.split_files`."""
+    train = table.rows("train")
+    if data.split_files:
+        labeled, pool = read_unimatch(table, Path(data.split_files))
+        return _split(table, data, labeled, pool, source=str(data.split_files))
+    masked = train[table.labeled[train]]
+    if not len(masked):
+        raise InputError("the table has no train image with a mask: nothing can be learned from it")
+    labeled = draw_order(table, masked, data)[: _count(data.ratio, len(masked))]
+    return _split(table, data, labeled, np.setdiff1d(train, labeled), source="draw")
+
+
+def _count(ratio: str, masked: int) -> int:
+    share, count = label_share(ratio)
+    wanted = count if count is not None else int((share or 0) * masked + 0.5)
+    if wanted > masked:
+        raise InputError(f"data.ratio asks for {wanted} labeled images, train has {masked} masks")
+    if wanted < 1:
+        raise InputError(f"data.ratio {ratio} of {masked} masks is no image at all; give a count such as '4'")
+    return wanted
+
+
+def draw_order(table: Table, masked: np.ndarray, data: Data) -> np.ndarray:
+    """All masked train rows in the order in which this draw takes them."""
+    present = table.class_pixels[masked] > 0
+    groups = table.groups(masked)
+    lead = max(1, int(COVER_SHARE * len(masked) + 0.5))
+    best, best_cover = np.arange(len(masked)), -1
+    for candidate in range(CANDIDATES):
+        rng = np.random.default_rng([data.split_seed, data.draw, candidate])
+        order = _by_group(rng, groups, data.label_from)
+        cover = int(present[order[:lead]].any(0).sum())
+        if cover > best_cover:
+            best, best_cover = order, cover
+        if cover == int(present.any(0).sum()):
+            break
+    return masked[best]
+
+
+def _by_group(rng: np.random.Generator, groups: np.ndarray, label_from: str) -> np.ndarray:
+    order = rng.permutation(len(groups))
+    if label_from == "any":
+        return order
+    names = rng.permutation(np.unique(groups))
+    place = {name: i for i, name in enumerate(names)}
+    group_of = np.array([place[g] for g in groups[order]])
+    if label_from == "one_group":  # one group to its end, then the next
+        return order[np.argsort(group_of, kind="stable")]
+    turn = np.zeros(len(order))  # each_group: the k-th image of a group comes at (k + 1/2) / its size
+    for name in range(len(names)):
+        members = np.flatnonzero(group_of == name)
+        turn[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(turn, kind="stable")]
+
+
+def _split(table: Table, data: Data, labeled: np.ndarray, pool: np.ndarray, source: str) -> Split:
+    ids = sorted(table.ids(labeled))
+    missing = [table.classes[k] for k in np.flatnonzero(table.class_pixels[labeled].sum(0) == 0)]
+    groups, counts = np.unique(table.groups(labeled).astype(str), return_counts=True)
+    manifest = {
+        "ratio": data.ratio,
+        "labeled": len(labeled),
+        "pool": len(pool),
+        "draw": data.draw,
+        "split_seed": data.split_seed,
+        "label_from": data.label_from,
+        "source": source,
+        "table": table.fingerprint,
+        "groups": dict(zip(groups.tolist(), counts.tolist(), strict=True)),
+        "classes_without_label": missing,
+        "sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+        "ids": ids,
+    }
+    return Split(data.ratio, labeled, pool, manifest)
+
+
+def write_split(table: Table, split: Split, out: Path) -> None:
+    """`manifest.json` and UniMatch's `labeled.txt` (image mask) and `unlabeled.txt` (image)."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "manifest.json").write_text(json.dumps(split.manifest, indent=1))
+    paths, masks = table.index["image_path"], table.index["mask_path"]
+    labeled = [f"{paths[int(r)]} {masks[int(r)]}" for r in split.labeled]
+    unlabeled = [f"{paths[int(r)]} {masks[int(r)]}" if table.labeled[r] else str(paths[int(r)]) for r in split.pool]
+    (out / "labeled.txt").write_text("\n".join(labeled) + "\n")
+    (out / "unlabeled.txt").write_text("\n".join(unlabeled) + "\n")
+
+
+def read_unimatch(table: Table, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Labeled and pool rows of `labeled.txt` and `unlabeled.txt`; masks named in unlabeled.txt are never opened."""
+    rows = _Lookup(table)
+    labeled = rows.of(folder / "labeled.txt")
+    pool = rows.of(folder / "unlabeled.txt")
+    both = np.intersect1d(labeled, pool)
+    if len(both):
+        raise InputError(f"{folder}: {len(both)} images are labeled and unlabeled, first {table.ids(both[:1])[0]}")
+    if not len(labeled):
+        raise InputError(f"{folder / 'labeled.txt'} names no image")
+    without = labeled[~table.labeled[labeled]]
+    if len(without):
+        raise InputError(f"{folder / 'labeled.txt'}: {table.ids(without[:1])[0]} has no mask in the table")
+    return labeled, pool
+
+
+class _Lookup:
+    """Lines of a split file -> train rows, by relative path or, where unique, by file stem."""
+
+    def __init__(self, table: Table):
+        self.rows: dict[str, int | None] = {}
+        paths = table.index["image_path"]
+        for row in table.rows("train"):
+            path = str(paths[int(row)])
+            self.rows[path] = int(row)
+            stem = PurePosixPath(path).stem
+            self.rows[stem] = None if stem in self.rows else int(row)
+
+    def of(self, file: Path) -> np.ndarray:
+        if not file.is_file():
+            raise InputError(f"split file {file} does not exist")
+        found = []
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            if not line.strip():
+                continue
+            row = self._row(line.strip(), f"{file}, line {number}")
+            if row is None:
+                raise InputError(f"{file}, line {number}: no train image of the table is {line.strip()!r}")
+            found.append(row)
+        if len(set(found)) != len(found):
+            raise InputError(f"{file} names an image twice")
+        return np.array(found, dtype=np.int64)
+
+    def _row(self, line: str, where: str) -> int | None:
+        words = line.split(" ")  # a path may hold spaces: try every place where the mask's path could begin
+        for cut in range(len(words), 0, -1):
+            path = PurePosixPath(" ".join(words[:cut]))
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(f"{where}: {str(path)!r} leaves the data root; paths must be relative to it")
+            row = self.rows.get(str(path), self.rows.get(path.stem))
+            if row is not None:
+                return row
+        return None

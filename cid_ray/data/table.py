@@ -1,0 +1,177 @@
+"""A data set as one folder: `table.parquet` (a row per image, its encoded bytes inside) and `meta.json`.
+
+A null mask IS "unlabeled": no path, no flag, nothing to open. The bytes lie in row groups of 8, uncompressed (JPEG
+does not compress), so that a random image costs one small read from a memory map and a process holds only the index:
+some 100 bytes an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from cid_ray.config import InputError
+
+GROUP_ROWS = 8
+SPLITS = ("train", "val", "test")
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("split", pa.string()),  # train, val or test; a pool image is a train row without a mask
+        ("group", pa.string()),  # what images share that makes them alike: a drive, a patient, a site
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("image_path", pa.string()),  # where it came from, relative to the import's root
+        ("mask_path", pa.string()),
+        ("sha256", pa.string()),
+        ("class_pixels", pa.list_(pa.int64())),  # pixels of each class in the mask; null when unlabeled
+        ("image", pa.binary()),
+        ("mask", pa.binary()),
+    ]
+)
+INDEX = [name for name in SCHEMA.names if name not in ("image", "mask")]
+
+
+class TableWriter:
+    """Writes rows as they come (bounded memory); `close` adds the meta file, without which the folder is no table."""
+
+    def __init__(self, folder: Path, classes: list[str], colors: list[list[int]], ignore_index: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "meta.json").unlink(missing_ok=True)
+        self.folder, self.rows, self.hash = folder, list[dict[str, Any]](), hashlib.sha256()
+        self.meta = {"version": 1, "classes": classes, "colors": colors, "ignore_index": ignore_index}
+        self.file = pq.ParquetWriter(folder / "table.parquet", SCHEMA, compression="none", use_dictionary=False)
+
+    def add(self, row: dict[str, Any]) -> None:
+        mask = row["mask"]
+        key = [row["image_id"], row["split"], row["sha256"], hashlib.sha256(mask).hexdigest() if mask else None]
+        self.hash.update(json.dumps(key).encode())
+        self.rows.append(row)
+        if len(self.rows) == GROUP_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.rows:
+            self.file.write_table(pa.Table.from_pylist(self.rows, SCHEMA), row_group_size=GROUP_ROWS)
+            self.rows = []
+
+    def close(self, **meta: Any) -> None:
+        self._flush()
+        self.file.close()
+        self.hash.update(json.dumps([self.meta["classes"], self.meta["ignore_index"]]).encode())
+        meta = {**self.meta, "fingerprint": self.hash.hexdigest()[:16], **meta}
+        (self.folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+class Table:
+    """An opened table: classes, index, and the decoded image or mask of any row."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        try:
+            meta = json.loads((self.folder / "meta.json").read_text())
+            self.index = pq.read_table(self.folder / "table.parquet", columns=INDEX, memory_map=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"data.table {str(folder)!r} is not a table ({error}); make one with `python -m cid_ray.prepare`"
+            ) from None
+        self.meta: dict[str, Any] = meta
+        self.classes: list[str] = meta["classes"]
+        self.colors: list[list[int]] = meta["colors"]
+        self.ignore_index: int = meta["ignore_index"]
+        self.fingerprint: str = meta["fingerprint"]
+
+    def __len__(self) -> int:
+        return self.index.num_rows
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @cached_property
+    def _file(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.folder / "table.parquet", memory_map=True)
+
+    @cached_property
+    def labeled(self) -> np.ndarray:
+        """bool[N]: which rows have a mask."""
+        return self.index["class_pixels"].is_valid().to_numpy()
+
+    @cached_property
+    def class_pixels(self) -> np.ndarray:
+        """i64[N, K] pixels per class; zeros for unlabeled rows."""
+        pixels = np.zeros((len(self), self.num_classes), np.int64)
+        for row in np.flatnonzero(self.labeled):
+            pixels[row] = self.index["class_pixels"][int(row)].as_py()
+        return pixels
+
+    def rows(self, split: str) -> np.ndarray:
+        """i64: the rows of a split, in table order."""
+        return np.flatnonzero(self.index["split"].to_numpy(zero_copy_only=False) == split)
+
+    def ids(self, rows: np.ndarray) -> list[str]:
+        return self.index["image_id"].take(pa.array(rows)).to_pylist()
+
+    def groups(self, rows: np.ndarray) -> np.ndarray:
+        return np.array([g or "" for g in self.index["group"].take(pa.array(rows)).to_pylist()], dtype=object)
+
+    def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
+        """The RGB image of a row and, if asked for and there is one, its mask u8[H, W]."""
+        columns = ["image", "mask"] if mask else ["image"]
+        group = self._file.read_row_group(row // GROUP_ROWS, columns=columns)
+        image = decode(group["image"][row % GROUP_ROWS].as_py())
+        encoded = group["mask"][row % GROUP_ROWS].as_py() if mask else None
+        return image, None if encoded is None else self._ids(encoded)
+
+    def mask(self, row: int) -> np.ndarray:
+        """The mask u8[H, W] of a labeled row, ignored pixels as 255."""
+        group = self._file.read_row_group(row // GROUP_ROWS, columns=["mask"])
+        return self._ids(group["mask"][row % GROUP_ROWS].as_py())
+
+    def _ids(self, encoded: bytes) -> np.ndarray:
+        ids = np.array(Image.open(io.BytesIO(encoded)))
+        return ids if self.ignore_index == 255 else np.where(ids == self.ignore_index, 255, ids).astype(np.uint8)
+
+
+def decode(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded)).convert("RGB")
+
+
+def png(array: np.ndarray, palette: list[list[int]] | None = None) -> bytes:
+    """A u8 array [H, W] or [H, W, 3] as PNG bytes; with a palette as an indexed picture."""
+    image = Image.fromarray(array)
+    if palette is not None:
+        image.putpalette([value for color in palette for value in color])
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def default_colors(count: int) -> list[list[int]]:
+    """PASCAL VOC's colour map without its black: distinct, and the same for everybody."""
+    colors = []
+    for index in range(1, count + 1):
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colors.append(color)
+    return colors
+
+
+def open_table(name: str) -> Table:
+    """The table of `data.table`: a folder, or "demo" for the generated set."""
+    if name == "demo":
+        from cid_ray.data.demo import demo_folder
+
+        return Table(demo_folder())
+    return Table(name)

@@ -1,0 +1,77 @@
+"""The end of a run: held-out scores of the last step and, named as such, of the best-on-val step; and pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from cid_ray.core import evaluate
+from cid_ray.data.table import png
+from cid_ray.results.record import Row
+from cid_ray.run import state
+from cid_ray.run.run import Run, Scores
+
+
+def scores_row(split: str, scores: Scores) -> Row:
+    """`val/miou` (student), `val/miou_teacher`, `val/iou`, ... and `val/absent`: classes without ground truth."""
+    row: Row = {}
+    for name, scored in scores.items():
+        suffix = "_teacher" if name == "teacher" else ""
+        row |= {f"{split}/{key}{suffix}": value for key, value in scored.items() if key != "absent"}
+        row[f"{split}/absent"] = scored["absent"]
+    return row
+
+
+def closing_scores(run: Run) -> Row:
+    """Held-out scores of the last step; then those of the step that was best on val, under `best/`.
+
+    The held-out split is test, or val where the table has no test: `held_out` says which.
+    """
+    split = "test" if len(run.held_out_rows("test")) else "val"
+    row = {"held_out": split, **scores_row("val", run.last_val)}
+    last = run.evaluate("test") if split == "test" else run.last_val
+    row |= scores_row("test", last) | {"samples": keep_samples(run, split)}
+    best = {"step": run.best["step"], **scores_row("val", run.best["val"])}
+    if best["step"] == run.step:
+        best |= scores_row("test", last)
+    elif split == "test":
+        content = state.load(run.job.best)
+        run.student.load_state_dict(content["student"])
+        run.teacher.module.load_state_dict(content["teacher"])
+        best |= scores_row("test", run.evaluate("test"))
+    else:
+        best |= scores_row("test", run.best["val"])
+    return row | {f"best/{key}": value for key, value in best.items()}
+
+
+def keep_samples(run: Run, split: str) -> list[dict[str, Any]]:
+    """The teacher's predictions on a few evenly spaced held-out images, as indexed PNG files beside the rows."""
+    rows = run.held_out_rows(split)
+    count = min(run.config.train.samples, len(rows))
+    if not count or run.job.rank:
+        return []
+    rows = rows[np.linspace(0, len(rows) - 1, count + 2).round().astype(int)[1:-1]]
+    folder = run.job.root / "samples" / run.job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    palette = [*run.table.colors, *[[0, 0, 0]] * (256 - run.table.num_classes)]
+    run.teacher.module.eval()
+    found = []
+    for number, (row, (image, mask)) in enumerate(zip(rows, run.held_out(rows), strict=True)):
+        with torch.no_grad(), run.device.autocast():
+            guess = evaluate.predict(
+                run.teacher.module, image[None], (mask.shape[0], mask.shape[1]), run.config.train.window
+            )
+        pictures = {
+            "image": png(image.permute(1, 2, 0).cpu().numpy()),
+            "label": png(mask.cpu().numpy(), palette),
+            "prediction": png(guess[0].to(torch.uint8).cpu().numpy(), palette),
+        }
+        sample = {"image_id": run.table.ids(np.array([row]))[0]}
+        for name, content in pictures.items():
+            path = folder / f"{number}_{name}.png"
+            path.write_bytes(content)
+            sample[name] = path.relative_to(run.job.root).as_posix()
+        found.append(sample)
+    return found

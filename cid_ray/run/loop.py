@@ -1,0 +1,76 @@
+"""The training loop, the same for one process, for Ray Train's workers and for a Tune trial.
+
+`train` is a generator: it yields a row at every rung and at the end, and short progress rows in between, and whoever
+iterates it decides what a row is for (a file, Ray Train, Tune). Closing it stops the run: that is all pruning needs.
+A run that finds its own last checkpoint goes on from there; one that finds it complete only tests.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from cid_ray.core.method import feeds_pool
+from cid_ray.data.batches import Batch, Plan, local_batches, ray_batches
+from cid_ray.results.record import Row, provenance
+from cid_ray.run.final import closing_scores, scores_row
+from cid_ray.run.run import Job, Run
+
+PROGRESS_SECONDS = 2.0
+
+
+def train(job: Job) -> Iterator[Row]:
+    """Rows of one run: `progress` every few seconds, `rung` at every rung, one `final`."""
+    run = Run(job)
+    head = {**run.header(), **provenance()}
+    batches = feed(run)
+    clock = Clock(run)
+    for batch in batches:
+        terms = run.train_step(batch)
+        at_rung = run.step in run.config.train.rung_steps
+        if not at_rung and not clock.due():
+            continue
+        losses = terms.floats()
+        if not np.isfinite(losses["total"]):
+            raise FloatingPointError(f"the loss is {losses['total']} at step {run.step}: {losses}")
+        warning = run.watch(losses)
+        cost = {**run.place(), **clock.read()}
+        if not at_rung:
+            yield {"event": "progress", "run": job.name, **cost, "losses": losses, "warning": warning}
+            continue
+        val = run.evaluate("val")
+        run.remember(val)
+        run.seconds = clock.read()["seconds"]
+        run.save()
+        yield {"event": "rung", **head, **cost, "losses": losses, **scores_row("val", val), "warning": warning}
+    scores = closing_scores(run) if job.test else scores_row("val", run.last_val)
+    yield {"event": "final", **head, **run.place(), **clock.read(), **scores, "warnings": run.warnings}
+
+
+def feed(run: Run) -> Iterator[Batch]:
+    """The batches of the steps that are left: by this process's threads, the pool by Ray Data where that is asked."""
+    job, data, steps = run.job, run.config.data, run.config.train.steps
+    plan = Plan.of(data, run.split, run.config.train.seed, feeds_pool(run.config.method))
+    if job.use_ray_data:
+        cpus = run.config.scale.data_cpus / job.world
+        return ray_batches(run.reader, plan, data, run.step, steps, job.rank, job.world, cpus)
+    return local_batches(run.reader, plan, data, run.step, steps, job.rank, job.world)
+
+
+class Clock:
+    """Seconds of this run over all its restarts, and its speed since this one."""
+
+    def __init__(self, run: Run):
+        self.run, self.before, self.first_step = run, run.seconds, run.step
+        self.started = self.shown = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self.shown > PROGRESS_SECONDS
+
+    def read(self) -> Row:
+        self.shown = time.monotonic()
+        spent = max(1e-9, self.shown - self.started)
+        images = (self.run.step - self.first_step) * self.run.images_per_step
+        return {"seconds": round(self.before + spent, 3), "images_per_s": round(images / spent, 2)}

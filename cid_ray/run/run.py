@@ -1,0 +1,280 @@
+"""What a run holds (data, networks, optimizer, step) and its verbs: one step, evaluate, save, restore."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cid_ray.config import Config, InputError
+from cid_ray.core import evaluate, norm
+from cid_ray.core.method import LossTerms, Method, feeds_pool
+from cid_ray.core.model import Segmenter, make_teacher
+from cid_ray.data.batches import Batch, Reader
+from cid_ray.data.splits import Split, make_split
+from cid_ray.data.table import Table, open_table
+from cid_ray.results.record import Row
+from cid_ray.run import state
+from cid_ray.run.device import Device
+
+Scores = dict[str, dict[str, Any]]  # network -> what core.evaluate.scores returns
+
+
+@dataclass
+class Job:
+    """One run to be done: what, where, and as which of how many workers."""
+
+    config: Config
+    root: Path  # the folder of the command: checkpoints/NAME and samples/NAME lie in it
+    name: str = "train"
+    rank: int = 0
+    world: int = 1
+    threads: int | None = None
+    use_ray_data: bool = False
+    test: bool = True  # score the held-out split at the end
+    reader: Reader | None = None  # decoded images kept from an earlier run of this process
+
+    @property
+    def last(self) -> Path:
+        return self.root / "checkpoints" / self.name / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.last.with_name("best.pt")
+
+
+class Run:
+    """Built once, restored from the job's last checkpoint when there is one."""
+
+    def __init__(self, job: Job):
+        cfg = self.config = job.config
+        self.job = job
+        self.device = Device.choose(cfg.train, job.threads)
+        self.table = job.reader.table if job.reader else open_table(cfg.data.table)
+        self.reader = job.reader or Reader(self.table, cfg.data.image_size, cfg.data.cache_mb)
+        self.split = make_split(self.table, cfg.data)
+        check(cfg, self.table, self.split)
+        torch.manual_seed(cfg.train.seed)
+        student: nn.Module = Segmenter(cfg.model, self.table.num_classes)
+        if job.world > 1:
+            student = norm.synchronize(student, cuda=self.device.torch.type == "cuda")
+        self.student = student.to(self.device.torch).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.teacher = make_teacher(self.student, cfg.train.ema_decay)
+        weights = class_weights(cfg, self.table, self.split)
+        self.method = Method(cfg, self.table.num_classes, self.feat_channels(), weights).to(self.device.torch)
+        self.optimizer = make_optimizer(cfg, self.student)
+        self.schedule = torch.optim.lr_scheduler.PolynomialLR(self.optimizer, cfg.train.steps, cfg.optim.poly_power)
+        self.step, self.seconds, self.silent_since = 0, 0.0, 0
+        self.last_val: Scores = {}
+        self.best: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        if job.last.exists():
+            self.restore()
+        self.forward = self.wrapped()
+
+    @torch.no_grad()
+    def feat_channels(self) -> int:
+        rng = torch.get_rng_state()
+        channels = self.teacher.module(torch.zeros(1, 3, 64, 64, device=self.device.torch))[1].shape[1]
+        torch.set_rng_state(rng)
+        return int(channels)
+
+    def wrapped(self) -> nn.Module:
+        """The student as training calls it: data parallel when there are workers, compiled when asked for."""
+        net: nn.Module = self.student
+        if self.job.world > 1:
+            net = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+        return torch.compile(net) if self.config.train.compile else net  # type: ignore[return-value]
+
+    # ---- one step ----
+
+    def train_step(self, batch: Batch) -> LossTerms:
+        """One optimizer step on this worker's share of the global batch."""
+        tensors = {name: self.to_device(value) for name, value in batch.items()}
+        with self.device.autocast():
+            terms: LossTerms = self.method(
+                self.forward, self.teacher, tensors, self.step, self.job.rank, self.job.world
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        if self.config.optim.clip_norm:
+            nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.teacher.update(self.student, step=self.step)
+        self.step += 1
+        return terms
+
+    def to_device(self, value: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        if self.device.torch.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device.torch, non_blocking=True)
+
+    def watch(self, losses: dict[str, float]) -> str | None:
+        """A warning, once, when no pseudo-label has passed for `alarm_steps` although they should by now."""
+        loss, done = self.config.loss, self.step / self.config.train.steps
+        expected = self.config.method in ("mean_teacher", "cid") and loss.pseudo_weight > 0
+        if not expected or done <= loss.pseudo_burn_in or losses["mask_ratio"] > 0:
+            self.silent_since = self.step
+        if self.warnings or self.step - self.silent_since < self.config.train.alarm_steps:
+            return None
+        self.warnings.append(
+            f"no pseudo-label passed loss.conf_thresh={loss.conf_thresh} between steps {self.silent_since} and "
+            f"{self.step}: the pool teaches nothing; lower loss.conf_thresh (0 switches it off)"
+        )
+        return self.warnings[-1]
+
+    # ---- evaluate ----
+
+    def evaluate(self, split: str) -> Scores:
+        """Teacher and student on val or test: every image once, over all workers."""
+        found = {}
+        rows = self.held_out_rows(split)[self.job.rank :: self.job.world]
+        for name, net in (("teacher", self.teacher.module), ("student", self.student)):
+            net.eval()
+            with self.device.autocast():
+                matrix = evaluate.confusion_of(
+                    net, self.held_out(rows), self.table.num_classes, self.config.train.window
+                )
+            found[name] = evaluate.scores(self.sum_over_workers(matrix), self.table.classes)
+        self.student.train()
+        return found
+
+    def held_out_rows(self, split: str) -> np.ndarray:
+        rows = self.table.rows(split)
+        return rows[self.table.labeled[rows]]
+
+    def held_out(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images u8[3,H,W] at `image_size` with their masks u8 at the mask's own size."""
+        for row in rows.tolist():
+            image, _ = self.reader(row, mask=False)
+            mask = self.table.mask(row)
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            yield pixels.to(self.device.torch), torch.from_numpy(mask).to(self.device.torch)
+
+    def sum_over_workers(self, matrix: np.ndarray) -> np.ndarray:
+        if self.job.world == 1:
+            return matrix
+        total = torch.from_numpy(matrix).to(self.device.torch)
+        torch.distributed.all_reduce(total)
+        return total.cpu().numpy()
+
+    def remember(self, val: Scores) -> None:
+        """Keep the weights of the best rung on val (by the teacher's mIoU), beside those of the last step."""
+        self.last_val = val
+        if not self.best or (val["teacher"]["miou"] or 0) > (self.best["val"]["teacher"]["miou"] or 0):
+            self.best = {"step": self.step, "val": val}
+            if self.job.rank == 0:
+                nets = {"student": self.student, "teacher": self.teacher.module}
+                state.save(self.job.best, nets, self.config, self.table.classes, step=self.step)
+
+    # ---- save and restore ----
+
+    def modules(self) -> dict[str, Any]:
+        return {
+            "student": self.student,
+            "teacher": self.teacher.module,
+            "method": self.method,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+
+    def save(self) -> None:
+        if self.job.rank == 0:
+            own = {name: getattr(self, name) for name in ("step", "seconds", "best", "last_val", "warnings")}
+            state.save(self.job.last, self.modules(), self.config, self.table.classes, **own, identity=self.identity())
+
+    def restore(self) -> None:
+        content = state.load(self.job.last)
+        theirs = content["extra"].pop("identity")
+        for key, value in self.identity().items():
+            if theirs[key] != value:
+                raise InputError(
+                    f"{self.job.last} belongs to another run: its {key} is {theirs[key]}, this one's {value}; "
+                    f"resume with the same config and data, or choose another --out"
+                )
+        state.restore(content, self.modules())
+        for name, value in content["extra"].items():
+            setattr(self, name, value)
+        self.silent_since = self.step
+
+    def identity(self) -> dict[str, str]:
+        """What must be equal for two runs to give the same numbers."""
+        weights = Path(self.config.model.weights)
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
+        return {
+            "data": self.table.fingerprint,
+            "split_id": self.split.split_id,
+            "fingerprint": self.config.fingerprint(self.table.fingerprint, self.split.split_id, digest),
+        }
+
+    # ---- what rows say ----
+
+    @property
+    def images_per_step(self) -> int:
+        data = self.config.data
+        return data.batch_size + (data.batch_size_u if feeds_pool(self.config.method) else 0)
+
+    def place(self) -> Row:
+        return {"step": self.step, "images_seen": self.step * self.images_per_step}
+
+    def header(self) -> Row:
+        cfg = self.config
+        return {
+            "run": self.job.name,
+            "method": cfg.method,
+            "ratio": cfg.data.ratio,
+            "ratio_name": self.split.name,
+            "label_count": len(self.split.labeled),
+            "pool_count": len(self.split.pool),
+            "draw": cfg.data.draw,
+            "label_from": cfg.data.label_from,
+            "seed": cfg.train.seed,
+            "steps": cfg.train.steps,
+            "workers": self.job.world,
+            "device": str(self.device),
+            **self.identity(),
+        }
+
+
+def check(cfg: Config, table: Table, split: Split) -> None:
+    """What only shows when config and data meet; every message names the way out."""
+    if feeds_pool(cfg.method) and not len(split.pool):
+        raise InputError(
+            f"method {cfg.method} needs unlabeled images, the pool of {split.name} is empty: "
+            "lower data.ratio, import an --unlabeled folder, or use method=supervised"
+        )
+    if not table.labeled[table.rows("val")].any():
+        raise InputError("the table has no val image with a mask: prepare it with --val-images and --val-masks")
+    if cfg.data.batch_size // cfg.scale.workers < 2 and cfg.method == "supervised":
+        raise InputError("data.batch_size must be at least 2 images a worker: batch norm needs more than one")
+
+
+def class_weights(cfg: Config, table: Table, split: Split) -> Tensor | None:
+    """f32[K] for `class_weights: balanced`: 1/sqrt(pixel share) of the labeled images, mean 1, at most 10."""
+    if cfg.loss.class_weights == "none":
+        return None
+    pixels = table.class_pixels[split.labeled].sum(0).astype(float)
+    weight = 1 / np.sqrt(np.maximum(pixels / max(1.0, pixels.sum()), 1e-6))
+    weight = np.where(pixels > 0, weight, 0)
+    weight = np.minimum(weight / weight[pixels > 0].mean(), 10)
+    return torch.tensor(weight, dtype=torch.float32)
+
+
+def make_optimizer(cfg: Config, student: nn.Module) -> torch.optim.Optimizer:
+    """Encoder at `lr`, decoder and head at `lr * head_lr_mult`; both are for the global batch."""
+    optim = cfg.optim
+    encoder = list(student.net.encoder.parameters())  # type: ignore[union-attr]
+    own = {id(p) for p in encoder}
+    head = [p for p in student.parameters() if id(p) not in own]
+    groups = [{"params": encoder, "lr": optim.lr}, {"params": head, "lr": optim.lr * optim.head_lr_mult}]
+    if optim.name == "sgd":
+        return torch.optim.SGD(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=optim.weight_decay)

@@ -1,0 +1,58 @@
+"""Checkpoints: everything that the next step depends on, written atomically, read without running code.
+
+One file per checkpoint: student, teacher, the method's statistics, optimizer, schedule, step, torch's RNG, the config
+as text, the class names. A file is written beside its name and renamed, so a kill while writing loses nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cid_ray.config import Config, InputError
+
+
+def save(path: Path, modules: dict[str, Any], config: Config, classes: list[str], **extra: Any) -> None:
+    """`modules`: anything with state_dict(); `extra`: plain values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "config": config.to_yaml(),
+        "classes": list(classes),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        **{name: module.state_dict() for name, module in modules.items()},
+        "extra": json.dumps(extra),
+    }
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint on the CPU; InputError when it is none."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content["extra"] = json.loads(content["extra"])
+        return content
+    except FileNotFoundError:
+        raise InputError(f"checkpoint {path} does not exist") from None
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(f"checkpoint {path} cannot be read ({reason[:160]})") from None
+
+
+def restore(content: dict[str, Any], modules: dict[str, Any]) -> dict[str, Any]:
+    """Puts the states and the RNG back; returns the extra values."""
+    for name, module in modules.items():
+        module.load_state_dict(content[name])
+    torch.set_rng_state(content["rng"])
+    if content["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(content["cuda_rng"])
+    return content["extra"]  # type: ignore[no-any-return]

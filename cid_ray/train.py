@@ -1,0 +1,95 @@
+"""`python -m cid_ray.train`: one config at one label ratio, in one process or on N workers with Ray Train.
+
+One process needs no Ray. With `scale.workers=N` the same loop runs in N workers (gloo on CPUs, nccl on GPUs) and Ray
+Data shards the unlabeled pool over them; batch sizes and the learning rate are global, so N changes neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cid_ray import cli
+from cid_ray.config import Config
+from cid_ray.results.record import Row, Rows
+from cid_ray.run.display import Display, percent
+
+EXAMPLES = """
+  python -m cid_ray.train --set data.table=demo --set data.ratio=1/8 --set method=supervised
+  python -m cid_ray.train --config my.yaml --set scale.workers=4 --out runs/mine
+  python -m cid_ray.train --resume runs/mine
+"""
+
+
+def main(argv: list[str]) -> int:
+    options = cli.parser("train", __doc__ or "", EXAMPLES)
+    cli.add_config_options(options)
+    args = options.parse_args(argv)
+    config, out = cli.open_run(args, "train")
+    prepare(config)
+    cli.claim(config, out)
+    rows = Rows(out)
+    with Display(out, config.train.steps) as display:
+        display.say(f"run folder {out}")
+        try:
+            for row in run(config, out):
+                display.row(row)
+                if row["event"] != "progress":
+                    rows.add(row)
+                if row["event"] == "final":
+                    show_final(display, row, out)
+        except KeyboardInterrupt:
+            display.say(f"interrupted; continue with: python -m cid_ray.train --resume {out}")
+            return 130
+    return 0
+
+
+def prepare(config: Config) -> None:
+    """Every error that can be known before training: table, split, model, weights."""
+    from cid_ray.core.model import Segmenter
+    from cid_ray.data.splits import make_split
+    from cid_ray.data.table import open_table
+    from cid_ray.run.device import Device
+    from cid_ray.run.run import check
+
+    table = open_table(config.data.table)
+    split = make_split(table, config.data)
+    check(config, table, split)
+    Segmenter(config.model, table.num_classes)
+    device = Device.choose(config.train)
+    print(
+        f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes"
+    )
+    print(f"device: {device}; {config.scale.workers} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
+
+
+def run(config: Config, out: Path) -> Iterator[Row]:
+    if config.scale.workers > 1:
+        from cid_ray.run.workers import train_on_workers
+
+        return train_on_workers(config, out)
+    from cid_ray.run.loop import train
+    from cid_ray.run.run import Job
+
+    return train(Job(config, out))
+
+
+def show_final(display: Display, row: Row, out: Path) -> None:
+    """Per-class IoU of teacher and student, last step and best-on-val step, labeled as such."""
+    split = row["held_out"]
+    for label, prefix in (("last step", ""), (f"best-on-val step {row['best/step']}", "best/")):
+        display.say(
+            f"{label}: val mIoU teacher {percent(row[prefix + 'val/miou_teacher'])} student "
+            f"{percent(row[prefix + 'val/miou'])}; {split} mIoU teacher {percent(row[prefix + 'test/miou_teacher'])} "
+            f"student {percent(row[prefix + 'test/miou'])}"
+        )
+    display.say(f"{'class':<20} {split} IoU, last step: teacher  student")
+    for name, teacher in row["test/iou_teacher"].items():
+        display.say(f"{name:<20} {percent(teacher):>31} {percent(row['test/iou'][name]):>8}")
+    if row["test/absent"]:
+        display.say(f"left out of mIoU, no ground truth in {split}: {', '.join(row['test/absent'])}")
+    display.say(f"wrote {out}: rows.jsonl, checkpoints/{row['run']}/last.pt and best.pt, log.txt")
+
+
+if __name__ == "__main__":
+    cli.run(main)
