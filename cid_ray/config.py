@@ -163,7 +163,7 @@ class Search(Section):
     seed: int = Field(0, ge=0)
     concurrency: int | None = Field(None, ge=1)  # null: as many as fit
     cpus_per_trial: float = Field(1, gt=0)
-    gpus_per_trial: float = Field(0, ge=0)
+    gpus_per_trial: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs; 0.5: two trials on one
 
     @field_validator("ratios")
     @classmethod

@@ -89,7 +89,7 @@ class Run:
         """The student as training calls it: data parallel when there are workers, compiled when asked for."""
         net: nn.Module = self.student
         if self.job.world > 1:
-            net = nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+            net = nn.parallel.DistributedDataParallel(net, forward_sync_buffers=False)
         return torch.compile(net) if self.config.train.compile else net  # type: ignore[return-value]
 
     # ---- one step ----
