@@ -12,11 +12,11 @@ from cid_ray.core import world
 class GlobalBatchNorm(nn.BatchNorm2d):
     """nn.BatchNorm2d whose statistics are those of all workers, with gradients; `after` is timm's fused activation."""
 
-    after: nn.Module | None = None
+    after: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         x = self._normalize(x) if self.training else super().forward(x)
-        return x if self.after is None else self.after(x)
+        return self.after(x)
 
     def _normalize(self, x: Tensor) -> Tensor:
         count = x.numel() / x.shape[1] * world.size()
@@ -41,8 +41,7 @@ def synchronize(net: nn.Module, cuda: bool) -> nn.Module:
         if isinstance(child, nn.BatchNorm2d):
             fresh = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             fresh.load_state_dict(child.state_dict())
-            after = [m for m in (getattr(child, "drop", None), getattr(child, "act", None)) if m is not None]
-            fresh.after = nn.Sequential(*after) if after else None
+            fresh.after = nn.Sequential(*(getattr(child, n) for n in ("drop", "act") if hasattr(child, n)))
             setattr(net, name, fresh)
         else:
             synchronize(child, cuda)

@@ -208,7 +208,9 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
         return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u")}
 
     items = [{"place": place} for place in places.tolist()]
-    rows = ray.data.from_items(items, override_num_blocks=blocks)  # unlike from_numpy/from_arrow: no 1-CPU task of Ray's
+    rows = ray.data.from_items(
+        items, override_num_blocks=blocks
+    )  # unlike from_numpy/from_arrow: no 1-CPU task of Ray's
     return rows.map_batches(load, batch_size=share, num_cpus=cpus)
 
 

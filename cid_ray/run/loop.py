@@ -32,7 +32,7 @@ def train(job: Job) -> Iterator[Row]:
         at_rung = run.step in run.config.train.rung_steps
         if not at_rung and not clock.due():
             continue
-        losses = terms.floats()
+        losses = run.mean_over_workers(terms.floats()) if at_rung else terms.floats()
         if not np.isfinite(losses["total"]):
             raise FloatingPointError(f"the loss is {losses['total']} at step {run.step}: {losses}")
         warning = run.watch(losses)

@@ -166,6 +166,13 @@ class Run:
         torch.distributed.all_reduce(total)
         return total.cpu().numpy()
 
+    def mean_over_workers(self, losses: dict[str, float]) -> dict[str, float]:
+        if self.job.world == 1:
+            return losses
+        total = torch.tensor(list(losses.values()), device=self.device.torch)
+        torch.distributed.all_reduce(total)
+        return dict(zip(losses, (total / self.job.world).tolist(), strict=True))
+
     def remember(self, val: Scores) -> None:
         """Keep the weights of the best rung on val (by the teacher's mIoU), beside those of the last step."""
         self.last_val = val
