@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -134,7 +135,7 @@ class Train(Section):
 
     @property
     def rung_steps(self) -> tuple[int, ...]:
-        return tuple(sorted({max(1, round(share * self.steps)) for share in self.rungs}))
+        return tuple(sorted({math.ceil(share * self.steps - 1e-9) for share in self.rungs}))
 
 
 class Scale(Section):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ class Table:
         self.colors: list[list[int]] = meta["colors"]
         self.ignore_index: int = meta["ignore_index"]
         self.fingerprint: str = meta["fingerprint"]
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -126,16 +128,18 @@ class Table:
 
     def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
         """The RGB image of a row and, if asked for and there is one, its mask u8[H, W]."""
-        columns = ["image", "mask"] if mask else ["image"]
-        group = self._file.read_row_group(row // GROUP_ROWS, columns=columns)
-        image = decode(group["image"][row % GROUP_ROWS].as_py())
-        encoded = group["mask"][row % GROUP_ROWS].as_py() if mask else None
-        return image, None if encoded is None else self._ids(encoded)
+        encoded = self._cells(row, ["image", "mask"] if mask else ["image"])
+        ids = self._ids(encoded[1]) if mask and encoded[1] is not None else None
+        return decode(encoded[0]), ids
 
     def mask(self, row: int) -> np.ndarray:
         """The mask u8[H, W] of a labeled row, ignored pixels as 255."""
-        group = self._file.read_row_group(row // GROUP_ROWS, columns=["mask"])
-        return self._ids(group["mask"][row % GROUP_ROWS].as_py())
+        return self._ids(self._cells(row, ["mask"])[0])
+
+    def _cells(self, row: int, columns: list[str]) -> list[bytes]:
+        with self._lock:  # a ParquetFile serves one thread at a time
+            group = self._file.read_row_group(row // GROUP_ROWS, columns=columns, use_threads=False)
+        return [group[name][row % GROUP_ROWS].as_py() for name in columns]
 
     def _ids(self, encoded: bytes) -> np.ndarray:
         ids = np.array(Image.open(io.BytesIO(encoded)))

@@ -32,7 +32,8 @@ def closing_scores(run: Run) -> Row:
     split = "test" if len(run.held_out_rows("test")) else "val"
     row = {"held_out": split, **scores_row("val", run.last_val)}
     last = run.evaluate("test") if split == "test" else run.last_val
-    row |= scores_row("test", last) | {"samples": keep_samples(run, split)}
+    colors = dict(zip(run.table.classes, run.table.colors, strict=True))
+    row |= scores_row("test", last) | {"samples": keep_samples(run, split), "colors": colors}
     best = {"step": run.best["step"], **scores_row("val", run.best["val"])}
     if best["step"] == run.step:
         best |= scores_row("test", last)

@@ -22,7 +22,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from cid_ray.config import Config, InputError, known_keys, override
+from cid_ray.config import InputError, known_keys, override
 
 DRAWS = 64  # points of the space that must make a valid config before anything starts
 SHAPES = ("float", "int", "choice")
@@ -124,7 +124,8 @@ def _parameter(key: str, entry: Mapping[str, Any], earlier: list[str]) -> Parame
     for parent, values in (entry.get("when") or {}).items():
         if parent not in earlier:
             raise InputError(
-                f"search.space `{key}` depends on `{parent}`, which must be searched and stand above it{_near(parent, earlier)}"
+                f"search.space `{key}` depends on `{parent}`, which must be searched and stand above it"
+                f"{_near(parent, earlier)}"
             )
         when[parent] = tuple(values) if isinstance(values, list | tuple) else (values,)
     return Parameter(key, _distribution(key, shapes[0], entry), when)

@@ -47,7 +47,7 @@ class Assignment:
     arm: Arm
     name: str
     config: Config
-    trial: optuna.Trial
+    trial: Any  # optuna.Trial while it runs
     params: Mapping[str, Any]
 
 
@@ -104,7 +104,7 @@ class Studies:
         return self._assign(arm, self.studies[arm].ask())
 
     def _assign(self, arm: Arm, trial: optuna.Trial) -> Assignment:
-        params = self.space.suggest(trial) if arm.method == "cid" else {}
+        params = self.space.suggest(trial) if arm.method == "cid" else dict(self.space.fixed)
         name = f"{arm.ratio.replace('/', '_')}-{arm.method}-{trial.number:03d}"
         trial.set_user_attr("run", name)
         config = trial_config(self.config, arm, params)
@@ -179,12 +179,12 @@ def trial_config(base: Config, arm: Arm, params: Mapping[str, Any]) -> Config:
 
 def make_plugins(config: Config, seed: int) -> tuple[Any, Any]:
     """The study's sampler and pruner; the first rung is the least resource a trial gets, in images seen."""
-    search, data, rungs = config.search, config.data, config.train.rung_steps
-    per_step = data.batch_size + data.batch_size_u
+    search, data, train = config.search, config.data, config.train
+    first, last = (int(share * train.steps) * (data.batch_size + data.batch_size_u) for share in (train.rungs[0], 1))
     sampler = plugin(optuna.samplers, search.sampler.name, search.sampler.args, "Sampler", seed=seed)
     pruner = plugin(
         optuna.pruners, search.pruner.name, search.pruner.args, "Pruner",
-        min_resource=rungs[0] * per_step, max_resource=rungs[-1] * per_step,
+        min_resource=max(1, first), max_resource=last,
     )  # fmt: skip
     return sampler, pruner
 

@@ -15,7 +15,7 @@ from cid_ray.data.batches import Plan, local_batches
 from cid_ray.run.run import Job, Run
 from tests.support import TINY
 
-STEPS = 4
+STEPS = 2
 
 
 def follow(config: Config, root: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
@@ -41,7 +41,9 @@ def worker(rank: int, world: int, port: int, config: str, root: str) -> None:
 
 @pytest.mark.parametrize("kind", ["self", "cross", "transfer", "class"])
 def test_two_workers_give_the_losses_and_weights_of_one(tmp_path: Path, kind: str) -> None:
-    config = override(TINY, {"loss.relation_kind": kind, "loss.conf_thresh": 0.2, "data.crop_size": 64})
+    config = override(
+        TINY, {"loss.relation_kind": kind, "loss.conf_thresh": 0.2, "data.crop_size": 64, "optim.lr": 1e-3}
+    )
     alone = follow(config, tmp_path / "alone", 0, 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

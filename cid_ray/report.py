@@ -1,0 +1,65 @@
+"""`python -m cid_ray.report`: rebuild a run's table and page from its rows; needs neither torch nor ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cid_ray import cli
+from cid_ray.config import InputError
+from cid_ray.results.page import write_page
+from cid_ray.results.record import read_rows
+from cid_ray.results.summary import RatioSummary, summarize, table
+
+EXAMPLES = """
+  python -m cid_ray.report runs/camvid-20260101-120000
+"""
+
+
+def main(argv: list[str]) -> int:
+    options = cli.parser("report", __doc__ or "", EXAMPLES)
+    options.add_argument("run", metavar="RUN", help="a run's folder")
+    args = options.parse_args(argv)
+    folder = Path(args.run)
+    if not (folder / "rows.jsonl").is_file():
+        raise InputError(f"{folder} is not a run's folder: it has no rows.jsonl")
+    write(folder, print)
+    return 0
+
+
+def write(folder: Path, say: Callable[[str], None]) -> None:
+    """Print the table and the verdicts, write report/index.html, and say where."""
+    rows = read_rows(folder)
+    summaries = summarize(rows)
+    say(as_text(summaries))
+    for summary in summaries:
+        say(f"{summary.name}: {summary.verdict()}")
+        params = summary.finals.get("cid", {}).get("params", {})
+        if params:
+            shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
+            say(f"  best CID settings: {shown}")
+            say(f"  its weights: {folder}/checkpoints/{summary.finals['cid']['run']}/last.pt")
+    config = folder / "config.yaml"
+    page = write_page(folder, rows, config.read_text() if config.exists() else "")
+    say(f"wrote {page}")
+
+
+def as_text(summaries: list[RatioSummary]) -> str:
+    grid = Table(box=None, pad_edge=False)
+    for name in ("labels", "method", "val mIoU", "test mIoU", "over supervised", "test at best-on-val"):
+        grid.add_column(name, justify="left" if name in ("labels", "method") else "right")
+    for line in table(summaries):
+        numbers = [line["val"], line["test"], line["over_supervised"], line["best_on_val_test"]]
+        shown = ["-" if v is None else f"{v:+.2f}" if i == 2 else f"{v:.2f}" for i, v in enumerate(numbers)]
+        grid.add_row(line["ratio"], line["method"] + (" (baseline)" if line["baseline"] else ""), *shown)
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(grid)
+    return capture.get().rstrip()
+
+
+if __name__ == "__main__":
+    cli.run(main)
