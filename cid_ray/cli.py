@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from cid_ray.config import Config, InputError, load
+from cid_ray.config import Config, InputError, load, override
 
 Command = Callable[[list[str]], int]
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
@@ -54,12 +54,20 @@ def open_run(args: argparse.Namespace, name: str, default: str | Path | None = N
         if not (out / "config.yaml").is_file():
             raise InputError(f"{out} is not a run's folder: it has no config.yaml")
         return load(out / "config.yaml"), out
-    config = load(args.config or default, args.changes)
+    config = absolute(load(args.config or default, args.changes))
     stem = Path(args.config or default or name).stem
     out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (out / "config.yaml").exists():
         raise InputError(f"--out {out} already holds a run; continue it with --resume {out}, or choose another folder")
     return config, out
+
+
+def absolute(config: Config) -> Config:
+    """The same config with absolute paths: a trial's process works in a folder of its own."""
+    paths = {"data.table": config.data.table, "data.split_files": config.data.split_files}
+    paths["model.weights"] = config.model.weights
+    found = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).exists()}
+    return override(config.model_dump(mode="json"), found)
 
 
 def claim(config: Config, out: Path) -> None:

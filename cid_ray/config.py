@@ -198,14 +198,21 @@ class Config(Section):
         return self
 
     def fingerprint(self, *contents: str) -> str:
-        """Hash of everything that changes results; `contents` are hashes of the data and of the weights file.
+        """Hash of everything that changes results; `contents` are hashes of data, split and weights file.
 
         Where the data lies, how many workers there are and how the search is run do not change a run's results.
         """
         kept = self.model_dump(
             mode="json",
-            exclude={"scale": True, "search": True, "data": {"table", "threads", "cache_mb"}, "train": {"device"}},
+            exclude={
+                "scale": True,
+                "search": True,
+                "data": {"table", "split_files", "threads", "cache_mb"},
+                "train": {"device"},
+            },
         )
+        if kept["model"]["weights"] not in ("none", "pretrained"):
+            kept["model"]["weights"] = "file"
         text = json.dumps([kept, *contents], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

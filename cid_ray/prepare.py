@@ -31,7 +31,12 @@ def main(argv: list[str]) -> int:
     folder.add_argument("--images", type=Path, required=True, metavar="DIR", help="labeled training images")
     folder.add_argument("--masks", type=Path, required=True, metavar="DIR", help="their masks: one id per pixel")
     folder.add_argument(
-        "--unlabeled", type=Path, action="append", default=[], metavar="DIR", help="images without masks; may be repeated"
+        "--unlabeled",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="images without masks; may be repeated",
     )
     for split in ("val", "test"):
         folder.add_argument(f"--{split}-images", type=Path, metavar="DIR")
@@ -71,7 +76,9 @@ def import_images(args: argparse.Namespace) -> int:
     else:
         entries = convert.folder(args.images, args.masks, args.unlabeled, held_out_folders(args), args.group)
         known = args.classes is not None
-        classes = convert.read_classes(args.classes) if known else convert.guess_classes(entries, mapping, args.ignore_index)
+        classes = (
+            convert.read_classes(args.classes) if known else convert.guess_classes(entries, mapping, args.ignore_index)
+        )
         if "val" not in held_out_folders(args):
             held = sum(e.split == "val" for e in entries)
             print(f"no --val-images: every fifth labeled image is held out as val ({held})")
