@@ -34,13 +34,15 @@ def parser(name: str, description: str, examples: str) -> Parser:
     )
 
 
-def add_config_options(options: Parser, resume: bool = True) -> None:
+def add_config_options(
+    options: Parser, out: str = "the run's folder (default runs/NAME-TIME)", resume: bool = True
+) -> None:
     options.add_argument("--config", metavar="FILE", help="YAML file; what it leaves out keeps its default")
     options.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], dest="changes",
         help="change one value, e.g. loss.relation_weight=0.5; may be repeated",
     )  # fmt: skip
-    options.add_argument("--out", metavar="DIR", help="the run's folder (default runs/NAME-TIME)")
+    options.add_argument("--out", metavar="DIR", help=out)
     if resume:
         options.add_argument("--resume", metavar="DIR", help="continue the run in this folder with its own config")
 

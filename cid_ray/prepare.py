@@ -45,12 +45,12 @@ def main(argv: list[str]) -> int:
     folder.add_argument("--group", metavar="REGEX", help="its first group, found in the name, is the image's group")
     add_import_options(folder)
 
-    split = kinds.add_parser("split", help="a label draw as manifest.json, labeled.txt and unlabeled.txt")
-    split.add_argument("table", metavar="TABLE")
-    split.add_argument("--ratio", default="1/8")
-    split.add_argument("--draw", type=int, default=0)
-    split.add_argument("--label-from", choices=("any", "each_group", "one_group"), default="any")
-    split.add_argument("--out", type=Path, required=True, metavar="DIR")
+    draw = kinds.add_parser("split", help="a label draw as manifest.json, labeled.txt and unlabeled.txt")
+    draw.add_argument("table", metavar="TABLE")
+    draw.add_argument("--ratio", default="1/8")
+    draw.add_argument("--draw", type=int, default=0)
+    draw.add_argument("--label-from", choices=("any", "each_group", "one_group"), default="any")
+    draw.add_argument("--out", type=Path, required=True, metavar="DIR")
 
     args = options.parse_args(argv)
     if args.kind == "split":

@@ -9,31 +9,35 @@ from rich.console import Console
 from rich.table import Table
 
 from cid_ray import cli
-from cid_ray.config import InputError
+from cid_ray.config import Config, InputError, load
 from cid_ray.results.page import write_page
 from cid_ray.results.record import read_rows
 from cid_ray.results.summary import RatioSummary, summarize, table
 
 EXAMPLES = """
   python -m cid_ray.report runs/camvid-20260101-120000
+  python -m cid_ray.report runs/camvid-20260101-120000 --set search.metric=val/miou --out pages/students
 """
 
 
 def main(argv: list[str]) -> int:
     options = cli.parser("report", __doc__ or "", EXAMPLES)
     options.add_argument("run", metavar="RUN", help="a run's folder")
+    cli.add_config_options(options, "where index.html is written (default RUN/report)", resume=False)
     args = options.parse_args(argv)
     folder = Path(args.run)
     if not (folder / "rows.jsonl").is_file():
         raise InputError(f"{folder} is not a run's folder: it has no rows.jsonl")
-    write(folder, print)
+    kept = folder / "config.yaml"
+    config = load(args.config or (kept if kept.exists() else None), args.changes)
+    write(folder, config, print, Path(args.out) if args.out else None)
     return 0
 
 
-def write(folder: Path, say: Callable[[str], None]) -> None:
-    """Print the table and the verdicts, write report/index.html, and say where."""
+def write(folder: Path, config: Config, say: Callable[[str], None], out: Path | None = None) -> None:
+    """Print the table and the verdicts, write index.html and report.md, and say where."""
     rows = read_rows(folder)
-    summaries = summarize(rows)
+    summaries = summarize(rows, config.search.metric)
     say(as_text(summaries))
     for summary in summaries:
         say(f"{summary.name}: {summary.verdict()}")
@@ -42,8 +46,7 @@ def write(folder: Path, say: Callable[[str], None]) -> None:
             shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
             say(f"  best CID settings: {shown}")
             say(f"  its weights: {folder}/checkpoints/{summary.finals['cid']['run']}/last.pt")
-    config = folder / "config.yaml"
-    page = write_page(folder, rows, config.read_text() if config.exists() else "")
+    page = write_page(folder, out or folder / "report", rows, config)
     say(f"wrote {page}")
 
 

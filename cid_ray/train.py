@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
 
 
 def prepare(config: Config) -> None:
-    """Every error that can be known before training: table, split, model, weights."""
+    """Every error that can be known before training: table, split, model, weights, and room for the workers."""
     from cid_ray.core.model import Segmenter
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
@@ -56,6 +56,12 @@ def prepare(config: Config) -> None:
     split = make_split(table, config.data)
     check(config, table, split)
     Segmenter(config.model, table.num_classes)
+    if config.scale.workers > 1:
+        from cid_ray.run.cluster import start_ray
+        from cid_ray.run.workers import check_workers
+
+        start_ray()
+        print(f"each worker gets {check_workers(config)}; {config.scale.data_cpus:g} CPU stay free for Ray Data")
     device = Device.choose(config.train)
     print(
         f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes"

@@ -28,7 +28,7 @@ EXAMPLES = """
   python -m cid_ray.tune --config my.yaml --budget 3600
   python -m cid_ray.tune --resume runs/camvid-20260101-120000
 """
-CLOSING_SECONDS = 20.0  # of a --budget: kept for testing the winners and for the page
+CLOSING_SECONDS = 15.0  # of a --budget: kept for the page, beside what the baselines' tests were seen to take
 
 
 def main(argv: list[str]) -> int:
@@ -55,8 +55,8 @@ def main(argv: list[str]) -> int:
         search.announce(counts, request, at_once)
         search.run(request, at_once)
         search.test_winners(request)
-        search.record_importances()
-        report.write(out, search.display.say)
+        search.record_search()
+        report.write(out, config, search.display.say)
         return search.exit_code(started)
 
 
@@ -123,7 +123,7 @@ class Search:
         self.rows, self.begun_at, self.interrupts = Rows(out), dict[str, float](), 0
         self.total = sum(studies.wanted(arm) for arm in studies.studies)
         self.ended_before = self.count_ended()
-        self.started = time.monotonic()
+        self.started, self.test_seconds = time.monotonic(), 0.0
         self.display = Display(out, self.total, "trial")
 
     def __enter__(self) -> Search:
@@ -145,7 +145,8 @@ class Search:
     # ---- what run_trials tells (search.tuning.Progress) ----
 
     def stopping(self) -> bool:
-        return bool(self.interrupts) or (self.deadline is not None and time.monotonic() > self.deadline)
+        late = self.deadline is not None and time.monotonic() + self.test_seconds > self.deadline
+        return bool(self.interrupts) or late
 
     def begun(self, assignment: Assignment, resumed: bool) -> None:
         self.begun_at[assignment.name] = time.monotonic()
@@ -157,6 +158,8 @@ class Search:
             self.display.say(f"{row['run']}: warning: {row['warning']}")
         if row["event"] == "progress":
             return
+        if "test_seconds" in row:
+            self.test_seconds = max(self.test_seconds, row["test_seconds"])
         live = self.studies.live.get(row["run"])
         self.rows.add({**row, "params": dict(live.params) if live else {}})
         if row["event"] == "rung":
@@ -205,21 +208,16 @@ class Search:
     def winners(self) -> list[Assignment]:
         """The best CID trial of full length at each ratio, by val at its last step."""
         found = []
-        for ratio in self.config.search.ratios:
-            arm = Arm(ratio, "cid")
+        for arm in (arm for arm in self.studies.studies if arm.method == "cid"):
             best = self.studies.best(arm)
             if best:
-                name, params, _ = best
-                trial = next(t for t in self.studies.studies[arm].trials if t.user_attrs.get("run") == name)
-                found.append(
-                    Assignment(
-                        arm, name, trial_config(self.config, arm, {**self.studies.space.fixed, **params}), trial, params
-                    )
-                )
+                name, searched, _ = best
+                params = {**self.studies.space.fixed, **searched}
+                found.append(Assignment(arm, name, trial_config(self.config, arm, params), None, params))
         return found
 
     def test_winners(self, request: cluster.Resources) -> None:
-        """Score the winners on test: their finished runs are resumed, which only tests. Then drop the other weights."""
+        """Score the winners on test: their finished runs are resumed, which only tests."""
         import ray
 
         winners = self.winners()
@@ -231,29 +229,32 @@ class Search:
 
         tasks = [last_row.remote({"name": w.name, "config": w.config.model_dump_json()}) for w in winners]
         for winner, row in zip(winners, ray.get(tasks), strict=True):
-            self.rows.add({**row, "params": dict(winner.params), "winner": True})
-        if not self.stopping():
-            kept = {w.name for w in winners} | {
-                t.user_attrs.get("run")
-                for a in self.studies.studies
-                if a.method != "cid"
-                for t in self.studies.studies[a].trials
-            }
-            for folder in (self.out / "checkpoints").glob("*"):
-                if folder.name not in kept:
-                    shutil.rmtree(folder)
+            self.rows.add({**row, "params": dict(winner.params)})
 
-    def record_importances(self) -> None:
+    def drop_losers(self) -> None:
+        """Keep the checkpoints of winners, baselines and trials that can go on; the others are finished and beaten."""
         for arm in self.studies.studies:
-            if arm.method == "cid":
-                states = dict(self.studies.states()[arm])
-                self.rows.add(
-                    {
-                        "event": "search", "run": arm.study_name, "ratio": arm.ratio, "states": states,
-                        "wanted": self.studies.wanted(arm), "metric": self.config.search.metric,
-                        "importances": self.studies.importances(arm), "method": "PED-ANOVA, trials of full length",
-                    }
-                )  # fmt: skip
+            best = self.studies.best(arm)
+            for name in self.studies.ended_runs(arm):
+                if arm.method == "cid" and best and name != best[0]:
+                    shutil.rmtree(self.out / "checkpoints" / name, ignore_errors=True)
+
+    def record_search(self) -> None:
+        """A row per ratio: how the search went, which trial won, what mattered."""
+        for arm in (arm for arm in self.studies.studies if arm.method == "cid"):
+            best = self.studies.best(arm)
+            row = {
+                "event": "search",
+                "run": arm.study_name,
+                "ratio": arm.ratio,
+                "states": dict(self.studies.states()[arm]),
+                "wanted": self.studies.wanted(arm),
+                "best": best[0] if best else None,
+                "metric": self.config.search.metric,
+                "importances": self.studies.importances(arm),
+                "importance_method": "PED-ANOVA over trials of full length",
+            }
+            self.rows.add(row)
 
     def exit_code(self, started: float) -> int:
         done = self.count_ended()

@@ -9,20 +9,21 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from cid_ray.config import Config
 from cid_ray.results import figures
 from cid_ray.results.record import Row
 from cid_ray.results.summary import CAUTION, METHODS, RatioSummary, summarize, table
 
 
-def write_page(folder: Path, rows: list[Row], config: str) -> Path:
-    """`report/index.html` and `report/report.md` of a run's folder."""
-    summaries = summarize(rows)
+def write_page(folder: Path, out: Path, rows: list[Row], config: Config) -> Path:
+    """`index.html` and `report.md` about a run's folder, into `out`."""
+    summaries = summarize(rows, config.search.metric)
     content: dict[str, Any] = {
         "title": folder.name,
         "lines": table(summaries),
         "summaries": [_ratio(summary, folder) for summary in summaries],
         "caution": CAUTION,
-        "config": config,
+        "config": config.to_yaml(),
         "failures": [row for row in rows if row.get("event") == "trial" and row["state"] == "failed"],
         "warnings": sorted({w for row in rows if row.get("event") == "final" for w in row.get("warnings", [])}),
         "provenance": next((row for row in reversed(rows) if row.get("versions")), {}),
@@ -32,8 +33,7 @@ def write_page(folder: Path, rows: list[Row], config: str) -> Path:
         "curves": _drawn(figures.draw_curves, summaries),
         "importances": _drawn(figures.draw_importances, summaries),
     }
-    out = folder / "report"
-    out.mkdir(exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     pages = Environment(loader=PackageLoader("cid_ray.results", "."), autoescape=select_autoescape(["html.j2", "html"]))
     pages.filters["score"] = lambda value: "–" if value is None else f"{value:.2f}"
     pages.filters["signed"] = lambda value: "–" if value is None else f"{value:+.2f}"

@@ -44,15 +44,17 @@ class RatioSummary:
 
     def verdict(self) -> str:
         """One or two sentences a user can act on; never more than these rows can carry."""
-        scored = {m: s for m in METHODS if (s := self.score(m, self.scored_on)) is not None}
+        scored = {m: s for m in METHODS if (s := self.score(m, "test")) is not None}
+        on = str(next(iter(self.finals.values()), {}).get("held_out", "test"))
         if "supervised" not in scored or len(scored) < 2:
             return "Not enough finished runs to compare methods."
-        base, on = scored.pop("supervised"), self.scored_on
+        unfinished = "" if "cid" in scored or not self.search else " No CID trial has reached full length yet."
+        base = scored.pop("supervised")
         best = max(scored, key=lambda m: scored[m])
         if scored[best] <= base:
             return (
-                f"On this budget the pool does not pay: supervised only has {base:.2f} on {on}, the best use of "
-                f"the pool ({METHODS[best]}) {scored[best]:.2f}. Leave it out, or train longer before using it."
+                f"On this budget the pool does not pay: supervised only has {base:.2f} on {on}, the best use of the "
+                f"pool ({METHODS[best]}) {scored[best]:.2f}. Leave it out, or train longer first.{unfinished}"
             )
         text = (
             f"Best on {on}: {METHODS[best]} with {scored[best]:.2f}, {scored[best] - base:+.2f} over supervised only."
@@ -62,16 +64,11 @@ class RatioSummary:
                 f"{text} CID's relation and style terms do not pay over it here ({scored['cid'] - scored[best]:+.2f})."
             )
         others = [f"{scored['cid'] - scored[m]:+.2f} over {METHODS[m]}" for m in scored if m != "cid"]
-        return f"{text} CID is {', '.join(others)}." if others else text
-
-    @property
-    def scored_on(self) -> str:
-        """`test/...` columns hold the held-out split; where a table has no test it is val."""
-        return "test"
+        return f"{text} CID is {', '.join(others)}." if "cid" in scored and others else text + unfinished
 
 
-def summarize(rows: Iterable[Row]) -> list[RatioSummary]:
-    """One summary per ratio, fewest labels first."""
+def summarize(rows: Iterable[Row], metric: str = "val/miou_teacher") -> list[RatioSummary]:
+    """One summary per ratio, fewest labels first; `metric` says whose scores are shown, teacher's or student's."""
     rows = list(rows)
     found: dict[str, RatioSummary] = {}
     searches = {row["ratio"]: row for row in of_event(rows, "search")}
@@ -82,18 +79,12 @@ def summarize(rows: Iterable[Row]) -> list[RatioSummary]:
         search = searches.get(row["ratio"], {})
         summary = found.setdefault(
             row["ratio"],
-            RatioSummary(
-                row["ratio"],
-                row["ratio_name"],
-                row["label_count"],
-                search.get("metric", "val/miou_teacher"),
-                search=search,
-            ),
+            RatioSummary(row["ratio"], row["ratio_name"], row["label_count"], metric, search=search),
         )
         if row["event"] == "rung":
             summary.rungs.setdefault(row["run"], []).append(row)
             summary.ended[row["run"]] = ended.get(row["run"], "running")
-        elif row["method"] != "cid" or row.get("winner") or not search:
+        elif row["method"] != "cid" or not search or row["run"] == search["best"]:
             summary.finals[row["method"]] = row
     return sorted(found.values(), key=lambda s: s.label_count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ def closing_scores(run: Run) -> Row:
 
     The held-out split is test, or val where the table has no test: `held_out` says which.
     """
+    started = time.monotonic()
     split = "test" if len(run.held_out_rows("test")) else "val"
     row = {"held_out": split, **scores_row("val", run.last_val)}
     last = run.evaluate("test") if split == "test" else run.last_val
@@ -44,7 +46,8 @@ def closing_scores(run: Run) -> Row:
         best |= scores_row("test", run.evaluate("test"))
     else:
         best |= scores_row("test", run.best["val"])
-    return row | {f"best/{key}": value for key, value in best.items()}
+    row |= {f"best/{key}": value for key, value in best.items()}
+    return row | {"test_seconds": round(time.monotonic() - started, 3)}
 
 
 def keep_samples(run: Run, split: str) -> list[dict[str, Any]]:

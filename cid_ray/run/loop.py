@@ -45,8 +45,9 @@ def train(job: Job) -> Iterator[Row]:
         run.seconds = clock.read()["seconds"]
         run.save()
         yield {"event": "rung", **head, **cost, "losses": losses, **scores_row("val", val), "warning": warning}
+    cost = {**run.place(), **clock.read()}
     scores = closing_scores(run) if job.test else scores_row("val", run.last_val)
-    yield {"event": "final", **head, **run.place(), **clock.read(), **scores, "warnings": run.warnings}
+    yield {"event": "final", **head, **cost, **scores, "warnings": run.warnings}
 
 
 def feed(run: Run) -> Iterator[Batch]:

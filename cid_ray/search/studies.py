@@ -156,6 +156,10 @@ class Studies:
         best = max(done, key=lambda t: t.value or 0.0)
         return best.user_attrs["run"], dict(best.params), float(best.value or 0.0)
 
+    def ended_runs(self, arm: Arm) -> list[str]:
+        done = self.studies[arm].get_trials(deepcopy=False)
+        return [t.user_attrs["run"] for t in done if t.state.is_finished() and "run" in t.user_attrs]
+
     def importances(self, arm: Arm) -> dict[str, float]:
         """Optuna's importances over trials of full length only; empty when there are too few to say."""
         study = self.studies[arm]

@@ -1,0 +1,30 @@
+# The index of commands. `make demo` and `make test` work on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test test-slow check golden clean
+
+.venv: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	@touch .venv
+
+demo: .venv            ## search the embedded data set, about five minutes on 2 cores
+	$(BIN)/python -m cid_ray.tune
+
+test: .venv            ## what CI runs; CID_RAY_DATA=DIR adds the tests on real data
+	$(BIN)/python -m pytest
+
+test-slow: .venv       ## tests of several minutes
+	$(BIN)/python -m pytest -m slow
+
+check: .venv           ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+golden: .venv          ## rewrite the golden losses after a deliberate change of the method
+	$(BIN)/python -m tests.core.test_golden
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
