@@ -1,7 +1,7 @@
 """The one checked description of a run: read from YAML, changed by `section.key=value`, wrong in one clear line.
 
-`load` reads a file, `override` applies changes; both give a frozen `Config` (sections.py has its keys). Every mistake is
-an `InputError`: the key, its value, the rule and, where there is one, the remedy.
+`load` reads a file, `override` applies changes; both give a frozen `Config` (sections.py has its keys). Every mistake
+is an `InputError`: the key, its value, the rule and, where there is one, the remedy.
 """
 
 from __future__ import annotations

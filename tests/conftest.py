@@ -1,0 +1,33 @@
+"""The session's one Ray cluster of 2 CPUs, and folders of tiny tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """A local cluster with exactly 2 CPUs; its address. Shut down by its own driver at the end."""
+    import os
+
+    from cid_ray.run.cluster import ENVIRONMENT
+
+    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    import ray
+
+    context = ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=True)
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo set with few held-out images, so that evaluation takes no time."""
+    from cid_ray.data.demo import write_demo
+
+    folder = tmp_path_factory.mktemp("small-demo")
+    write_demo(folder, {"test": 6, "val": 4, "train": 48})
+    return folder
