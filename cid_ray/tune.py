@@ -101,6 +101,7 @@ def check_cluster(config: Config) -> tuple[cluster.Resources, int]:
 def trial_rows(root: str, threads: int, task: dict[str, Any], test: bool = False) -> Iterator[Row]:
     """The rows of one trial, in a Tune actor: the training loop itself, or Ray Train's workers running it."""
     config = Config.model_validate_json(task["config"])
+    test = test or config.method != "cid"  # of the CID trials only winners are tested, at the end
     if config.scale.workers > 1:
         from cid_ray.run.workers import train_on_workers
 
@@ -109,10 +110,7 @@ def trial_rows(root: str, threads: int, task: dict[str, Any], test: bool = False
     from cid_ray.run.loop import train
     from cid_ray.run.run import Job, kept_reader
 
-    baseline = config.method != "cid"
-    yield from train(
-        Job(config, Path(root), task["name"], threads=threads, test=test or baseline, reader=kept_reader(config.data))
-    )
+    yield from train(Job(config, Path(root), task["name"], threads=threads, test=test, reader=kept_reader(config.data)))
 
 
 class Search:
@@ -228,8 +226,12 @@ class Search:
             return list(trial_rows(root, threads, task, test=True))[-1]
 
         tasks = [last_row.remote({"name": w.name, "config": w.config.model_dump_json()}) for w in winners]
-        for winner, row in zip(winners, ray.get(tasks), strict=True):
-            self.rows.add({**row, "params": dict(winner.params)})
+        for winner, task in zip(winners, tasks, strict=True):
+            try:
+                self.rows.add({**ray.get(task), "params": dict(winner.params)})
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                self.display.say(f"{winner.name} could not be tested ({reason}); --resume {self.out} tries again")
 
     def drop_losers(self) -> None:
         """Keep the checkpoints of winners, baselines and trials that can go on; the others are finished and beaten."""

@@ -223,3 +223,19 @@ def test_ctrl_c_stops_with_a_report_and_the_way_to_go_on(ray_cluster: str, small
     assert process.returncode == 130
     assert f"--resume {out}" in shown
     assert (out / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_trials_of_two_workers_are_searched_and_pruned_like_others(
+    ray_cluster: str, small_demo: Path, tmp_path: Path
+) -> None:
+    path = space_file(tmp_path, small_demo, trials=2, ratios=["1/4"], baselines=["supervised"])
+    out = tmp_path / "run"
+    assert tune.main(["--config", str(path), "--out", str(out), "--set", "scale.workers=2"]) == 0
+    found = states(out)
+    assert found["1/4 supervised"] == {"COMPLETE": 1}
+    assert found["1/4 cid"].total() == 2 and set(found["1/4 cid"]) <= {"COMPLETE", "PRUNED"}
+    finals = [r for r in read_rows(out) if r["event"] == "final"]
+    assert all(r["workers"] == 2 for r in finals) and all(
+        "test/miou" in r for r in finals if r["method"] == "supervised"
+    )
