@@ -7,7 +7,7 @@ is an `InputError`: the key, its value, the rule and, where there is one, the re
 from __future__ import annotations
 
 import difflib
-import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -44,7 +44,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise InputError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise InputError(f"{path}{line}: not valid YAML ({reason})") from None
     if not isinstance(tree, dict | None):
         raise InputError(f"{path}: must hold `section:` mappings, found a {type(tree).__name__}")
     return tree or {}
@@ -52,7 +53,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def override(tree: Mapping[str, Any], changes: Iterable[str] | Mapping[str, Any]) -> Config:
     """A checked Config from a tree of plain values and changes: "a.b=1" strings or a {"a.b": 1} mapping."""
-    merged: dict[str, Any] = json.loads(json.dumps(tree))
+    merged: dict[str, Any] = _plain(tree)
     if not isinstance(changes, Mapping):
         changes = dict(_assignment(text) for text in changes)
     for key, value in changes.items():
@@ -62,11 +63,22 @@ def override(tree: Mapping[str, Any], changes: Iterable[str] | Mapping[str, Any]
             if not isinstance(node.get(parent), dict):
                 node[parent] = {}
             node = node[parent]
-        node[leaf] = value
+        node[leaf] = _plain(value)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
         raise InputError(explain(error)) from None
+
+
+def _plain(value: Any) -> Any:
+    """A copy of a YAML value; `1e-3` is the number that everybody means by it (YAML 1.1 reads a string)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
+        return float(value)
+    return value
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -83,7 +95,7 @@ def explain(error: ValidationError) -> str:
     """One line for the first mistake: key, value, rule, remedy; and how many more there are."""
     errors = error.errors(include_url=False)
     first, more = errors[0], len(errors) - 1
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(part for part in map(str, first["loc"]) if not re.fullmatch(r"int|float|str|tuple\[.*", part))
     if first["type"] == "extra_forbidden":
         line = f"unknown key `{key}`{_nearest(key)}"
     else:

@@ -154,9 +154,10 @@ class Search(Section):
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs; 0.5: two trials on one
 
-    @field_validator("ratios")
+    @field_validator("ratios", mode="before")
     @classmethod
-    def _ratios(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _ratios(cls, value: Any) -> tuple[str, ...]:
+        value = tuple(str(ratio).replace(" ", "") for ratio in (value if isinstance(value, list | tuple) else (value,)))
         for ratio in value:
             label_share(ratio)
         if not value or len(set(value)) != len(value):
@@ -214,6 +215,8 @@ def label_share(ratio: Any) -> tuple[float | None, int | None]:
     try:
         top, _, bottom = text.partition("/")
         number = float(top) / float(bottom or 1)
+        if not math.isfinite(number):
+            raise ValueError
     except (ValueError, ZeroDivisionError):
         number = -1.0
     if not bottom and number > 1 and number == int(number):

@@ -53,6 +53,15 @@ class Weights:
         teaches, distills = method in ("mean_teacher", "cid"), method == "cid"
         return cls(pseudo * teaches, relation * distills, style * distills)
 
+    @property
+    def distills(self) -> bool:
+        return self.relation > 0 or self.style > 0
+
+
+def exact(like: Tensor) -> torch.autocast:
+    """No autocast: it rounds even float32 products to bf16, and views, statistics and losses must not be rounded."""
+    return torch.autocast(like.device.type, enabled=False)
+
 
 def feeds_pool(method: str) -> bool:
     return method != "supervised"
@@ -93,39 +102,50 @@ class Method(nn.Module):
         image_x, mask_x = batch["image_x"], batch["mask_x"].long()
         zero = torch.zeros((), device=image_x.device)
         if not feeds_pool(cfg.method):
-            sup = losses.supervised_loss(student(image_x)[0], mask_x, self.class_weights)
+            logits = student(image_x)[0]
+            with exact(image_x):
+                sup = losses.supervised_loss(logits, mask_x, self.class_weights)
             return LossTerms(sup / 2, sup, zero, zero, zero, zero)
 
         weights = Weights.at(cfg.method, self.loss, step / cfg.train.steps)
         image_u_w, valid_u = batch["image_u"], batch["valid_u"]
-        size, n_x = (image_u_w.shape[-2], image_u_w.shape[-1]), len(image_x)
-        draw = augment.draw_strong(len(image_u_w) * world, size, augment.generator(cfg.train.seed, step))
-        draw = draw.rows(rank, world)
-        box = augment.cutmix_mask(draw, size, image_x.device)
-        image_u_s = augment.mix(augment.strong_view(image_u_w, draw), box)
-        valid_s = augment.mix(valid_u, box)
-
+        with exact(image_x):
+            size = (image_u_w.shape[-2], image_u_w.shape[-1])
+            draw = augment.draw_strong(len(image_u_w) * world, size, augment.generator(cfg.train.seed, step))
+            draw = draw.rows(rank, world)
+            box = augment.cutmix_mask(draw, size, image_x.device)
+            image_u_s = augment.mix(augment.strong_view(image_u_w, draw), box)
         logits, feat = student(torch.cat([image_x, image_u_s]))
-        sup = losses.supervised_loss(logits[:n_x], mask_x, self.class_weights)
-        pseudo, relation, style, mask_ratio = zero, zero, zero, zero
-        distills = weights.relation > 0 or weights.style > 0
-        if weights.pseudo > 0 or distills:
+        logits_t = feat_t = None
+        if weights.pseudo > 0 or weights.distills:
             with torch.no_grad():  # the labeled half is only needed where features are compared
-                seen = torch.cat([image_x, image_u_w]) if distills else image_u_w
-                logits_t, feat_t = teacher(seen)
-                probs = augment.mix(logits_t[-len(image_u_w) :].float().softmax(1), box)
+                logits_t, feat_t = teacher(torch.cat([image_x, image_u_w]) if weights.distills else image_u_w)
+        with exact(image_x):
+            return self.terms(weights, logits, feat, logits_t, feat_t, mask_x, valid_u, box)
+
+    def terms(
+        self, weights: Weights, logits: Tensor, feat: Tensor, logits_t: Tensor | None, feat_t: Tensor | None,
+        mask_x: Tensor, valid_u: Tensor, box: Tensor,
+    ) -> LossTerms:  # fmt: skip
+        """The losses of what student and teacher said, labeled images first; float32, whatever the networks ran in."""
+        n_x, n_u, labeled = len(mask_x), len(valid_u), mask_x != IGNORE
+        valid_s = augment.mix(valid_u, box)
+        sup = losses.supervised_loss(logits[:n_x], mask_x, self.class_weights)
+        pseudo = relation = style = mask_ratio = torch.zeros((), device=logits.device)
+        if logits_t is not None:
+            probs = augment.mix(logits_t[-n_u:].float().softmax(1), box)
         if weights.pseudo > 0:
             pseudo, mask_ratio = losses.pseudo_label_loss(
                 logits[n_x:], probs, valid_s,
                 conf_thresh=self.loss.conf_thresh, kind=self.loss.pseudo, temperature=self.loss.temperature,
             )  # fmt: skip
-        if distills:
-            own = _features(feat, n_x, mask_x != IGNORE, valid_s)
-            theirs = _features(feat_t, n_x, mask_x != IGNORE, valid_u)
-            self.follow(theirs)
+        if weights.distills:
+            assert feat_t is not None
+            own = _features(feat, n_x, labeled, valid_s)
+            self.follow(_features(feat_t, n_x, labeled, valid_u))
             if weights.relation > 0:
-                mixed = _features(_mix_feat(feat_t, n_x, box), n_x, mask_x != IGNORE, valid_s)
-                relation = self.relation(own, mixed, mask_x, probs, valid_s)
+                theirs = _features(_mix_feat(feat_t, n_x, box), n_x, labeled, valid_s)
+                relation = self.relation(own, theirs, mask_x, probs, valid_s)
             if weights.style > 0:
                 style = self.style(own)
         total = (sup + weights.pseudo * pseudo) / 2 + weights.relation * relation + weights.style * style

@@ -6,6 +6,7 @@ multiple of 32 and logits cropped back, so any crop or image size works with any
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def pad_to_stride(x: Tensor, value: float = 0.0) -> Tensor:
 def build(config: ModelConfig, num_classes: int) -> nn.Module:
     """The smp model; every impossible choice is an InputError that names the choices."""
     options = dict(config.decoder_options)
-    architectures = smp.MODEL_ARCHITECTURES_MAPPING
+    architectures = {name: kind for name, kind in smp.MODEL_ARCHITECTURES_MAPPING.items() if name != "dpt"}  # ViT only
     if config.decoder.lower() not in architectures:
         raise InputError(f"model.decoder is {config.decoder!r}, must be one of {', '.join(architectures)}")
     known = inspect.signature(architectures[config.decoder.lower()].__init__).parameters
@@ -66,7 +67,7 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
             ]
             raise InputError(f"model.decoder_options has {name!r}; {config.decoder} takes {', '.join(allowed)}")
     if not timm.is_model(config.encoder):
-        near = timm.list_models(f"*{config.encoder.split('.')[0][:8]}*")[:5]
+        near = difflib.get_close_matches(config.encoder, timm.list_models(), n=5, cutoff=0.6)
         raise InputError(f"model.encoder {config.encoder!r} is no timm model; similar: {', '.join(near) or 'none'}")
     try:
         net = smp.create_model(
@@ -103,6 +104,8 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     except (OSError, SafetensorError) as error:
         raise InputError(f"model.weights {path} cannot be read as a safetensors file ({error})") from None
     own = encoder.state_dict()
+    flat = {name.replace(".", "_"): value for name, value in weights.items()}  # features_only renames stem.0 to stem_0
+    weights = {name: flat[name.replace(".", "_")] for name in own if name.replace(".", "_") in flat}
     missing = [k for k in own if k not in weights and not k.endswith("num_batches_tracked")]
     wrong = [k for k in own if k in weights and weights[k].shape != own[k].shape]
     if missing or wrong:
@@ -111,7 +114,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
             f"model.weights {path} does not fit the encoder: {len(missing)} tensors missing, {len(wrong)} of another "
             f"shape, first {first}; is it for another model?"
         )
-    encoder.load_state_dict({k: weights[k] for k in own if k in weights}, strict=False)
+    encoder.load_state_dict(weights, strict=False)
 
 
 def normalization(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -140,7 +143,7 @@ def pool_feat(feat: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 def make_teacher(student: nn.Module, decay: float) -> ModelEmaV3:
     """The EMA teacher: alpha_t = min(1 - 1/(t+1), decay), weights and float buffers averaged, no gradient."""
     teacher = ModelEmaV3(
-        student, decay=decay, use_warmup=True, warmup_gamma=1.0, warmup_power=1.0, foreach=True, exclude_buffers=False
+        student, decay=decay, use_warmup=True, warmup_gamma=1.0, warmup_power=1.0, update_after_step=-1, foreach=True
     )
     teacher.requires_grad_(False)
     return teacher.eval()

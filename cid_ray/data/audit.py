@@ -68,6 +68,8 @@ class Audit:
             self.outside[value] += 1
             self.first_outside.setdefault(value, path)
         per_class = count[:known]
+        if self.ignore_index < known:
+            per_class[self.ignore_index] = 0
         self.pixels[split] = self.pixels.get(split, np.zeros(known, np.int64)) + per_class
         return per_class
 

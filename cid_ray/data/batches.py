@@ -116,6 +116,8 @@ class Reader:
             image = image.resize(size, Image.Resampling.BILINEAR)
             ids = None if ids is None else np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
         with self.lock:
+            if key in self.cache:  # another thread wanted it too
+                return self.cache[key]
             self.cache[key] = (image, ids)
             self.room -= _bytes(image, ids)
             while self.room < 0 and self.cache:

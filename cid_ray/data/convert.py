@@ -108,6 +108,10 @@ def folder(
     val_share: float = 0.2,
 ) -> list[Entry]:
     """Plain folders. Without val folders every fifth labeled image is held out as val."""
+    try:
+        re.compile(group or "")
+    except re.error as error:
+        raise InputError(f"--group {group!r} is not a regular expression ({error})") from None
     entries = pairs(images, masks, "train", group, images.parent)
     for split, (split_images, split_masks) in held_out.items():
         entries += pairs(split_images, split_masks, split, group, split_images.parent)
@@ -135,8 +139,8 @@ def mask_reader(classes: Classes, mapping: dict[int, int], ignore_index: int) ->
     def read(path: Path) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                pixels = np.asarray(image if image.mode in ("L", "P", "I;16", "I") else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
+                pixels = np.asarray(image if image.mode in ("1", "L", "P", "I;16", "I") else image.convert("RGB"))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadFile(f"{path}: unreadable mask ({error})") from None
         if pixels.ndim == 3:
             ids = np.full(pixels.shape[:2], ignore_index, np.uint8)
@@ -160,7 +164,10 @@ def guess_classes(entries: Iterable[Entry], mapping: dict[int, int], ignore_inde
     read, highest = mask_reader(Classes([], []), mapping, ignore_index), 0
     for entry in entries:
         if entry.mask is not None:
-            ids = np.unique(read(entry.mask))
+            try:
+                ids = np.unique(read(entry.mask))
+            except BadFile:
+                continue  # named by the audit
             highest = max(highest, int(ids[ids != ignore_index].max(initial=0)))
     return Classes([f"class_{i}" for i in range(highest + 1)], default_colors(highest + 1))
 
@@ -209,6 +216,8 @@ def build(
         except BadFile as error:
             audit.bad.append(str(error))
     errors = audit.errors(skip_bad)
+    if not errors and "train" not in audit.pixels:
+        errors = ["no train image with a mask is left: nothing could be learned", *audit.bad]
     if errors:
         writer.file.close()
         (out / "table.parquet").unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -122,7 +123,7 @@ def write_split(table: Table, split: Split, out: Path) -> None:
     """`manifest.json` and UniMatch's `labeled.txt` (image mask) and `unlabeled.txt` (image)."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").write_text(json.dumps(split.manifest, indent=1))
-    paths, masks = table.index["image_path"], table.index["mask_path"]
+    paths, masks = _split_names(table), table.index["mask_path"]
     labeled = [f"{paths[int(r)]} {masks[int(r)]}" for r in split.labeled]
     unlabeled = [f"{paths[int(r)]} {masks[int(r)]}" if table.labeled[r] else str(paths[int(r)]) for r in split.pool]
     (out / "labeled.txt").write_text("\n".join(labeled) + "\n")
@@ -149,13 +150,13 @@ class _Lookup:
     """Lines of a split file -> train rows, by relative path or, where unique, by file stem."""
 
     def __init__(self, table: Table):
-        self.rows: dict[str, int | None] = {}
-        paths = table.index["image_path"]
-        for row in table.rows("train"):
-            path = str(paths[int(row)])
-            self.rows[path] = int(row)
-            stem = PurePosixPath(path).stem
-            self.rows[stem] = None if stem in self.rows else int(row)
+        self.paths: dict[str, int] = {}
+        self.stems: dict[str, int | None] = {}
+        names = _split_names(table)
+        for row in table.rows("train").tolist():
+            self.paths[names[row]] = row
+            stem = PurePosixPath(names[row]).stem
+            self.stems[stem] = None if stem in self.stems else row
 
     def of(self, file: Path) -> np.ndarray:
         if not file.is_file():
@@ -174,11 +175,19 @@ class _Lookup:
 
     def _row(self, line: str, where: str) -> int | None:
         words = line.split(" ")  # a path may hold spaces: try every place where the mask's path could begin
-        for cut in range(len(words), 0, -1):
-            path = PurePosixPath(" ".join(words[:cut]))
+        heads = [" ".join(words[:cut]) for cut in range(1, len(words) + 1)]
+        for head in heads:
+            path = PurePosixPath(head)
             if path.is_absolute() or ".." in path.parts:
-                raise InputError(f"{where}: {str(path)!r} leaves the data root; paths must be relative to it")
-            row = self.rows.get(str(path), self.rows.get(path.stem))
-            if row is not None:
-                return row
-        return None
+                raise InputError(f"{where}: {head!r} leaves the data root; paths must be relative to it")
+        exact = [self.paths[head] for head in reversed(heads) if head in self.paths]
+        named = sorted(heads, key=lambda head: not PurePosixPath(head).suffix)  # "x/a.jpg y/a.png" before bare ids
+        by_stem = [self.stems.get(PurePosixPath(head).stem) for head in named]
+        return next((row for row in [*exact, *by_stem] if row is not None), None)
+
+
+def _split_names(table: Table) -> list[str]:
+    """How split files name each row: its relative path, or its id where several rows share that path."""
+    paths, ids = table.index["image_path"].to_pylist(), table.index["image_id"].to_pylist()
+    often = Counter(paths)
+    return [path if often[path] == 1 else name for path, name in zip(paths, ids, strict=True)]

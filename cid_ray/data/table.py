@@ -79,17 +79,17 @@ class Table:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         try:
-            meta = json.loads((self.folder / "meta.json").read_text())
+            meta = self.meta = json.loads((self.folder / "meta.json").read_text())
+            self.classes: list[str] = meta["classes"]
+            self.colors: list[list[int]] = meta["colors"]
+            self.ignore_index: int = meta["ignore_index"]
+            self.fingerprint: str = meta["fingerprint"]
             self.index = pq.read_table(self.folder / "table.parquet", columns=INDEX, memory_map=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise InputError(
-                f"data.table {str(folder)!r} is not a table ({error}); make one with `python -m cid_ray.prepare`"
+                f"data.table {str(folder)!r} is not a table ({reason}); make one with `python -m cid_ray.prepare`"
             ) from None
-        self.meta: dict[str, Any] = meta
-        self.classes: list[str] = meta["classes"]
-        self.colors: list[list[int]] = meta["colors"]
-        self.ignore_index: int = meta["ignore_index"]
-        self.fingerprint: str = meta["fingerprint"]
         self._lock = threading.Lock()
 
     def __len__(self) -> int:

@@ -74,6 +74,8 @@ def _pictures(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
     by_image: dict[str, dict[str, str]] = {}
     for method, samples in shown.items():
         for sample in samples:
+            if not (folder / sample["prediction"]).is_file():
+                continue  # rows may travel without their pictures
             entry = by_image.setdefault(sample["image_id"], {})
             for name in ("image", "label"):
                 entry.setdefault(name, _embedded(folder / sample[name]))
@@ -82,7 +84,7 @@ def _pictures(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
 
 
 def _embedded(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _legend(rows: list[Row]) -> list[tuple[str, str]]:
