@@ -71,6 +71,7 @@ CHANGES_RESULTS: dict[str, Any] = {
 }
 CHANGES_NO_RESULT: dict[str, Any] = {
     "data.table": "tables/other",
+    "data.split_files": "splits/other",
     "data.threads": 1,
     "data.cache_mb": 0,
     "train.device": "cpu",
@@ -93,9 +94,8 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "search.cpus_per_trial": 2.0,
     "search.gpus_per_trial": 0.5,
 }
-# What a run keeps or says, not what it learns: free to be in the fingerprint or out of it. The content behind
-# `split_files` is named by the split's id.
-EITHER = {"train.samples", "train.alarm_steps", "train.compile", "data.split_files"}
+# What a run keeps or says, not what it learns: free to be in the fingerprint or out of it.
+EITHER = {"train.samples", "train.alarm_steps", "train.compile"}
 
 BAD_VALUES = [
     ("loss.conf_thresh", "95", "less than or equal to 1; did you mean 0.95?"),
@@ -311,6 +311,11 @@ def test_the_fingerprint_does_not_change_with_where_and_how_wide_a_run_is_done(k
     named = {f"{plugin}.name": "Another"} if plugin != key else {}
     config = override({}, {**named, key: CHANGES_NO_RESULT[key]})
     assert config != Config() and config.fingerprint() == Config().fingerprint()
+
+
+def test_the_fingerprint_does_not_change_with_where_a_weights_file_lies() -> None:
+    here, there = (override({}, {"model.weights": path}).fingerprint() for path in ("a.safetensors", "b/c.safetensors"))
+    assert here == there != Config().fingerprint()
 
 
 def test_the_fingerprint_changes_with_the_contents_of_data_and_weights() -> None:

@@ -181,8 +181,9 @@ class _Lookup:
             if path.is_absolute() or ".." in path.parts:
                 raise InputError(f"{where}: {head!r} leaves the data root; paths must be relative to it")
         exact = [self.paths[head] for head in reversed(heads) if head in self.paths]
-        named = sorted(heads, key=lambda head: not PurePosixPath(head).suffix)  # "x/a.jpg y/a.png" before bare ids
-        by_stem = [self.stems.get(PurePosixPath(head).stem) for head in named]
+        files = [head for head in heads if PurePosixPath(head).suffix]  # the image stands before the mask
+        bare = [head for head in reversed(heads) if not PurePosixPath(head).suffix]
+        by_stem = [self.stems.get(PurePosixPath(head).stem) for head in (*files, *bare)]
         return next((row for row in [*exact, *by_stem] if row is not None), None)
 
 

@@ -84,7 +84,7 @@ def summarize(rows: Iterable[Row], metric: str = "val/miou_teacher") -> list[Rat
         if row["event"] == "rung":
             summary.rungs.setdefault(row["run"], []).append(row)
             summary.ended[row["run"]] = ended.get(row["run"], "running")
-        elif row["method"] != "cid" or not search or row["run"] == search["best"]:
+        elif row["method"] != "cid" or not search or row["run"] == search.get("best"):
             summary.finals[row["method"]] = row
     return sorted(found.values(), key=lambda s: s.label_count)
 

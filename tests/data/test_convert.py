@@ -6,6 +6,7 @@ Every sentence of the audit, on real files; then the real sets, against the numb
 from __future__ import annotations
 
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -159,7 +160,8 @@ def test_skip_bad_leaves_out_names_and_counts(root: Path, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert len(table) == 3 and not {"images/01.jpg", "images/03.jpg"} & set(table.index["image_path"].to_pylist())
     assert f"left out: {file}" in out and f"left out: {root / 'masks' / '03.png'}" in out
-    assert "2 files left out (--skip-bad)" in out and len(table.meta["skipped"]) == 2
+    kept = json.loads((root / "table" / "meta.json").read_text())["skipped"]
+    assert "2 files left out (--skip-bad)" in out and len(kept) == 2
 
 
 def test_skip_bad_works_without_a_classes_file(root: Path) -> None:
@@ -170,7 +172,7 @@ def test_skip_bad_works_without_a_classes_file(root: Path) -> None:
 def test_skip_bad_does_not_make_a_table_without_a_train_image(root: Path) -> None:
     for file in (root / "images").iterdir():
         file.write_bytes(b"")
-    assert str(root / "images" / "00.jpg") in refusal(root, "--skip-bad")
+    assert "no train image" in refusal(root, "--skip-bad")
 
 
 def test_ten_problems_are_shown_and_the_others_counted(tmp_path: Path) -> None:
@@ -192,6 +194,11 @@ def test_ignored_pixels_count_for_no_class(root: Path, capsys: pytest.CaptureFix
     table = prepare_folder(root, "--ignore-index", 0, classes="void\nb\nc\n")
     assert table.class_pixels[:, 0].sum() == 0 and table.class_pixels[:, 1:].all()
     assert "no train mask has a pixel of: void" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ignored", [-1, 256, 300])
+def test_an_ignore_index_that_no_mask_can_hold_is_refused(root: Path, ignored: int) -> None:
+    assert "--ignore-index" in refusal(root, f"--ignore-index={ignored}")
 
 
 def test_a_rare_class_of_two_is_told_with_what_helps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

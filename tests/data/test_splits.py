@@ -282,7 +282,16 @@ def test_a_line_may_have_a_mask_or_not_or_be_a_bare_id(table: Table, tmp_path: P
     assert table.ids(split.pool) == ["train/u000", "train/u001", "train/t006"]
 
 
-@pytest.mark.parametrize("line", ["my images/a b.jpg my masks/a b.png", "my images/a b.jpg", "a b"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "my images/a b.jpg my masks/a b.png",
+        "my images/a b.jpg",
+        "other images/a b.jpg other masks/a b.png",
+        "other images/a b.jpg",
+        "a b",
+    ],
+)
 def test_a_path_may_hold_spaces(tmp_path: Path, line: str) -> None:
     spaced = {"image_path": "my images/a b.jpg", "mask_path": "my masks/a b.png"}
     rows = [
@@ -293,8 +302,9 @@ def test_a_path_may_hold_spaces(tmp_path: Path, line: str) -> None:
     assert split.labeled.tolist() == [0] and split.pool.tolist() == [1]
 
 
-def test_a_line_means_its_image_whatever_its_mask_is_called(table: Table, tmp_path: Path) -> None:
-    split = read_lists(table, lists(tmp_path, "img/t005.jpg seg/t006.png\n", "img/u000.jpg\n"))
+@pytest.mark.parametrize("line", ["img/t005.jpg seg/t006.png", "JPEGImages/t005.jpg SegmentationClass/t006.png"])
+def test_a_line_means_its_image_whatever_its_mask_is_called(table: Table, tmp_path: Path, line: str) -> None:
+    split = read_lists(table, lists(tmp_path, line, "img/u000.jpg\n"))
     assert table.ids(split.labeled) == ["train/t005"]
 
 
