@@ -40,7 +40,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise InputError(f"config file {path} does not exist{hint}")
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = _read(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
@@ -53,7 +53,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 def override(tree: Mapping[str, Any], changes: Iterable[str] | Mapping[str, Any]) -> Config:
     """A checked Config from a tree of plain values and changes: "a.b=1" strings or a {"a.b": 1} mapping."""
-    merged: dict[str, Any] = _plain(tree)
+    try:
+        merged: dict[str, Any] = _plain(tree)
+    except RecursionError:
+        raise InputError("the configuration refers to itself through a YAML alias") from None
     if not isinstance(changes, Mapping):
         changes = dict(_assignment(text) for text in changes)
     for key, value in changes.items():
@@ -71,14 +74,23 @@ def override(tree: Mapping[str, Any], changes: Iterable[str] | Mapping[str, Any]
 
 
 def _plain(value: Any) -> Any:
-    """A copy of a YAML value; `1e-3` is the number that everybody means by it (YAML 1.1 reads a string)."""
+    """A copy of a tree of YAML values that may be changed."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+class _Loader(yaml.SafeLoader):
+    """safe_load in which a plain `1e-3` is the number that everybody means by it (YAML 1.1 reads a string)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$"), list("+-0123456789")
+)
+
+
+def _read(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -86,7 +98,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not sign or not key.strip():
         raise InputError(f"--set {text!r} must look like section.key=value, e.g. loss.relation_weight=0.5")
     try:
-        return key.strip(), yaml.safe_load(value)
+        return key.strip(), _read(value)
     except yaml.YAMLError:
         raise InputError(f"--set {text!r}: the value is not valid YAML") from None
 

@@ -69,8 +69,12 @@ def import_images(args: argparse.Namespace) -> int:
     from cid_ray.data import convert
 
     mapping = dict(parse_mapping(text) for text in args.map)
-    if (args.out / "table.parquet").exists():
+    if (args.out / "meta.json").exists():
         raise InputError(f"--out {args.out} already holds a table; choose another folder or remove it")
+    if args.out.is_file():
+        raise InputError(f"--out {args.out} is a file, must be a folder to make")
+    if not 0 <= args.ignore_index <= 255:
+        raise InputError(f"--ignore-index is {args.ignore_index}, must be a mask id from 0 to 255")
     if args.kind == "camvid":
         entries, classes = convert.camvid(args.root)
     else:

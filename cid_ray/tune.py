@@ -107,10 +107,20 @@ def trial_rows(root: str, threads: int, task: dict[str, Any], test: bool = False
 
         yield from train_on_workers(config, Path(root), task["name"], test)
         return
+    from cid_ray.data.batches import kept_reader
     from cid_ray.run.loop import train
-    from cid_ray.run.run import Job, kept_reader
+    from cid_ray.run.run import Job
 
-    yield from train(Job(config, Path(root), task["name"], threads=threads, test=test, reader=kept_reader(config.data)))
+    yield from train(
+        Job(
+            config,
+            Path(root),
+            task["name"],
+            threads=threads,
+            test=test,
+            reader=kept_reader(config.data, config.data.cache_mb),
+        )
+    )
 
 
 class Search:

@@ -67,13 +67,13 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
             ]
             raise InputError(f"model.decoder_options has {name!r}; {config.decoder} takes {', '.join(allowed)}")
     if not timm.is_model(config.encoder):
-        near = difflib.get_close_matches(config.encoder, timm.list_models(), n=5, cutoff=0.6)
+        near = difflib.get_close_matches(config.encoder.split(".")[0], timm.list_models(), n=5, cutoff=0.6)
         raise InputError(f"model.encoder {config.encoder!r} is no timm model; similar: {', '.join(near) or 'none'}")
     try:
         net = smp.create_model(
             config.decoder,
             encoder_name=f"tu-{config.encoder}",
-            encoder_weights="imagenet" if config.weights == "pretrained" else None,
+            encoder_weights=True if config.weights == "pretrained" else None,
             classes=num_classes,
             **options,
         )

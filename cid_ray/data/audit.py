@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 200_000_000  # a picture beyond this is a decompression bomb or a mistake
+MAX_PIXELS = 150_000_000  # a larger picture is a decompression bomb or a mistake; Pillow itself gives up at 179 M
 
 
 class BadFile(Exception):

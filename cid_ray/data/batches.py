@@ -25,6 +25,7 @@ from cid_ray.config import Data
 from cid_ray.data.splits import Split
 from cid_ray.data.table import Table, open_table
 
+TASK_CACHE_MB = 64  # of a Ray Data task's process: there may be many on a node
 LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
 Batch = dict[str, np.ndarray]
 
@@ -206,7 +207,10 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     def load(batch: Batch) -> Batch:
         whole = ray.get(held)
         places = batch["place"]
-        shares = [load_share(_reader(data), whole, range(p, p + 1), data) for p in places.tolist()]
+        shares = [
+            load_share(kept_reader(data, min(data.cache_mb, TASK_CACHE_MB)), whole, range(p, p + 1), data)
+            for p in places.tolist()
+        ]
         return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u")}
 
     items = [{"place": place} for place in places.tolist()]
@@ -216,7 +220,11 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     return rows.map_batches(load, batch_size=share, num_cpus=cpus)
 
 
-@lru_cache(maxsize=2)
-def _reader(data: Data) -> Reader:
-    """One reader per decoding process, kept between tasks; its cache is small because every task has one."""
-    return Reader(open_table(data.table), data.image_size, min(data.cache_mb, 64))
+def kept_reader(data: Data, cache_mb: int) -> Reader:
+    """The reader of a process that does one job after another: images decoded for one serve the next."""
+    return _kept_reader(data.table, data.image_size, cache_mb)
+
+
+@lru_cache(maxsize=1)
+def _kept_reader(table: str, image_size: tuple[int, int] | None, cache_mb: int) -> Reader:
+    return Reader(open_table(table), image_size, cache_mb)

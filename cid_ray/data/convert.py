@@ -52,6 +52,9 @@ def read_classes(path: Path) -> Classes:
         found = re.fullmatch(r"(.+?)\s+(\d{1,3})[ ,]+(\d{1,3})[ ,]+(\d{1,3})", line)
         names.append(found[1] if found else line)
         colors.append([int(found[i]) for i in (2, 3, 4)] if found else None)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice or not names:
+        raise InputError(f"classes file {path} {'names ' + twice[0] + ' twice' if twice else 'names no class'}")
     defaults = default_colors(len(names))
     return Classes(names, [color or default for color, default in zip(colors, defaults, strict=True)])
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cid_ray.config import Config, Data, InputError
+from cid_ray.config import Config, InputError
 from cid_ray.core import evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
 from cid_ray.core.model import Segmenter, make_teacher
@@ -82,7 +81,15 @@ class Run:
     @torch.no_grad()
     def feat_channels(self) -> int:
         rng = torch.get_rng_state()
-        channels = self.teacher.module(torch.zeros(1, 3, 64, 64, device=self.device.torch))[1].shape[1]
+        probe = torch.zeros(2, 3, *self.config.data.crop, device=self.device.torch)
+        try:
+            channels = self.teacher.module(probe)[1].shape[1]
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0][:160]
+            raise InputError(
+                f"{self.config.model.decoder} on {self.config.model.encoder} cannot take a crop of data.crop_size="
+                f"{self.config.data.crop_size} ({reason}); try a larger one, or another decoder"
+            ) from None
         torch.set_rng_state(rng)
         return int(channels)
 
@@ -286,13 +293,3 @@ def make_optimizer(cfg: Config, student: nn.Module) -> torch.optim.Optimizer:
     if optim.name == "sgd":
         return torch.optim.SGD(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)
     return torch.optim.AdamW(groups, weight_decay=optim.weight_decay)
-
-
-def kept_reader(data: Data) -> Reader:
-    """The reader of a process that runs trial after trial: images that one trial decoded serve the next."""
-    return _kept_reader(data.table, data.image_size, data.cache_mb)
-
-
-@lru_cache(maxsize=1)
-def _kept_reader(table: str, image_size: tuple[int, int] | None, cache_mb: int) -> Reader:
-    return Reader(open_table(table), image_size, cache_mb)

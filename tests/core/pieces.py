@@ -99,7 +99,7 @@ def make_batch(seed: int = 0, count: int = 4, size: tuple[int, int] = (SIDE, SID
     valid_x, valid_u = torch.ones(count, *size, dtype=torch.bool), torch.ones(count, *size, dtype=torch.bool)
     for i in range(count):
         valid_x[i, size[0] - 7 * (i % 3) :] = False
-        valid_u[i, :, size[1] - 9 * (i % 4) :] = False
+        valid_u[i, :, size[1] - 12 * (i % 4) :] = False
         mask[i, 5 * i : 5 * i + 9, 10:31] = 255
     mask[~valid_x] = 255
     batch = {"image_x": images(), "mask_x": mask, "valid_x": valid_x, "image_u": images(), "valid_u": valid_u}
