@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow check golden clean
+.PHONY: demo test test-slow chaos check golden clean
 
 .venv: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -17,6 +17,9 @@ test: .venv            ## what CI runs; CID_RAY_DATA=DIR adds the tests on real 
 
 test-slow: .venv       ## tests of several minutes
 	$(BIN)/python -m pytest -m slow
+
+chaos: .venv           ## kill -9 at random moments, many times: nothing lost, nothing twice, the same decisions
+	$(BIN)/python -m pytest -m slow tests/test_chaos.py
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .

@@ -35,7 +35,10 @@ def parser(name: str, description: str, examples: str) -> Parser:
 
 
 def add_config_options(
-    options: Parser, out: str = "the run's folder (default runs/NAME-TIME)", resume: bool = True
+    options: Parser,
+    out: str = "the run's folder (default runs/NAME-TIME)",
+    resume: bool = True,
+    changeable: bool = False,
 ) -> None:
     options.add_argument("--config", metavar="FILE", help="YAML file; what it leaves out keeps its default")
     options.add_argument(
@@ -45,17 +48,18 @@ def add_config_options(
     options.add_argument("--out", metavar="DIR", help=out)
     if resume:
         options.add_argument("--resume", metavar="DIR", help="continue the run in this folder with its own config")
+    options.set_defaults(changeable=changeable)  # may --config and --set come with --resume?
 
 
 def open_run(args: argparse.Namespace, name: str, default: str | Path | None = None) -> tuple[Config, Path]:
     """The resolved config and the run's folder: a new one, or that of --resume with the config kept there."""
     if args.resume:
-        if args.config or args.changes or args.out:
+        if args.out or ((args.config or args.changes) and not args.changeable):
             raise InputError("--resume DIR goes on with DIR's own config: leave out --config, --set and --out")
         out = Path(args.resume)
         if not (out / "config.yaml").is_file():
             raise InputError(f"{out} is not a run's folder: it has no config.yaml")
-        return load(out / "config.yaml"), out
+        return absolute(load(args.config or out / "config.yaml", args.changes)), out
     config = absolute(load(args.config or default, args.changes))
     stem = Path(args.config or default or name).stem
     out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -73,10 +77,12 @@ def absolute(config: Config) -> Config:
 
 
 def claim(config: Config, out: Path) -> None:
-    """Make the run's folder and keep the resolved config in it."""
+    """Make the run's folder and keep the resolved config in it, whole or not at all."""
+    partial = out / "config.yaml.partial"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "config.yaml").write_text(config.to_yaml())
+        partial.write_text(config.to_yaml())
+        partial.replace(out / "config.yaml")
     except OSError as error:
         raise InputError(f"--out {out} cannot be written ({error.strerror or error})") from None
 

@@ -10,9 +10,10 @@ from rich.table import Table
 
 from cid_ray import cli
 from cid_ray.config import Config, InputError, load
-from cid_ray.results.page import write_page
+from cid_ray.results.page import gain_text, repeats_text, write_page
 from cid_ray.results.record import read_rows
 from cid_ray.results.summary import RatioSummary, summarize, table
+from cid_ray.results.verdict import verdict
 
 EXAMPLES = """
   python -m cid_ray.report runs/camvid-20260101-120000
@@ -40,7 +41,7 @@ def write(folder: Path, config: Config, say: Callable[[str], None], out: Path | 
     summaries = summarize(rows, config.search.metric)
     say(as_text(summaries))
     for summary in summaries:
-        say(f"{summary.name}: {summary.verdict()}")
+        say(f"{summary.name}: {verdict(summary)}")
         params = summary.finals.get("cid", {}).get("params", {})
         if params:
             shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
@@ -51,14 +52,18 @@ def write(folder: Path, config: Config, say: Callable[[str], None], out: Path | 
 
 
 def as_text(summaries: list[RatioSummary]) -> str:
+    repeated = any(summary.confirmed for summary in summaries)
+    middle = ("test mIoU, repeats", "over supervised") if repeated else ("over supervised",)
     grid = Table(box=None, pad_edge=False)
-    for name in ("labels", "method", "val mIoU", "test mIoU", "over supervised", "test at best-on-val"):
+    for name in ("labels", "method", "val mIoU", "test mIoU", *middle, "test at best-on-val"):
         grid.add_column(name, justify="left" if name in ("labels", "method") else "right")
     for line in table(summaries):
-        numbers = [line["val"], line["test"], line["over_supervised"], line["best_on_val_test"]]
-        shown = ["-" if v is None else f"{v:+.2f}" if i == 2 else f"{v:.2f}" for i, v in enumerate(numbers)]
-        grid.add_row(line["ratio"], line["method"] + (" (baseline)" if line["baseline"] else ""), *shown)
-    console = Console(width=120)
+        name = line["method"] + (" (baseline)" if line["baseline"] and not repeated else "")
+        val, test, best = ("-" if line[k] is None else f"{line[k]:.2f}" for k in ("val", "test", "best_on_val_test"))
+        over = "-" if line["over_supervised"] is None else f"{line['over_supervised']:+.2f}"
+        shown = (repeats_text(line), gain_text(line)) if repeated else (over,)
+        grid.add_row(line["ratio"], name, val, test, *shown, best)
+    console = Console(width=140)
     with console.capture() as capture:
         console.print(grid)
     return capture.get().rstrip()

@@ -29,6 +29,7 @@ class Data(Section):
     draw: int = Field(0, ge=0)  # which of the nested label draws
     split_seed: int = Field(0, ge=0)
     label_from: Literal["any", "each_group", "one_group"] = "any"  # how a draw treats the `group` column
+    val_from_budget: float = Field(0, ge=0, lt=1)  # share of the label budget that serves as val; 0: the table's val
     split_files: str | None = None  # a folder with UniMatch's labeled.txt and unlabeled.txt, instead of a draw
     image_size: tuple[int, int] | None = None  # H, W that images are resized to when decoded; null keeps their own
     crop_size: int | tuple[int, int] = 321
@@ -37,7 +38,7 @@ class Data(Section):
     batch_size: int = Field(8, ge=1)  # labeled images per step, over all workers
     batch_size_u: int = Field(8, ge=1)  # unlabeled images per step, over all workers
     threads: int = Field(2, ge=1)  # decoding threads of a single-process run
-    cache_mb: int = Field(512, ge=0)  # bound of the decoded-image cache of a process
+    cache_mb: int = Field(512, ge=0)  # bound of a node's cache of decoded images, shared by its processes; 0: none
 
     @field_validator("ratio", mode="before")
     @classmethod
@@ -140,16 +141,37 @@ class Plugin(Section):
     args: dict[str, Any] = Field(default_factory=dict)
 
 
+class Confirm(Section):
+    """Re-runs of every ratio's baselines and best CID trials on fresh seeds and label draws: the noise floor."""
+
+    repeats: int = Field(0, ge=0)  # pairs of seed and draw, the same for every candidate; 0: no confirming
+    top: int = Field(1, ge=1)  # CID trials per ratio
+    draws: bool = True  # fresh label draws too, not seeds alone
+
+    @field_validator("repeats")
+    @classmethod
+    def _repeats(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("must be 0 (off) or at least 2: one repeat has no spread")
+        return value
+
+
 class Search(Section):
     ratios: tuple[str, ...] = ("1/16", "1/8")
     trials: int = Field(20, ge=1)  # CID trials per ratio
+    baseline_trials: int = Field(1, ge=1)  # trials per ratio of each baseline, over the settings that are its own
     space: dict[str, Any] = Field(default_factory=dict)  # see search/space.py
     start: tuple[dict[str, Any], ...] = ()  # settings that are tried first
     baselines: tuple[Literal["supervised", "pool_bn", "mean_teacher"], ...] = ("supervised", "pool_bn", "mean_teacher")
     metric: Literal["val/miou_teacher", "val/miou"] = "val/miou_teacher"
+    cost: Literal["seconds", "latency_ms"] | None = None  # a second objective, to be small: ends in a Pareto table
+    carry_over: bool = False  # ratios one after the other, each starting from the best settings of the one before
+    confirm: Confirm = Confirm()
     sampler: Plugin = Plugin(name="TPESampler", args={"multivariate": True, "group": True, "constant_liar": True})
     pruner: Plugin = Plugin(name="SuccessiveHalvingPruner", args={"reduction_factor": 3})
     seed: int = Field(0, ge=0)
+    retries: int = Field(2, ge=0)  # a trial whose process dies goes on from its checkpoint so often, then it failed
+    max_failures: int = Field(5, ge=1)  # failed trials of one kind that end the search
     concurrency: int | None = Field(None, ge=1)  # null: as many as fit
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs; 0.5: two trials on one

@@ -28,6 +28,7 @@ CHANGES_RESULTS: dict[str, Any] = {
     "data.draw": 1,
     "data.split_seed": 1,
     "data.label_from": "one_group",
+    "data.val_from_budget": 0.2,
     "data.image_size": [64, 96],
     "data.crop_size": 64,
     "data.scale": [1.0, 1.0],

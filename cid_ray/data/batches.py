@@ -10,8 +10,7 @@ B is this worker's share of the global batch; `valid` is False on padding.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ import numpy as np
 from PIL import Image
 
 from cid_ray.config import Data
+from cid_ray.data.cache import Reader
 from cid_ray.data.splits import Split
-from cid_ray.data.table import Table, open_table
+from cid_ray.data.table import open_table
 
-TASK_CACHE_MB = 64  # of a Ray Data task's process: there may be many on a node
 LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
 Batch = dict[str, np.ndarray]
 
@@ -95,39 +94,6 @@ def weak_view(
         pixels, valid = pixels[:, ::-1], valid[:, ::-1]
         cropped = None if cropped is None else cropped[:, ::-1]
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)), cropped, valid
-
-
-class Reader:
-    """Decoded images of a table, resized to `image_size`, in a cache of bounded bytes that many threads share."""
-
-    def __init__(self, table: Table, image_size: tuple[int, int] | None, cache_mb: int):
-        self.table, self.image_size, self.room = table, image_size, cache_mb << 20
-        self.cache: OrderedDict[tuple[int, bool], tuple[Image.Image, np.ndarray | None]] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def __call__(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
-        key = (row, mask)
-        with self.lock:
-            if key in self.cache:
-                self.cache.move_to_end(key)
-                return self.cache[key]
-        image, ids = self.table.read(row, mask)
-        if self.image_size:
-            size = (self.image_size[1], self.image_size[0])
-            image = image.resize(size, Image.Resampling.BILINEAR)
-            ids = None if ids is None else np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
-        with self.lock:
-            if key in self.cache:  # another thread wanted it too
-                return self.cache[key]
-            self.cache[key] = (image, ids)
-            self.room -= _bytes(image, ids)
-            while self.room < 0 and self.cache:
-                self.room += _bytes(*self.cache.popitem(last=False)[1])
-        return image, ids
-
-
-def _bytes(image: Image.Image, ids: np.ndarray | None) -> int:
-    return image.width * image.height * 3 + (0 if ids is None else ids.nbytes)
 
 
 def load_share(reader: Reader, stream: Stream, places: range, data: Data) -> Batch:
@@ -207,10 +173,7 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     def load(batch: Batch) -> Batch:
         whole = ray.get(held)
         places = batch["place"]
-        shares = [
-            load_share(kept_reader(data, min(data.cache_mb, TASK_CACHE_MB)), whole, range(p, p + 1), data)
-            for p in places.tolist()
-        ]
+        shares = [load_share(kept_reader(data, data.cache_mb), whole, range(p, p + 1), data) for p in places.tolist()]
         return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u")}
 
     items = [{"place": place} for place in places.tolist()]
@@ -221,7 +184,7 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
 
 
 def kept_reader(data: Data, cache_mb: int) -> Reader:
-    """The reader of a process that does one job after another: images decoded for one serve the next."""
+    """The reader of a process that does one job after another: table and cache stay open."""
     return _kept_reader(data.table, data.image_size, cache_mb)
 
 

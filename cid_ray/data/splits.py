@@ -3,6 +3,9 @@
 A draw is ONE order of the train images that have masks: a ratio takes its first n, so 1/16 lies within 1/8 within 1/4.
 Of 64 seeded orders the first is taken whose leading 1/16 shows every class that train has (else the one that shows
 most): coverage by rejection, because picking class-rich images first would bias small ratios.
+
+With `data.val_from_budget` the labels that a ratio gives are all there are: a share of them is val, the others train.
+The table's own val then selects nothing, and is held out where the table has no test.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,19 +26,37 @@ CANDIDATES = 64
 COVER_SHARE = 1 / 16
 
 
+def _no_rows() -> np.ndarray:
+    return np.empty(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Split:
-    """Which table rows are labeled, and which are the pool (never with their masks)."""
+    """Table rows by what they are for: labels, the pool (never with its masks), selecting, reporting."""
 
     ratio: str
-    labeled: np.ndarray  # i64
-    pool: np.ndarray  # i64
+    labeled: np.ndarray  # i64, and so are all rows
+    pool: np.ndarray
     manifest: dict[str, Any]
+    val: np.ndarray = field(default_factory=_no_rows)  # what selects: the table's val, or a part of the label budget
+    test: np.ndarray = field(default_factory=_no_rows)  # what is reported
+    held_out: str = "test"  # the table's split that `test` is
+
+    @property
+    def budget(self) -> int:
+        """Labels that are spent: those that train and, with `val_from_budget`, those that select."""
+        return len(self.labeled) + (len(self.val) if "val_ids" in self.manifest else 0)
+
+    @property
+    def test_selects(self) -> bool:
+        """Nothing else is left to report: the held-out images are those that select."""
+        return np.array_equal(self.test, self.val)
 
     @property
     def name(self) -> str:
-        """The ratio with its count: "1/16 (23)"."""
-        return f"{self.ratio} ({len(self.labeled)})" if not self.ratio.isdigit() else f"{len(self.labeled)} labels"
+        """The ratio with its count: "1/16 (23)", or "1/16 (23: 18 + 5 val)"."""
+        parts = f": {len(self.labeled)} + {len(self.val)} val" if self.budget > len(self.labeled) else ""
+        return f"{self.budget} labels{parts}" if self.ratio.isdigit() else f"{self.ratio} ({self.budget}{parts})"
 
     @property
     def split_id(self) -> str:
@@ -43,16 +64,42 @@ class Split:
 
 
 def make_split(table: Table, data: Data) -> Split:
-    """The labeled rows and the pool of one ratio and draw, or those of `data.split_files`."""
+    """The labeled rows, the pool and the val of one ratio and draw, or of `data.split_files`."""
     train = table.rows("train")
     if data.split_files:
-        labeled, pool = read_unimatch(table, Path(data.split_files))
-        return _split(table, data, labeled, pool, source=str(data.split_files))
+        budget, pool = read_unimatch(table, Path(data.split_files))
+        shuffled = np.random.default_rng([data.split_seed, data.draw]).permutation(budget)
+        return _split(table, data, budget, pool, _selecting(table, data, shuffled), source=str(data.split_files))
     masked = train[table.labeled[train]]
     if not len(masked):
         raise InputError("the table has no train image with a mask: nothing can be learned from it")
-    labeled = draw_order(table, masked, data)[: _count(data.ratio, len(masked))]
-    return _split(table, data, labeled, np.setdiff1d(train, labeled), source="draw")
+    budget = draw_order(table, masked, data)[: _count(data.ratio, len(masked))]
+    return _split(table, data, budget, np.setdiff1d(train, budget), _selecting(table, data, budget), source="draw")
+
+
+def _selecting(table: Table, data: Data, budget: np.ndarray) -> np.ndarray:
+    """The rows of a label budget that are val: evenly spaced in the order of the draw, so nested as labels are.
+
+    With `label_from: each_group` they are evenly spaced group by group, so every group gives its part.
+    """
+    if not data.val_from_budget:
+        return _no_rows()
+    if data.label_from == "each_group":
+        budget = budget[np.argsort(table.groups(budget).astype(str), kind="stable")]
+    due = np.floor(np.arange(len(budget) + 1) * data.val_from_budget + 0.5)
+    chosen = np.diff(due) > 0
+    chosen[-1] |= not chosen.any()
+    if (left := int((~chosen).sum())) < 2:
+        raise InputError(
+            f"data.val_from_budget={data.val_from_budget:g} leaves {left} of {len(budget)} labeled images to train on, "
+            "must leave at least 2: lower it, or raise data.ratio"
+        )
+    return np.sort(budget[chosen])
+
+
+def _masked(table: Table, split: str) -> np.ndarray:
+    rows = table.rows(split)
+    return rows[table.labeled[rows]]
 
 
 def _count(ratio: str, masked: int) -> int:
@@ -98,10 +145,13 @@ def _by_group(rng: np.random.Generator, groups: np.ndarray, label_from: str) -> 
     return order[np.argsort(turn, kind="stable")]
 
 
-def _split(table: Table, data: Data, labeled: np.ndarray, pool: np.ndarray, source: str) -> Split:
+def _split(table: Table, data: Data, budget: np.ndarray, pool: np.ndarray, selecting: np.ndarray, source: str) -> Split:
+    labeled = budget[~np.isin(budget, selecting)]
     ids = sorted(table.ids(labeled))
+    val_ids = sorted(table.ids(selecting))
     missing = [table.classes[k] for k in np.flatnonzero(table.class_pixels[labeled].sum(0) == 0)]
     groups, counts = np.unique(table.groups(labeled).astype(str), return_counts=True)
+    hashed = "\n".join([*ids, "", *val_ids] if val_ids else ids)
     manifest = {
         "ratio": data.ratio,
         "labeled": len(labeled),
@@ -113,10 +163,15 @@ def _split(table: Table, data: Data, labeled: np.ndarray, pool: np.ndarray, sour
         "table": table.fingerprint,
         "groups": dict(zip(groups.tolist(), counts.tolist(), strict=True)),
         "classes_without_label": missing,
-        "sha256": hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+        "sha256": hashlib.sha256(hashed.encode()).hexdigest(),
         "ids": ids,
     }
-    return Split(data.ratio, labeled, pool, manifest)
+    if val_ids:
+        manifest |= {"val_from_budget": data.val_from_budget, "val": len(val_ids), "val_ids": val_ids}
+    own = {split: rows for split in ("val", "test") if len(rows := _masked(table, split))}
+    val = selecting if len(selecting) else own.get("val", _no_rows())
+    held_out = "test" if "test" in own else "val"
+    return Split(data.ratio, labeled, pool, manifest, val, own.get(held_out, val), held_out)
 
 
 def write_split(table: Table, split: Split, out: Path) -> None:

@@ -12,7 +12,10 @@ from markupsafe import Markup
 from cid_ray.config import Config
 from cid_ray.results import figures
 from cid_ray.results.record import Row
-from cid_ray.results.summary import CAUTION, METHODS, RatioSummary, summarize, table
+from cid_ray.results.summary import METHODS, RatioSummary, settings_by_ratio, summarize, table
+from cid_ray.results.verdict import caution, verdict
+
+PED_ANOVA = "PED-ANOVA over trials of full length only"  # what the first search rows meant
 
 
 def write_page(folder: Path, out: Path, rows: list[Row], config: Config) -> Path:
@@ -22,7 +25,8 @@ def write_page(folder: Path, out: Path, rows: list[Row], config: Config) -> Path
         "title": folder.name,
         "lines": table(summaries),
         "summaries": [_ratio(summary, folder) for summary in summaries],
-        "caution": CAUTION,
+        "caution": caution(summaries),
+        "repeated": any(summary.confirmed for summary in summaries),
         "config": config.to_yaml(),
         "failures": [row for row in rows if row.get("event") == "trial" and row["state"] == "failed"],
         "warnings": sorted({w for row in rows if row.get("event") == "final" for w in row.get("warnings", [])}),
@@ -32,11 +36,18 @@ def write_page(folder: Path, out: Path, rows: list[Row], config: Config) -> Path
         "history": _drawn(figures.draw_history, [s for s in summaries if figures.history_data(s)]),
         "curves": _drawn(figures.draw_curves, summaries),
         "importances": _drawn(figures.draw_importances, summaries),
+        "importance_methods": importance_methods(summaries),
+        "slices": _drawn(figures.draw_slices, summaries),
+        "pareto": _drawn(figures.draw_pareto, summaries),
+        "pareto_lines": pareto_lines(summaries),
+        "ratios": [summary.name for summary in summaries],
+        "moved": moved(summaries),
     }
     out.mkdir(parents=True, exist_ok=True)
     pages = Environment(loader=PackageLoader("cid_ray.results", "."), autoescape=select_autoescape(["html.j2", "html"]))
     pages.filters["score"] = lambda value: "–" if value is None else f"{value:.2f}"
     pages.filters["signed"] = lambda value: "–" if value is None else f"{value:+.2f}"
+    pages.filters |= {"setting": _setting, "repeats": repeats_text, "gain": gain_text}
     (out / "index.html").write_text(pages.get_template("page.html.j2").render(**content))
     (out / "report.md").write_text(markdown(summaries))
     return out / "index.html"
@@ -56,7 +67,8 @@ def _ratio(summary: RatioSummary, folder: Path) -> dict[str, Any]:
     cid = summary.finals.get("cid", {})
     return {
         "name": summary.name,
-        "verdict": summary.verdict(),
+        "verdict": verdict(summary),
+        "candidates": candidates(summary),
         "states": summary.search.get("states", {}),
         "wanted": summary.search.get("wanted"),
         "params": cid.get("params", {}),
@@ -92,25 +104,115 @@ def _legend(rows: list[Row]) -> list[tuple[str, str]]:
     return [(name, "rgb({}, {}, {})".format(*color)) for name, color in colors.items()]
 
 
-def markdown(summaries: list[RatioSummary]) -> str:
-    """The main table and verdicts as Markdown."""
-    lines = [
-        "| labels | method | val mIoU | test mIoU, last step | over supervised | test at best-on-val step |",
-        "|---|---|---|---|---|---|",
+def candidates(summary: RatioSummary) -> list[dict[str, Any]]:
+    """Everything that was repeated at a ratio: mean and spread on val, which chooses, and on held-out images."""
+    val, test = summary.noise("val"), summary.noise("test")
+    chosen = summary.repeated(val).values()
+    return [
+        {
+            "run": run,
+            "repeats": val.pairs,
+            "val": _spread(val.mean(run), val.sd(run)),
+            "test": _spread(test.mean(run), test.sd(run)) if run in test.scores else "–",
+            "chosen": run in chosen,
+        }
+        for run in val.scores
     ]
-    for line in table(summaries):
-        gain = "" if line["over_supervised"] is None else f"{line['over_supervised']:+.2f}"
-        name = line["method"] + (" (baseline)" if line["baseline"] else "")
-        scores = [_text(line[key]) for key in ("val", "test")]
-        lines.append(
-            f"| {line['ratio']} | {name} | {scores[0]} | {scores[1]} | {gain} | {_text(line['best_on_val_test'])} |"
-        )
+
+
+def importance_methods(summaries: list[RatioSummary]) -> str:
+    """What the importances of the figure measure."""
+    shown = [s.search for s in summaries if s.search.get("importances")]
+    return "; ".join(dict.fromkeys(search.get("importance_method") or PED_ANOVA for search in shown))
+
+
+def moved(summaries: list[RatioSummary]) -> list[tuple[str, list[str]]]:
+    """setting, and for each ratio the best trial's value with what the best quarter took."""
+    return [(key, [_taken(top) for top in tops]) for key, tops in settings_by_ratio(summaries).items()]
+
+
+def _taken(top: Row | None) -> str:
+    if top is None:
+        return "–"
+    if "values" in top:
+        taken = ", ".join(_setting(value) for value in top["values"])
+    else:
+        taken = f"{_setting(top['low'])} – {_setting(top['high'])}"
+    return f"{_setting(top['best'])} ({taken})"
+
+
+def pareto_lines(summaries: list[RatioSummary]) -> list[dict[str, Any]]:
+    return [
+        {
+            "ratio": summary.name,
+            "run": point["run"],
+            "value": point["value"],
+            "cost": _setting(point["cost"]),
+            "of": figures.COSTS.get(summary.search["cost"], summary.search["cost"]),
+            "params": ", ".join(f"{key}={_setting(value)}" for key, value in point["params"].items()),
+        }
+        for summary in summaries
+        for point in summary.search.get("pareto") or []
+    ]
+
+
+def markdown(summaries: list[RatioSummary]) -> str:
+    """The main table and verdicts as Markdown, and what moved."""
+    lines = _main_table(summaries)
     for summary in summaries:
-        lines += ["", f"**{summary.name}.** {summary.verdict()}"]
+        lines += ["", f"**{summary.name}.** {verdict(summary)}"]
         params = summary.finals.get("cid", {}).get("params", {})
         if params:
             lines += ["", "Best CID settings: " + ", ".join(f"`{k}={_setting(v)}`" for k, v in params.items())]
-    return "\n".join([*lines, "", CAUTION, ""])
+    lines += ["", caution(summaries)]
+    if settings := moved(summaries):
+        names = [summary.name for summary in summaries]
+        lines += ["", "How settings moved with the label count (best trial, and the best quarter of full-length ones):"]
+        lines += ["", *_grid(["setting", *names], [[f"`{key}`", *cells] for key, cells in settings])]
+    if points := pareto_lines(summaries):
+        cells = [[p["ratio"], p["run"], _text(p["value"]), f"{p['cost']} ({p['of']})", p["params"]] for p in points]
+        lines += ["", "Trials that none beats in both val mIoU and cost:"]
+        lines += ["", *_grid(["labels", "run", "val mIoU", "cost", "settings"], cells)]
+    return "\n".join([*lines, ""])
+
+
+def _main_table(summaries: list[RatioSummary]) -> list[str]:
+    repeated = any(summary.confirmed for summary in summaries)
+    head = ["labels", "method", "val mIoU", "test mIoU, last step", "over supervised", "test at best-on-val step"]
+    if repeated:
+        head[2:5] = ["val mIoU, chosen run", "test mIoU, chosen run", "test mIoU, repeats", "over supervised"]
+    cells = []
+    for line in table(summaries):
+        name = line["method"] + (" (baseline)" if line["baseline"] else "")
+        scores = [_text(line[key]) for key in ("val", "test")]
+        middle = [repeats_text(line), gain_text(line)] if repeated else [_signed(line["over_supervised"])]
+        cells.append([line["ratio"], name, *scores, *middle, _text(line["best_on_val_test"])])
+    return _grid(head, cells)
+
+
+def _grid(head: list[str], cells: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *cells)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def repeats_text(line: dict[str, Any]) -> str:
+    """ "50.10 ± 0.80 (3)": mean, standard deviation and number of repeats of a line of the main table."""
+    return "–" if line["mean"] is None else f"{_spread(line['mean'], line['sd'])} ({line['repeats']})"
+
+
+def gain_text(line: dict[str, Any]) -> str:
+    """The gain over supervised only with how much it is worth: of the repeats, else of the one run."""
+    if line["gain"] is not None:
+        return f"{line['gain']:+.2f}, {line['judged'] or 'noise not measured'}"
+    return "" if line["over_supervised"] is None else f"{line['over_supervised']:+.2f}, one run"
+
+
+def _spread(mean: float, sd: float | None) -> str:
+    return _text(mean) if sd is None else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"
 
 
 def _text(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -32,11 +33,13 @@ class Display:
 
     def __exit__(self, *_: Any) -> None:
         self.bar.stop()
-        self.log.close()
+        with contextlib.suppress(OSError):
+            self.log.close()
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False)
-        self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+        with contextlib.suppress(OSError):  # a full disk is for those to report whose lines must not be lost
+            self.log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
     def move(self, done: float, text: str = "") -> None:
         self.bar.update(self.task, completed=done, description=text)
@@ -48,13 +51,17 @@ class Display:
         if row["event"] == "progress":
             self.move(row["step"], f"loss {row['losses']['total']:.3f}  {row['images_per_s']:.0f} images/s")
         elif row["event"] == "rung":
-            left = row["seconds"] / row["step"] * (row["steps"] - row["step"])
             self.move(row["step"])
-            self.say(
-                f"step {row['step']}/{row['steps']}  loss {row['losses']['total']:.3f}  "
-                f"mask_ratio {row['losses']['mask_ratio']:.2f}  val mIoU teacher {percent(row['val/miou_teacher'])} "
-                f"student {percent(row['val/miou'])}  {row['images_per_s']:.1f} images/s  ETA {left:.0f} s"
-            )
+            self.rung(row)
+
+    def rung(self, row: Row, name: str = "") -> None:
+        """A line about one rung of a run."""
+        left = row["seconds"] / row["step"] * (row["steps"] - row["step"])
+        self.say(
+            f"{name + ': ' if name else ''}step {row['step']}/{row['steps']}  loss {row['losses']['total']:.3f}  "
+            f"mask_ratio {row['losses']['mask_ratio']:.2f}  val mIoU teacher {percent(row['val/miou_teacher'])} "
+            f"student {percent(row['val/miou'])}  {row['images_per_s']:.1f} images/s  ETA {left:.0f} s"
+        )
 
 
 def percent(value: float | None) -> str:

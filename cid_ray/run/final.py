@@ -14,6 +14,8 @@ from cid_ray.results.record import Row
 from cid_ray.run import state
 from cid_ray.run.run import Run, Scores
 
+LATENCY_RUNS = 9
+
 
 def scores_row(split: str, scores: Scores) -> Row:
     """`val/miou` (student), `val/miou_teacher`, `val/iou`, ... and `val/absent`: classes without ground truth."""
@@ -28,18 +30,19 @@ def scores_row(split: str, scores: Scores) -> Row:
 def closing_scores(run: Run) -> Row:
     """Held-out scores of the last step; then those of the step that was best on val, under `best/`.
 
-    The held-out split is test, or val where the table has no test: `held_out` says which.
+    Held out is the table's test, or its val where it has no test: `held_out` says which. Only where nothing is left but
+    the images that select are these reported: then `held_out_selects` is true.
     """
     started = time.monotonic()
-    split = "test" if len(run.held_out_rows("test")) else "val"
-    row = {"held_out": split, **scores_row("val", run.last_val)}
-    last = run.evaluate("test") if split == "test" else run.last_val
+    again = run.split.test_selects
+    row = {"held_out": run.split.held_out, "held_out_selects": again, **scores_row("val", run.last_val)}
+    last = run.last_val if again else run.evaluate("test")
     colors = dict(zip(run.table.classes, run.table.colors, strict=True))
-    row |= scores_row("test", last) | {"samples": keep_samples(run, split), "colors": colors}
+    row |= scores_row("test", last) | {"samples": keep_samples(run), "colors": colors}
     best = {"step": run.best["step"], **scores_row("val", run.best["val"])}
     if best["step"] == run.step:
         best |= scores_row("test", last)
-    elif split == "test":
+    elif not again:
         content = state.load(run.job.best)
         run.student.load_state_dict(content["student"])
         run.teacher.module.load_state_dict(content["teacher"])
@@ -50,9 +53,24 @@ def closing_scores(run: Run) -> Row:
     return row | {"test_seconds": round(time.monotonic() - started, 3)}
 
 
-def keep_samples(run: Run, split: str) -> list[dict[str, Any]]:
+@torch.no_grad()
+def latency_ms(run: Run) -> float:
+    """Milliseconds that the teacher takes for one held-out image at its own size: the median of LATENCY_RUNS."""
+    net, seconds = run.teacher.module.eval(), []
+    image, mask = next(run.held_out(run.held_out_rows("val")[:1]))
+    for _ in range(LATENCY_RUNS + 2):
+        started = time.perf_counter()
+        with run.device.autocast():
+            evaluate.predict(net, image[None], (mask.shape[0], mask.shape[1]), run.config.train.window)
+        if run.device.torch.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return round(1000 * float(np.median(seconds[2:])), 3)  # the first two warm up
+
+
+def keep_samples(run: Run) -> list[dict[str, Any]]:
     """The teacher's predictions on a few evenly spaced held-out images, as indexed PNG files beside the rows."""
-    rows = run.held_out_rows(split)
+    rows = run.held_out_rows("test")
     count = min(run.config.train.samples, len(rows))
     if not count or run.job.rank:
         return []

@@ -15,16 +15,21 @@ import numpy as np
 from cid_ray.core.method import feeds_pool
 from cid_ray.data.batches import Batch, Plan, local_batches, ray_batches
 from cid_ray.results.record import Row, provenance
-from cid_ray.run.final import closing_scores, scores_row
+from cid_ray.run.final import closing_scores, latency_ms, scores_row
 from cid_ray.run.run import Job, Run
 
 PROGRESS_SECONDS = 2.0
 
 
 def train(job: Job) -> Iterator[Row]:
-    """Rows of one run: `progress` every few seconds, `rung` at every rung, one `final`."""
+    """Rows of one run: `progress` every few seconds, `rung` at every rung, one `final`.
+
+    A run that goes on from its checkpoint yields that rung's row once more: a kill may have come before anyone saw it.
+    """
     run = Run(job)
     head = {**run.header(), **provenance()}
+    if run.last_rung:
+        yield {**head, **run.last_rung}
     batches = feed(run)
     clock = Clock(run)
     for batch in batches:
@@ -43,10 +48,13 @@ def train(job: Job) -> Iterator[Row]:
         val = run.evaluate("val")
         run.remember(val)
         run.seconds = clock.read()["seconds"]
+        run.last_rung = {"event": "rung", **cost, "losses": losses, **scores_row("val", val), "warning": warning}
         run.save()
-        yield {"event": "rung", **head, **cost, "losses": losses, **scores_row("val", val), "warning": warning}
+        yield {**head, **run.last_rung}
     cost = {**run.place(), **clock.read()}
     scores = closing_scores(run) if job.test else scores_row("val", run.last_val)
+    if run.config.search.cost == "latency_ms":
+        scores["latency_ms"] = latency_ms(run)
     yield {"event": "final", **head, **cost, **scores, "warnings": run.warnings}
 
 

@@ -23,6 +23,7 @@ from cid_ray.results.record import Row
 from cid_ray.run import state
 from cid_ray.run.device import Device
 
+KEPT = ("step", "seconds", "best", "last_val", "last_rung", "warnings")  # plain values of a run in its checkpoint
 Scores = dict[str, dict[str, Any]]  # network -> what core.evaluate.scores returns
 
 
@@ -72,6 +73,7 @@ class Run:
         self.schedule = torch.optim.lr_scheduler.PolynomialLR(self.optimizer, cfg.train.steps, cfg.optim.poly_power)
         self.step, self.seconds, self.silent_since = 0, 0.0, 0
         self.last_val: Scores = {}
+        self.last_rung: Row = {}
         self.best: dict[str, Any] = {}
         self.warnings: list[str] = []
         if job.last.exists():
@@ -142,7 +144,7 @@ class Run:
     # ---- evaluate ----
 
     def evaluate(self, split: str) -> Scores:
-        """Teacher and student on val or test: every image once, over all workers."""
+        """Teacher and student on the split's val or test: every image once, over all workers."""
         found = {}
         rows = self.held_out_rows(split)[self.job.rank :: self.job.world]
         for name, net in (("teacher", self.teacher.module), ("student", self.student)):
@@ -156,8 +158,7 @@ class Run:
         return found
 
     def held_out_rows(self, split: str) -> np.ndarray:
-        rows = self.table.rows(split)
-        return rows[self.table.labeled[rows]]
+        return {"val": self.split.val, "test": self.split.test}[split]
 
     def held_out(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
         """Images u8[3,H,W] at `image_size` with their masks u8 at the mask's own size."""
@@ -203,7 +204,7 @@ class Run:
 
     def save(self) -> None:
         if self.job.rank == 0:
-            own = {name: getattr(self, name) for name in ("step", "seconds", "best", "last_val", "warnings")}
+            own = {name: getattr(self, name) for name in KEPT}
             state.save(self.job.last, self.modules(), self.config, self.table.classes, **own, identity=self.identity())
 
     def restore(self) -> None:
@@ -247,7 +248,8 @@ class Run:
             "method": cfg.method,
             "ratio": cfg.data.ratio,
             "ratio_name": self.split.name,
-            "label_count": len(self.split.labeled),
+            "label_count": self.split.budget,
+            "val_count": len(self.split.val),
             "pool_count": len(self.split.pool),
             "draw": cfg.data.draw,
             "label_from": cfg.data.label_from,
@@ -266,8 +268,11 @@ def check(cfg: Config, table: Table, split: Split) -> None:
             f"method {cfg.method} needs unlabeled images, the pool of {split.name} is empty: "
             "lower data.ratio, import an --unlabeled folder, or use method=supervised"
         )
-    if not table.labeled[table.rows("val")].any():
-        raise InputError("the table has no val image with a mask: prepare it with --val-images and --val-masks")
+    if not len(split.val):
+        raise InputError(
+            f"the table {table.folder} has no val image with a mask: prepare it with --val-images and --val-masks, "
+            "or set data.val_from_budget=0.2: a fifth of the labels is then val"
+        )
     if cfg.data.batch_size // cfg.scale.workers < 2 and cfg.method == "supervised":
         raise InputError("data.batch_size must be at least 2 images a worker: batch norm needs more than one")
 

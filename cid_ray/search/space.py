@@ -26,6 +26,14 @@ from cid_ray.config import InputError, known_keys, override
 
 DRAWS = 64  # points of the space that must make a valid config before anything starts
 SHAPES = ("float", "int", "choice")
+_CID = ("loss.relation_", "loss.style_", "loss.stats_decay")
+_PSEUDO = ("loss.pseudo", "loss.conf_thresh", "loss.temperature")
+NOT_OF: dict[str, tuple[str, ...]] = {  # settings that a method never reads, by how they begin
+    "supervised": (*_CID, *_PSEUDO, "data.batch_size_u"),
+    "pool_bn": (*_CID, *_PSEUDO),
+    "mean_teacher": _CID,
+    "cid": (),
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,10 @@ class Space:
         for point in start:
             space.check_point(point)
         return space
+
+    def of_method(self, method: str) -> Space:
+        """The part of the space that changes a method: a baseline is tuned on its own settings alone."""
+        return Space(tuple(p for p in self.parameters if not p.key.startswith(NOT_OF[method])), self.fixed)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> dict[str, Any]:
         """The settings of one trial: define-by-run, so a conditional key is only drawn where it exists."""

@@ -2,53 +2,33 @@
 
 Ray forgets its scheduler's rungs on restore and tells Optuna that a pruned trial is COMPLETE. So a study is asked,
 told and pruned here, with `images_seen` as the resource, and everything is rebuilt from the journal after a kill:
-trials that were RUNNING are handed out again first and go on from their own last checkpoints.
+trials that were RUNNING are handed out again first and go on from their own last checkpoints. A trial whose process
+dies comes back in the same way, `search.retries` times.
 
-An *arm* is a (ratio, method) pair. Baselines are arms with one trial and nothing to search; they come first and
-ratio by ratio, then the CID arm with the fewest trials is next, so all ratios advance together.
+Baselines come first; then the CID arm with the fewest trials is next, so all ratios advance together (or, with
+`search.carry_over`, ratio by ratio, fewest labels first, each begun from the best settings of the one before); a ratio
+whose trials have all ended is confirmed.
 """
 
 from __future__ import annotations
 
-import json
-import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from cid_ray.config import Config, InputError, override
+from cid_ray.config import Config, label_share
 from cid_ray.results.record import Row
-from cid_ray.search.space import Space, plugin
+from cid_ray.search import decide
+from cid_ray.search.arms import DIRECTIONS, Arm, Assignment, make_pruner, make_sampler, trial_config, wanted
+from cid_ray.search.journal import identity, open_journal, same_search
+from cid_ray.search.space import Space
 
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-
-
-@dataclass(frozen=True)
-class Arm:
-    ratio: str
-    method: str
-
-    @property
-    def study_name(self) -> str:
-        return f"{self.ratio} {self.method}"
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A trial that is to be run: its config, and the name of its checkpoints, samples and rows."""
-
-    arm: Arm
-    name: str
-    config: Config
-    trial: Any  # optuna.Trial while it runs
-    params: Mapping[str, Any]
+NO_VALUE = "val has no ground truth"
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass
@@ -56,150 +36,189 @@ class Studies:
     journal: Path
     config: Config
     space: Space
+    contents: Mapping[str, str] = field(default_factory=dict)  # hashes of data and weights: part of its identity
     pending: list[tuple[Arm, int]] = field(default_factory=list)  # interrupted trials, by storage id
     live: dict[str, Assignment] = field(default_factory=dict)
+    studies: dict[Arm, optuna.Study] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        search = self.config.search
-        storage = JournalStorage(JournalFileBackend(str(self.journal)))
-        self.studies: dict[Arm, optuna.Study] = {}
-        for number, arm in enumerate(self.arms()):
-            sampler, pruner = make_plugins(self.config, seed=search.seed + number)
-            study = optuna.create_study(
-                storage=storage,
-                study_name=arm.study_name,
-                direction="maximize",
-                sampler=sampler,
-                pruner=pruner if arm.method == "cid" else optuna.pruners.NopPruner(),
-                load_if_exists=True,
-            )
-            self.studies[arm] = study
-            if arm.method == "cid":
-                for point in search.start:
-                    study.enqueue_trial(dict(point), skip_if_exists=True)
-            running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            self.pending += [(arm, t._trial_id) for t in running]
+        self.storage = open_journal(self.journal)
+        for method in (*self.config.search.baselines, "cid"):
+            for ratio in self.config.search.ratios:
+                self.open_arm(Arm(ratio, method))
+        self.confirm()
 
-    def arms(self) -> list[Arm]:
-        search = self.config.search
-        methods = (*search.baselines, "cid")
-        return [Arm(ratio, method) for method in methods for ratio in search.ratios]
+    def open_arm(self, arm: Arm) -> None:
+        """Create or load an arm's study; its interrupted trials are next."""
+        search, many = self.config.search, self.wanted(arm) > 1
+        study = optuna.create_study(
+            storage=self.storage,
+            study_name=arm.study_name,
+            directions=DIRECTIONS[bool(search.cost)],
+            pruner=make_pruner(self.config, arm.method) if many and not arm.confirms else optuna.pruners.NopPruner(),
+            load_if_exists=True,
+        )
+        if not self.studies:
+            same_search(study, identity(self.config, self.contents), self.journal.parent)
+        self.studies[arm] = study
+        if not arm.confirms and many:
+            own = {p.key for p in self.space.of_method(arm.method).parameters}
+            for point in search.start:
+                study.enqueue_trial({k: v for k, v in point.items() if k in own}, skip_if_exists=True)
+        self.pending += [(arm, t._trial_id) for t in self.trials(arm, TrialState.RUNNING)]
+
+    def trials(self, arm: Arm, *states: TrialState) -> list[FrozenTrial]:
+        return self.studies[arm].get_trials(deepcopy=False, states=states or None)
 
     def wanted(self, arm: Arm) -> int:
-        return self.config.search.trials if arm.method == "cid" else 1
+        return wanted(self.config, self.space, arm)
 
     def begun(self, arm: Arm) -> int:
-        return sum(t.state != TrialState.WAITING for t in self.studies[arm].get_trials(deepcopy=False))
+        return sum(t.state != TrialState.WAITING for t in self.trials(arm))
+
+    def search_arms(self, ratio: str | None = None) -> list[Arm]:
+        return [arm for arm in self.studies if not arm.confirms and ratio in (None, arm.ratio)]
+
+    # ---- handing out ----
 
     def next(self) -> Assignment | None:
-        """The next trial to run, or None when all have been handed out."""
+        """The next trial to run; None when there is none now, and for good unless some are `live`."""
         if self.pending:
             arm, trial_id = self.pending.pop(0)
-            return self._assign(arm, optuna.Trial(self.studies[arm], trial_id))
+            number = self.storage.get_trial(trial_id).number
+            return self.assign(arm, optuna.Trial(self.seeded(arm, number), trial_id))
+        self.confirm()
         open_arms = [arm for arm in self.studies if self.begun(arm) < self.wanted(arm)]
         if not open_arms:
             return None
-        arm = min(open_arms, key=lambda a: (a.method == "cid", self.begun(a)))
-        return self._assign(arm, self.studies[arm].ask())
+        arm = min(open_arms, key=self.turn)
+        if self.config.search.carry_over and arm.method == "cid" and not self.begun(arm):
+            self.carry_over(arm)
+        waiting = self.trials(arm, TrialState.WAITING)
+        number = waiting[0].number if waiting else len(self.trials(arm))
+        return self.assign(arm, self.seeded(arm, number).ask())
 
-    def _assign(self, arm: Arm, trial: optuna.Trial) -> Assignment:
-        params = self.space.suggest(trial) if arm.method == "cid" else dict(self.space.fixed)
-        name = f"{arm.ratio.replace('/', '_')}-{arm.method}-{trial.number:03d}"
-        trial.set_user_attr("run", name)
-        config = trial_config(self.config, arm, params)
-        self.live[name] = Assignment(arm, name, config, trial, params)
+    def turn(self, arm: Arm) -> tuple[float, ...]:
+        """Sorts the open arms: baselines, then CID, then repeats; within each the one with the fewest trials."""
+        phase = 2.0 if arm.confirms else float(arm.method == "cid")
+        labels = self.order(arm.ratio) if self.config.search.carry_over and phase == 1 else 0
+        return phase, labels, self.begun(arm)
+
+    def order(self, ratio: str) -> int:
+        return sorted(self.config.search.ratios, key=lambda r: sum(x or 0 for x in label_share(r))).index(ratio)
+
+    def carry_over(self, arm: Arm) -> None:
+        """The best settings so far of the ratio with the next fewer labels are this arm's first trial."""
+        before = [
+            a for a in self.search_arms() if a.method == "cid" and self.order(a.ratio) == self.order(arm.ratio) - 1
+        ]
+        best = self.ranked(before[0])[:1] if before else []
+        for trial in best:
+            self.studies[arm].enqueue_trial(
+                trial.params, {"carried_over_from": trial.user_attrs["run"]}, skip_if_exists=True
+            )
+
+    def seeded(self, arm: Arm, number: int) -> optuna.Study:
+        study = self.studies[arm]
+        study.sampler = make_sampler(self.config, list(self.studies).index(arm), number)
+        return study
+
+    def assign(self, arm: Arm, trial: optuna.Trial) -> Assignment:
+        if arm.confirms:
+            params, pair = {**self.space.fixed, **arm.params}, trial.number + 1
+        else:
+            tuned = self.wanted(arm) > 1 or arm.method == "cid"
+            params, pair = self.space.of_method(arm.method).suggest(trial) if tuned else dict(self.space.fixed), 0
+        name = arm.run_name(trial.number)
+        if trial.user_attrs.get("run") != name:
+            trial.set_user_attr("run", name)
+        config = trial_config(self.config, arm, params, pair)
+        test = pair > 0 or (arm.method != "cid" and self.wanted(arm) == 1)  # of many trials only the best is tested
+        self.live[name] = Assignment(arm, name, config, trial, params, test)
         return self.live[name]
+
+    # ---- being told ----
 
     def rung(self, name: str, row: Row) -> bool:
         """Report a rung to its study; True when the trial is to be pruned (it is then told PRUNED, with its curve)."""
         assignment = self.live[name]
-        trial, value = assignment.trial, row[self.config.search.metric]
-        trial.report(float("nan") if value is None else value, int(row["images_seen"]))
-        if row["step"] >= row["steps"] or not trial.should_prune():
+        if self.config.search.cost:
+            return False  # Optuna keeps no curves of trials with two objectives
+        trial_id, step, value = assignment.trial._trial_id, int(row["images_seen"]), row[self.config.search.metric]
+        if step not in self.storage.get_trial(trial_id).intermediate_values:  # else it came once before a kill
+            assignment.trial.report(float("nan") if value is None else value, step)
+        if row["step"] >= row["steps"] or not decide.should_prune(self.studies[assignment.arm], trial_id, step):
             return False
-        self._end(name, TrialState.PRUNED)
+        self.end(name, TrialState.PRUNED)
         return True
 
-    def complete(self, name: str, row: Row) -> None:
-        value = row[self.config.search.metric]
+    def complete(self, name: str, row: Row) -> tuple[str, str]:
+        """How the trial ended, and why if it failed after all."""
+        value, cost = row[self.config.search.metric], self.config.search.cost
         if value is None:
-            self.fail(name, "val has no ground truth")
-            return
-        self._end(name, TrialState.COMPLETE, value)
+            self.fail(name, NO_VALUE)
+            return "failed", NO_VALUE
+        self.end(name, TrialState.COMPLETE, [value, row[cost]] if cost else [value])
+        return "complete", ""
 
     def fail(self, name: str, reason: str) -> None:
         if name in self.live:
             self.live[name].trial.set_user_attr("failed", reason)
-            self._end(name, TrialState.FAIL)
+            self.end(name, TrialState.FAIL)
 
-    def _end(self, name: str, state: TrialState, value: float | None = None) -> None:
+    def retry(self, name: str) -> int:
+        """The process of a live trial is gone: hand it out again. How often that was done; 0: no more, it failed."""
+        assignment = self.live[name]
+        again = int(assignment.trial.user_attrs.get("retries", 0)) + 1
+        if again > self.config.search.retries:
+            return 0
+        assignment.trial.set_user_attr("retries", again)
+        self.pending.append((assignment.arm, self.live.pop(name).trial._trial_id))
+        return again
+
+    def end(self, name: str, state: TrialState, values: list[float] | None = None) -> None:
         assignment = self.live.pop(name)
-        study = self.studies[assignment.arm]
-        with_value = (
-            (assignment.trial.number, value, state) if value is not None else (assignment.trial.number, None, state)
-        )
-        study.tell(*with_value)
+        self.studies[assignment.arm].tell(assignment.trial.number, values, state)
 
-    # ---- what the search found ----
+    # ---- confirming ----
+
+    def confirm(self) -> None:
+        """Open the repeats of every ratio whose search has ended."""
+        if not self.config.search.confirm.repeats:
+            return
+        for ratio in self.config.search.ratios:
+            arms = self.search_arms(ratio)
+            if any(self.begun(arm) < self.wanted(arm) or self.trials(arm, TrialState.RUNNING) for arm in arms):
+                continue
+            for candidate in self.candidates(ratio):
+                if candidate not in self.studies:
+                    self.open_arm(candidate)
+
+    def candidates(self, ratio: str) -> list[Arm]:
+        """The best trial of every baseline and the best `confirm.top` CID trials at one ratio, as arms of repeats."""
+        found = []
+        for arm in self.search_arms(ratio):
+            count = self.config.search.confirm.top if arm.method == "cid" else 1
+            found += [Arm(ratio, arm.method, t.user_attrs["run"], dict(t.params)) for t in self.ranked(arm)[:count]]
+        return found
+
+    # ---- what there is ----
+
+    def ranked(self, arm: Arm) -> list[FrozenTrial]:
+        """Trials of full length, best first."""
+        return sorted(self.trials(arm, TrialState.COMPLETE), key=lambda t: (-t.values[0], t.number))
 
     def states(self) -> dict[Arm, Counter[str]]:
-        return {
-            arm: Counter(t.state.name for t in study.get_trials(deepcopy=False)) for arm, study in self.studies.items()
-        }
+        return {arm: Counter(t.state.name for t in self.trials(arm)) for arm in self.studies}
 
-    def best(self, arm: Arm) -> tuple[str, dict[str, Any], float] | None:
-        """Run name, settings and value of the best trial of full length."""
-        done = self.studies[arm].get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
-            return None
-        best = max(done, key=lambda t: t.value or 0.0)
-        return best.user_attrs["run"], dict(best.params), float(best.value or 0.0)
+    def ended(self) -> dict[str, TrialState]:
+        """Run name -> how it ended."""
+        found = (t for arm in self.studies for t in self.trials(arm, *ENDED))
+        return {t.user_attrs["run"]: t.state for t in found if "run" in t.user_attrs}
 
-    def ended_runs(self, arm: Arm) -> list[str]:
-        done = self.studies[arm].get_trials(deepcopy=False)
-        return [t.user_attrs["run"] for t in done if t.state.is_finished() and "run" in t.user_attrs]
-
-    def importances(self, arm: Arm) -> dict[str, float]:
-        """Optuna's importances over trials of full length only; empty when there are too few to say."""
-        study = self.studies[arm]
-        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len(done) < 4:
-            return {}
-        try:
-            found = optuna.importance.get_param_importances(
-                study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
-            )
-        except (ValueError, RuntimeError):
-            return {}
-        return {key: float(value) for key, value in found.items() if value == value}
-
-
-def trial_config(base: Config, arm: Arm, params: Mapping[str, Any]) -> Config:
-    """The base config as one arm and one set of parameters run it."""
-    tree = json.loads(base.model_dump_json())
-    return override(tree, {"method": arm.method, "data.ratio": arm.ratio, **params})
-
-
-def make_plugins(config: Config, seed: int) -> tuple[Any, Any]:
-    """The study's sampler and pruner; the first rung is the least resource a trial gets, in images seen."""
-    search, data, train = config.search, config.data, config.train
-    first, last = (int(share * train.steps) * (data.batch_size + data.batch_size_u) for share in (train.rungs[0], 1))
-    sampler = plugin(optuna.samplers, search.sampler.name, search.sampler.args, "Sampler", seed=seed)
-    pruner = plugin(
-        optuna.pruners, search.pruner.name, search.pruner.args, "Pruner",
-        min_resource=max(1, first), max_resource=last,
-    )  # fmt: skip
-    return sampler, pruner
-
-
-def check_search(config: Config) -> Space:
-    """Everything about a search that can be wrong before it starts."""
-    search = config.search
-    if not search.space and search.trials > 1:
-        raise InputError("search.space is empty: there is nothing to search; see search_spaces/demo.yaml")
-    space = Space.parse(search.space, search.start)
-    for arm in (Arm(ratio, "cid") for ratio in search.ratios):
-        space.check(json.loads(trial_config(config, arm, {}).model_dump_json()), search.seed)
-    make_plugins(config, search.seed)
-    return space
+    def total(self) -> int:
+        """Trials in all; of the repeats that are not yet opened as many as there can be."""
+        search = self.config.search
+        opened = {arm.ratio for arm in self.studies if arm.confirms}
+        each = search.confirm.repeats * (len(search.baselines) + min(search.confirm.top, search.trials))
+        return sum(self.wanted(arm) for arm in self.studies) + each * (len(search.ratios) - len(opened))

@@ -7,7 +7,10 @@ The training function is injected, so this room knows nothing of tensors.
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +23,9 @@ from ray.tune.search import Searcher
 from cid_ray.results.record import Row
 from cid_ray.search.studies import Assignment, Studies
 
+DIED = "the trial's process died (out of memory, killed, or its node was lost)"
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # no trial's fault: the search stops
+STOP, CONTINUE = str(TrialScheduler.STOP), str(TrialScheduler.CONTINUE)
 RowSource = Callable[[dict[str, Any]], Iterator[Row]]  # a trial's config -> its rows
 
 
@@ -30,9 +36,15 @@ class Progress(Protocol):
 
     def row(self, row: Row) -> None: ...
 
+    def retried(self, name: str, reason: str, again: int) -> None: ...
+
     def ended(self, name: str, how: str, reason: str = "") -> None: ...
 
     def stopping(self) -> bool: ...
+
+    def check(self) -> None: ...
+
+    def broken(self, error: OSError) -> None: ...
 
 
 class StudySearcher(Searcher):
@@ -45,21 +57,33 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         resumed = bool(self.studies.pending)
-        assignment = None if self.progress.stopping() else self.studies.next()
-        if assignment is None:
+        try:
+            self.progress.check()
+            assignment = None if self.progress.stopping() else self.studies.next()
+        except OSError as error:
+            self.progress.broken(error)
             return Searcher.FINISHED
+        if assignment is None:  # while trials run there may be more to come: retries, repeats of the best
+            return None if self.studies.live and not self.progress.stopping() else Searcher.FINISHED
         self.names[trial_id] = assignment.name
         self.progress.begun(assignment, resumed)
-        return {"name": assignment.name, "config": assignment.config.model_dump_json()}
+        return assignment.task
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tune's own view of an end. Only the death of a trial's process is news."""
+        """Tune's own view of an end. Only the death of a trial's process is news: it is resumed, or has failed."""
         name = self.names.pop(trial_id, None)
-        if error and name in self.studies.live:
-            self.studies.fail(name, "the trial's process died")
-            self.progress.ended(
-                name, "failed", "the trial's process died (out of memory, killed, or its node was lost)"
-            )
+        if not error or name not in self.studies.live or self.progress.stopping():
+            return
+        try:
+            self.progress.check()
+            again = self.studies.retry(name)
+            if again:
+                self.progress.retried(name, DIED, again)
+            else:
+                self.studies.fail(name, DIED)
+                self.progress.ended(name, "failed", DIED)
+        except OSError as problem:
+            self.progress.broken(problem)
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("the studies' journal is the state\n")
@@ -82,23 +106,31 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         return {}  # see StudySearcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        row: Row = json.loads(result["row"])
+        try:
+            self.progress.check()
+            return self.decide(json.loads(result["row"]))
+        except OSError as error:
+            self.progress.broken(error)
+            return STOP
+
+    def decide(self, row: Row) -> str:
         name, event = row["run"], row["event"]
         if name not in self.studies.live:
-            return str(TrialScheduler.STOP)
+            return STOP
+        if event == "unwritable":
+            raise OSError(row["errno"], row["reason"], row["path"])
         self.progress.row(row)  # the record first: what a study knows, the rows must show
         if event == "failed":
             self.studies.fail(name, row["reason"])
             self.progress.ended(name, "failed", row["reason"])
-            return str(TrialScheduler.STOP)
+            return STOP
         if event == "rung" and self.studies.rung(name, row):
             self.progress.ended(name, "pruned")
-            return str(TrialScheduler.STOP)
+            return STOP
         if event == "final":
-            self.studies.complete(name, row)
-            self.progress.ended(name, "complete")
-            return str(TrialScheduler.STOP)
-        return str(TrialScheduler.STOP if self.progress.stopping() else TrialScheduler.CONTINUE)
+            self.progress.ended(name, *self.studies.complete(name, row))
+            return STOP
+        return STOP if self.progress.stopping() else CONTINUE
 
 
 class TrialActor(tune.Trainable):
@@ -115,6 +147,9 @@ class TrialActor(tune.Trainable):
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             row = {"event": "failed", "run": self.name, "reason": reason, "traceback": traceback.format_exc()[-4000:]}
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                row = {"event": "unwritable", "run": self.name, "reason": error.strerror, "errno": error.errno}
+                row["path"] = str(error.filename or "")
         return {"row": json.dumps(row, default=float)}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -135,12 +170,15 @@ def run_trials(
     studies: Studies,
     progress: Progress,
     source: RowSource,
-    folder: Path,
     bundle: dict[str, float],
     at_once: int,
     reuse: bool = True,
 ) -> None:
-    """Run every trial of the studies in one Tune experiment; returns when all are done or `progress` says stop."""
+    """Run every trial of the studies in one Tune experiment; returns when all are done or `progress` says stop.
+
+    Tune's own snapshots are never read, so they go to a folder that is thrown away.
+    """
+    folder = tempfile.mkdtemp(prefix="cid_ray_tune_")
     trainable = tune.with_parameters(TrialActor, source=source)
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
@@ -149,8 +187,11 @@ def run_trials(
             num_samples=-1, max_concurrent_trials=at_once, reuse_actors=reuse,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=str(folder.resolve()), verbose=0,
+            name="tune", storage_path=folder, verbose=0,
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     )  # fmt: skip
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

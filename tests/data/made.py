@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -91,7 +92,7 @@ def row(
         "width": size[1],
         "image_path": f"img/{name}.jpg",
         "mask_path": None if mask is None else f"seg/{name}.png",
-        "sha256": name,
+        "sha256": hashlib.sha256(image).hexdigest(),
         "class_pixels": None if pixels is None else list(pixels),
         "image": image,
         "mask": mask,

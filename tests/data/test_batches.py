@@ -5,9 +5,7 @@ And a weak view treats image, mask and validity alike.
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ from cid_ray.data.table import Table, png
 from tests.data.made import ids, masked_row, picture, row, write_table
 
 LABELS, POOL = 5, 13
-MEBIBYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
@@ -252,58 +249,3 @@ def test_image_size_resizes_image_and_mask_before_the_crop(table: Table) -> None
     image, mask = Reader(table, (48, 64), 8)(0, mask=True)
     assert (image.height, image.width) == (48, 64) and mask is not None and mask.shape == (48, 64)
     assert set(np.unique(mask)) <= set(np.unique(table.mask(0)))
-
-
-SQUARE = 128
-IMAGES = 40
-
-
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Table:
-    """40 images of 48 KiB with their masks: 2.5 MiB in all."""
-    size = (SQUARE, SQUARE)
-    rows = [masked_row(f"{i}", np.full((*size, 3), i, np.uint8), np.full(size, i % 3, np.uint8)) for i in range(IMAGES)]
-    return write_table(tmp_path_factory.mktemp("squares") / "t", rows)
-
-
-def held(reader: Reader) -> int:
-    """Bytes of the decoded pixels that a reader keeps."""
-    kept = list(reader.cache.values())
-    return sum(len(image.tobytes()) + (0 if mask is None else mask.nbytes) for image, mask in kept)
-
-
-def test_the_cache_never_holds_more_than_its_bound(squares: Table) -> None:
-    reader = Reader(squares, None, 1)
-    for index in [*range(IMAGES), *range(0, IMAGES, 3)]:
-        image, mask = reader(index, mask=index % 2 == 0)
-        assert image.getpixel((0, 0)) == (index,) * 3 and (mask is None) == (index % 2 == 1)
-        assert 0 < held(reader) <= MEBIBYTE
-
-
-def test_a_cache_of_nothing_holds_nothing(squares: Table) -> None:
-    reader = Reader(squares, None, 0)
-    for index in (3, 3, 4):
-        assert reader(index, mask=True)[0].getpixel((0, 0)) == (index,) * 3
-        assert held(reader) == 0
-
-
-def test_a_cached_image_is_not_read_again(tmp_path: Path) -> None:
-    table = write_table(tmp_path / "t", [masked_row("0", picture(0), ids(0))])
-    reader = Reader(table, None, 1)
-    assert reader(0, mask=True)[0] is reader(0, mask=True)[0]
-    assert reader(0, mask=False)[1] is None, "an image kept with its mask is still given without it"
-
-
-def test_what_the_cache_accounts_for_is_what_it_holds_when_threads_want_one_image(squares: Table) -> None:
-    reader = Reader(squares, None, 4)
-    together = threading.Barrier(8)
-
-    def want(index: int) -> None:
-        together.wait()
-        reader(index, mask=True)
-
-    with ThreadPoolExecutor(8) as threads:
-        for index in range(12):
-            list(threads.map(want, [index] * 8))
-    assert len(reader.cache) == 12
-    assert 4 * MEBIBYTE - reader.room == held(reader)

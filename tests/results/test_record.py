@@ -16,6 +16,7 @@ from cid_ray.results import figures
 from cid_ray.results.page import markdown, write_page
 from cid_ray.results.record import Rows, provenance, read_rows
 from cid_ray.results.summary import summarize, table
+from cid_ray.results.verdict import verdict
 
 SCORES = {"supervised": 40.0, "pool_bn": 41.0, "mean_teacher": 42.5, "cid": 44.0}
 
@@ -110,12 +111,12 @@ def test_the_table_holds_baselines_and_the_trial_that_val_chose(tmp_path: Path) 
 def test_verdicts_follow_the_numbers(tmp_path: Path) -> None:
     a_search(tmp_path)
     better = summarize(read_rows(tmp_path))[0]
-    assert "CID with 44.80" in better.verdict() and "+4.00 over supervised" in better.verdict()
+    assert "CID with 44.80" in verdict(better) and "+4.00 over supervised" in verdict(better)
     better.finals["supervised"] = final("supervised", 8, 60.0)
-    assert "does not pay" in better.verdict()
+    assert "does not pay" in verdict(better)
     better.finals["supervised"] = final("supervised", 8)
     better.finals["mean_teacher"] = final("mean_teacher", 8, 50.0)
-    assert "Best on test: mean teacher" in better.verdict() and "do not pay" in better.verdict()
+    assert "Best on test: mean teacher" in verdict(better) and "do not pay" in verdict(better)
 
 
 def test_figures_draw_what_the_rows_say(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import optuna
 import pytest
 
 from cid_ray.config import InputError, override
+from cid_ray.search.arms import check_search
 from cid_ray.search.space import Space
-from cid_ray.search.studies import check_search, make_plugins
 from tests.support import TINY
 
 SPACE: dict[str, Any] = {
@@ -85,5 +85,5 @@ def test_a_point_that_is_no_config_is_found_before_anything_starts() -> None:
 )
 def test_unknown_optuna_names_and_arguments_name_the_nearest(change: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        make_plugins(override(TINY, change), 0)
+        check_search(override({**TINY, "search": {"space": {"loss.relation_weight": {"float": [0.0, 1.0]}}}}, change))
     assert all(word in str(error.value) for word in words)

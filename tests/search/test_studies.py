@@ -13,8 +13,10 @@ import optuna
 import pytest
 
 from cid_ray.config import Config, override
+from cid_ray.search import findings
+from cid_ray.search.arms import Assignment
 from cid_ray.search.space import Space
-from cid_ray.search.studies import Assignment, Studies
+from cid_ray.search.studies import Studies
 from tests.support import TINY
 
 RATIOS = ("1/16", "1/8")
@@ -181,8 +183,8 @@ def test_importances_need_trials_of_full_length(tmp_path: Path) -> None:
     assert few is not None
     play_all(few)
     arm = next(a for a in few.studies if a.method == "cid")
-    assert few.importances(arm) == {}
+    assert findings.importances(few.studies[arm]) == {}
     (tmp_path / "many").mkdir()
     many = studies(tmp_path / "many", override(cfg.model_dump(mode="json"), {"search.trials": 12}))
     play_all(many)
-    assert set(many.importances(arm)) == {"loss.relation_weight"}
+    assert set(findings.importances(many.studies[arm])) == {"loss.relation_weight"}

@@ -1,0 +1,271 @@
+"""A crew: Ray Train's workers, started once and given one job after another.
+
+Process starts and imports cost a run on two workers some 20 seconds; a crew pays them before its first job only.
+Consumer and crew meet at a `Board`: the consumer pins a job up, rank 0 takes it and shows its rows. At a rung every
+rank waits until the consumer lets the job go on; a job that was taken down stops there, and the crew waits for the
+next. What rank 0 reads is broadcast before any rank acts on it, and it asks again every second: so no worker is left
+in a collective alone, however long a crew has nothing to do.
+
+A worker that raises or dies takes its group with it, and Ray Train starts a new one. The new group takes the job that
+is still pinned up and goes on from its last checkpoint; a row that was shown already may be shown again.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cid_ray.config import Config, InputError
+from cid_ray.results.record import Row
+from cid_ray.run.cluster import Resources
+
+WAIT_SECONDS = 1.0  # an answer of the board takes at most so long
+CLOSE_SECONDS = 30.0
+RESTARTS = 3  # of the worker group for one job
+END = "end"
+
+
+class Board:
+    """The job at hand, its rows, and the step up to which it may go. An actor with threads; without Ray an object."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.job: dict[str, Any] | None = None
+        self.shown: deque[Row | Exception] = deque()
+        self.number = self.taken = self.allowed = 0
+        self.trouble: Exception | None = None
+        self.ended = False
+
+    # ---- the consumer ----
+
+    def pin(self, job: dict[str, Any]) -> int:
+        """Make `job` the one at hand, instead of any other; its number."""
+        with self.changed:
+            self.number += 1
+            self.job, self.taken, self.allowed, self.trouble = {**job, "number": self.number}, 0, 0, None
+            self.shown.clear()
+            self.changed.notify_all()
+            return self.number
+
+    def next_row(self) -> Row | Exception | None:
+        """The next row, what the job failed of, or None for now."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.shown, WAIT_SECONDS)
+            return self.shown.popleft() if self.shown else None
+
+    def allow(self, step: int) -> None:
+        with self.changed:
+            self.allowed = max(self.allowed, step)
+            self.changed.notify_all()
+
+    def take_down(self, number: int) -> None:
+        with self.changed:
+            if number == self.number:
+                self.job = None
+            self.changed.notify_all()
+
+    def end(self) -> None:
+        with self.changed:
+            self.job, self.ended = None, True
+            self.changed.notify_all()
+
+    # ---- the crew ----
+
+    def take(self) -> dict[str, Any] | str | None:
+        """The job at hand, END, or None for now. A job that has lost too many groups is given up."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.job or self.ended, WAIT_SECONDS)
+            if self.ended or self.job is None:
+                return END if self.ended else None
+            self.taken += 1
+            if self.taken <= 1 + RESTARTS:
+                return self.job
+            last = f", the last time by {self.trouble}" if self.trouble else ""
+            self._end_job(RuntimeError(f"the workers were lost {self.taken - 1} times{last}"))
+            return None
+
+    def show(self, number: int, row: Row) -> None:
+        with self.changed:
+            if self._at_hand(number) and row["event"] == "final":
+                self._end_job(row)
+            elif self._at_hand(number):
+                self.shown.append(row)
+                self.changed.notify_all()
+
+    def may_go(self, number: int, step: int) -> bool | None:
+        """Whether a job goes on after its rung at `step`; None for now."""
+        with self.changed:
+            decided = self.changed.wait_for(lambda: self.allowed >= step or not self._at_hand(number), WAIT_SECONDS)
+            return self._at_hand(number) if decided else None
+
+    def fail(self, number: int, error: Exception, mistake: bool) -> None:
+        """A worker raised: a job that is a mistake ends with it, any other is tried again by the next group."""
+        with self.changed:
+            self.trouble = error
+            if self._at_hand(number) and mistake:
+                self._end_job(error)
+
+    def _at_hand(self, number: int) -> bool:
+        return self.job is not None and number == self.number
+
+    def _end_job(self, said: Row | Exception) -> None:
+        self.shown.append(said)
+        self.job = None
+        self.changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a crew's processes depend on; a job of another shape needs another crew."""
+
+    workers: int
+    each: Resources
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.each.cpus))
+
+
+class Crew:
+    """The consumer's side of a crew. It dies with the process that made it, wherever its workers are."""
+
+    def __init__(self, shape: Shape, folder: Path, name: str):
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self.shape, self.resting = shape, True
+        self.failure: BaseException | None = None
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.board = ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Board).remote()
+        trainer = TorchTrainer(
+            crew_loop,
+            train_loop_config={"board": self.board, "threads": shape.threads},
+            scaling_config=ScalingConfig(
+                num_workers=shape.workers, use_gpu=shape.each.gpus > 0, resources_per_worker=shape.each.bundle()
+            ),
+            torch_config=TorchConfig(backend="nccl" if shape.each.gpus else "gloo"),
+            run_config=RunConfig(
+                name=name, storage_path=str(folder.resolve()),
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=1),  # the board counts
+            ),
+        )  # fmt: skip
+        self.thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True, name=f"ray-train-{name}")
+        self.thread.start()
+
+    def _fit(self, trainer: Any) -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            self.failure = error
+
+    @property
+    def alive(self) -> bool:
+        return self.thread.is_alive()
+
+    def rows(self, job: dict[str, Any]) -> Iterator[Row]:
+        """Run a job; closing the generator stops it at its next rung."""
+        import ray
+
+        number = ray.get(self.board.pin.remote(job))
+        self.resting = False
+        try:
+            while True:
+                row = ray.get(self.board.next_row.remote())
+                if row is None:
+                    if not self.alive:
+                        raise self.failure or RuntimeError("the workers have ended without a word")
+                    continue
+                if isinstance(row, Exception):
+                    raise row
+                self.resting = row["event"] != "progress"
+                yield row
+                if row["event"] == "final":
+                    return
+                if row["event"] == "rung":
+                    self.resting = False
+                    ray.get(self.board.allow.remote(row["step"]))
+        finally:
+            with suppress(ray.exceptions.RayError):
+                ray.get(self.board.take_down.remote(number))
+
+    def close(self) -> None:
+        """Send the workers home. Those in the middle of a job leave at its next rung; they are not waited for."""
+        import ray
+
+        with suppress(ray.exceptions.RayError):
+            ray.get(self.board.end.remote())
+        self.thread.join(CLOSE_SECONDS if self.resting else 0)
+
+
+# ---- in the workers ----
+
+
+def crew_loop(setup: dict[str, Any]) -> None:
+    """One worker, from the start of its group to the end."""
+    board = setup["board"]
+    while (job := agreed(board.take)) != END:
+        try:
+            run_job(job, board, setup["threads"])
+        except Exception as error:
+            ask(board.fail, job["number"], *told(error))
+            raise
+        gc.collect()  # networks of the former job, before the next one builds its own
+
+
+def run_job(task: dict[str, Any], board: Any, threads: int) -> None:
+    """This worker's part of one job."""
+    import torch.distributed as dist
+
+    from cid_ray.data.batches import kept_reader
+    from cid_ray.run.loop import train
+    from cid_ray.run.run import Job
+
+    config = Config.model_validate_json(task["config"])
+    job = Job(
+        config, Path(task["root"]), task["name"], dist.get_rank(), dist.get_world_size(), threads=threads,
+        use_ray_data=True, test=task["test"], reader=kept_reader(config.data, config.data.cache_mb),
+    )  # fmt: skip
+    for row in train(job):
+        if job.rank == 0:
+            ask(board.show, task["number"], row)
+        if row["event"] == "rung" and agreed(board.may_go, task["number"], row["step"]) is not True:
+            return
+
+
+def agreed(method: Any, *args: Any) -> Any:
+    """The board's answer to rank 0, on every rank; None is asked again."""
+    import torch.distributed as dist
+
+    while True:
+        said = [ask(method, *args) if dist.get_rank() == 0 else None]
+        dist.broadcast_object_list(said)
+        if said[0] is not None:
+            return said[0]
+
+
+def ask(method: Any, *args: Any) -> Any:
+    """END when the board is gone, and with it whoever wanted rows."""
+    import ray
+
+    try:
+        return ray.get(method.remote(*args))
+    except ray.exceptions.RayActorError:
+        return END
+
+
+def told(error: Exception) -> tuple[Exception, bool]:
+    """What others are told of an error, as a type that unpickles anywhere; and whether it would only come again."""
+    if isinstance(error, InputError | FloatingPointError):
+        return error, True
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
+        return OSError(error.errno, error.strerror, error.filename), True
+    kind = type(error).__name__
+    return RuntimeError(f"{kind}: {error}"), kind == "OutOfMemoryError"

@@ -1,0 +1,126 @@
+"""Who is told what happens in a search: shows it, keeps the rows, and knows when the search has to stop.
+
+It stops for Ctrl-C, for the time budget, after `search.max_failures` failed trials of one kind, and when the run's
+folder can no longer be written. Trials that are then running stay RUNNING in their study: a resume goes on with them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Protocol
+
+from cid_ray.results.record import Row, Rows, of_event, read_rows
+from cid_ray.search.arms import Assignment
+from cid_ray.search.journal import Hold
+from cid_ray.search.studies import Studies
+
+HOW = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+
+
+class Screen(Protocol):
+    """What of run.display.Display a search needs."""
+
+    def say(self, text: str) -> None: ...
+
+    def move(self, done: float, text: str = "") -> None: ...
+
+    def rung(self, row: Row, name: str = "") -> None: ...
+
+
+class Watch:
+    def __init__(self, out: Path, hold: Hold, studies: Studies, screen: Screen, deadline: float | None):
+        self.out, self.hold, self.studies, self.screen, self.deadline = out, hold, studies, screen, deadline
+        self.rows, self.total = Rows(out), studies.total()
+        self.ended_before = len(studies.ended())
+        self.started, self.test_seconds, self.interrupts = time.monotonic(), 0.0, 0
+        self.failures: Counter[str] = Counter()
+        self.reason = ""  # why the search stopped early and has failed
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Write the end of trials that a kill left out of the record: the study knew, the rows did not."""
+        known = {row["run"] for row in of_event(read_rows(self.out), "trial")}
+        for name, state in self.studies.ended().items():
+            if name not in known:
+                self.rows.add({"event": "trial", "run": name, "state": HOW[state.name], "reason": ""})
+
+    # ---- when to stop ----
+
+    def interrupt(self, *_: Any) -> None:
+        """Ctrl-C once: stop the trials and report; twice: leave at once."""
+        self.interrupts += 1
+        if self.interrupts > 1:
+            os._exit(130)
+        self.screen.say("interrupted: stopping the trials and writing the report (Ctrl-C again leaves at once)")
+
+    def stopping(self) -> bool:
+        late = self.deadline is not None and time.monotonic() + self.test_seconds > self.deadline
+        return bool(self.interrupts or self.reason) or late
+
+    def check(self) -> None:
+        """OSError when the run's folder is no longer there."""
+        self.hold.check()
+
+    def broken(self, error: OSError) -> None:
+        """The record cannot be written: nothing more is begun, nothing that was kept is touched."""
+        what = error.strerror or str(error)
+        where = f" ({error.filename})" if error.filename else ""
+        self.reason = self.reason or f"{self.out} cannot be written: {what}{where}; the studies are as they were"
+
+    # ---- what run_trials tells ----
+
+    def begun(self, assignment: Assignment, resumed: bool) -> None:
+        shown = ", ".join(f"{k.split('.')[-1]}={_short(v)}" for k, v in assignment.params.items())
+        from_ratio = assignment.trial.user_attrs.get("carried_over_from")
+        carried = f" (the best settings of {from_ratio})" if from_ratio else ""
+        self.screen.say(f"{assignment.name}: {'resumed' if resumed else 'begun'}  {shown}{carried}")
+
+    def row(self, row: Row) -> None:
+        if row.get("warning"):
+            self.screen.say(f"{row['run']}: warning: {row['warning']}")
+        if row["event"] == "progress":
+            return
+        self.test_seconds = max(self.test_seconds, row.get("test_seconds", 0.0))
+        live = self.studies.live.get(row["run"])
+        self.rows.add({**row, **(live.marks if live else {})})
+        if row["event"] == "rung":
+            self.screen.rung(row, row["run"])
+
+    def retried(self, name: str, reason: str, again: int) -> None:
+        self.screen.say(
+            f"{name}: {reason}; it goes on from its last checkpoint (retry {again} of "
+            f"{self.studies.config.search.retries})"
+        )
+
+    def ended(self, name: str, how: str, reason: str = "") -> None:
+        done, spent = len(self.studies.ended()), time.monotonic() - self.started
+        self.total = self.studies.total()
+        left = spent / max(1, done - self.ended_before) * (self.total - done)
+        self.rows.add({"event": "trial", "run": name, "state": how, "reason": reason})
+        self.screen.move(done, f"{name} {how}")
+        self.screen.say(
+            f"{name}: {how}{': ' + reason if reason else ''}  [{done}/{self.total} trials, ETA {left:.0f} s]"
+        )
+        if how == "pruned" or (how == "complete" and "-pair" in name):
+            shutil.rmtree(self.out / "checkpoints" / name, ignore_errors=True)
+        if how == "failed":
+            self.count_failure(reason)
+
+    def count_failure(self, reason: str) -> None:
+        """Too many failures of one kind (the reason without its numbers) end the search."""
+        kind = re.sub(r"[-+]?\d[\d.e+-]*|\bnan\b|\binf\b", "#", reason)
+        self.failures[kind] += 1
+        if self.failures[kind] >= self.studies.config.search.max_failures:
+            self.reason = self.reason or (
+                f"{self.failures[kind]} trials failed in the same way ({reason}); mend the cause or narrow "
+                f"search.space (search.max_failures is {self.studies.config.search.max_failures})"
+            )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
