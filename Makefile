@@ -19,7 +19,7 @@ test-slow: .venv       ## tests of several minutes
 	$(BIN)/python -m pytest -m slow
 
 chaos: .venv           ## kill -9 at random moments, many times: nothing lost, nothing twice, the same decisions
-	$(BIN)/python -m pytest -m slow tests/test_chaos.py
+	$(BIN)/python -m benchmarks.chaos
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .

@@ -133,20 +133,23 @@ def check_cluster(config: Config) -> tuple[cluster.Resources, int]:
     return request, min(fit, search.concurrency or fit)
 
 
-def trial_rows(root: str, cpus: float, task: dict[str, Any], pinned: bool = False) -> Iterator[Row]:
-    """The rows of one trial: the training loop itself, in this process, or Ray Train's workers running it."""
+def trial_rows(root: str, cpus: float, task: dict[str, Any], lasting: bool = False) -> Iterator[Row]:
+    """The rows of one trial: the training loop itself, in this process, or Ray Train's workers running it.
+
+    A `lasting` process runs one trial after another: it keeps its CPUs and its workers.
+    """
     config = Config.model_validate_json(task["config"])
     if config.scale.workers > 1:
         from cid_ray.run.workers import train_on_workers
 
-        yield from train_on_workers(config, Path(root), task["name"], task["test"])
+        yield from train_on_workers(config, Path(root), task["name"], task["test"], keep=lasting)
         return
     from cid_ray.data.batches import kept_reader
     from cid_ray.run.loop import train
     from cid_ray.run.pinning import pin
     from cid_ray.run.run import Job
 
-    if pinned:
+    if lasting:
         pin(int(cpus))  # shares of a CPU are not pinned
     job = Job(config, Path(root), task["name"], threads=max(1, int(cpus)), test=task["test"])
     job.reader = kept_reader(config.data, config.data.cache_mb)
@@ -187,10 +190,9 @@ def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, a
 def search(watch: Watch, request: cluster.Resources, at_once: int) -> None:
     from cid_ray.search.tuning import run_trials
 
-    source = functools.partial(trial_rows, str(watch.out.resolve()), request.cpus, pinned=True)
-    several = watch.studies.config.scale.workers > 1
+    source = functools.partial(trial_rows, str(watch.out.resolve()), request.cpus, lasting=True)
     try:
-        run_trials(watch.studies, watch, source, request.bundle(), at_once, reuse=not several)
+        run_trials(watch.studies, watch, source, request.bundle(), at_once)
     except OSError as error:
         watch.broken(error)
 

@@ -20,10 +20,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from cid_ray.config import Config, override
 from cid_ray.results.record import Row, read_rows
-from cid_ray.search.arms import check_search
+from cid_ray.search.arms import check_search, make_pruner
 from cid_ray.search.studies import Studies
+from cid_ray.search.watch import HOW, Watch
 
 RATIOS = ("1/8", "1/4")
 STRETCH_SECONDS = float(os.environ.get("CHAOS_STRETCH_SECONDS", "0.05"))  # of work between two rungs
@@ -116,6 +119,63 @@ def outcome(studies: Studies) -> dict[str, tuple[str, dict[str, Any], dict[int, 
     }
 
 
+CLEAN = {"trials lost": 0, "trials run twice": 0, "ends told wrong": 0, "pruning decisions that differ": 0}
+
+
+def weathered(out: Path, at_once: int) -> Studies:
+    """The studies of a storm as they are on disk."""
+    config = simulated_config(at_once)
+    return Studies(out / "study.journal", config, check_search(config))
+
+
+def account(out: Path, at_once: int) -> dict[str, int]:
+    """What a storm has cost: CLEAN, and some stretches between two rungs that were worked through again."""
+    studies = weathered(out, at_once)
+    ended = {run: HOW[state.name] for run, state in studies.ended().items()}
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines() if is_json(line)]
+    told = [(row["run"], row["state"]) for row in rows if row["event"] == "trial"]
+    worked = Counter((out / "work.log").read_text().splitlines())
+    too_many = sum(max(0, len(studies.trials(arm)) - studies.wanted(arm)) for arm in studies.studies)
+    return {
+        "trials lost": studies.total() - len(ended) + len(studies.pending),
+        "trials run twice": too_many + len(told) - len(set(run for run, _ in told)),
+        "ends told wrong": len(set(told) ^ set(ended.items())),
+        "pruning decisions that differ": decisions_that_differ(out, studies),
+        "stretches worked twice": sum(worked.values()) - len(worked),
+    }
+
+
+def is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def decisions_that_differ(out: Path, studies: Studies) -> int:
+    """Every report, in the order of the journal, told to fresh pruners that were never killed: do they agree?"""
+    place = {t._trial_id: (arm, t) for arm in studies.search_arms() for t in studies.trials(arm) if arm.method == "cid"}
+    fresh = {arm: optuna.create_study(direction="maximize", pruner=make_pruner(studies.config, "cid"))
+             for arm in studies.search_arms()}  # fmt: skip
+    mirrors: dict[int, optuna.Trial] = {}
+    differ = 0
+    for entry in map(json.loads, (out / "study.journal").read_text().splitlines()):
+        if "intermediate_value" not in entry or entry["trial_id"] not in place:
+            continue
+        arm, trial = place[entry["trial_id"]]
+        if trial._trial_id not in mirrors:
+            mirrors[trial._trial_id] = fresh[arm].ask()
+        mirror = mirrors[trial._trial_id]
+        mirror.report(entry["intermediate_value"], entry["step"])
+        last = entry["step"] == max(trial.intermediate_values)
+        said = entry["step"] < studies.config.train.steps * 2 and mirror.should_prune()
+        differ += said != (last and trial.state.name == "PRUNED")
+        if last:
+            fresh[arm].tell(mirror, None if said else 1.0, state=trial.state)
+    return differ
+
+
 def main(out: Path, at_once: int) -> int:
     """Run or resume the search in a folder, as `cid_ray.tune` does."""
     import functools
@@ -124,7 +184,6 @@ def main(out: Path, at_once: int) -> int:
     from cid_ray.run.display import Display
     from cid_ray.search.journal import Hold
     from cid_ray.search.tuning import run_trials
-    from cid_ray.search.watch import Watch
 
     config = simulated_config(at_once)
     cluster.start_ray()

@@ -1,10 +1,9 @@
 """A crew: Ray Train's workers, started once and given one job after another.
 
 Process starts and imports cost a run on two workers some 20 seconds; a crew pays them before its first job only.
-Consumer and crew meet at a `Board`: the consumer pins a job up, rank 0 takes it and shows its rows. At a rung every
-rank waits until the consumer lets the job go on; a job that was taken down stops there, and the crew waits for the
-next. What rank 0 reads is broadcast before any rank acts on it, and it asks again every second: so no worker is left
-in a collective alone, however long a crew has nothing to do.
+Consumer and crew meet at a `Board`. At a rung every rank waits until the consumer lets the job go on; a job that was
+taken down stops there, and the crew waits for the next. What rank 0 reads is broadcast before any rank acts on it, and
+it asks again every second: so no worker is left in a collective alone, however long a crew has nothing to do.
 
 A worker that raises or dies takes its group with it, and Ray Train starts a new one. The new group takes the job that
 is still pinned up and goes on from its last checkpoint; a row that was shown already may be shown again.
@@ -14,7 +13,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,101 +21,10 @@ from typing import Any
 
 from cid_ray.config import Config, InputError
 from cid_ray.results.record import Row
+from cid_ray.run.board import END, Board
 from cid_ray.run.cluster import Resources
 
-WAIT_SECONDS = 1.0  # an answer of the board takes at most so long
-CLOSE_SECONDS = 30.0
-RESTARTS = 3  # of the worker group for one job
-END = "end"
-
-
-class Board:
-    """The job at hand, its rows, and the step up to which it may go. An actor with threads; without Ray an object."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.job: dict[str, Any] | None = None
-        self.shown: deque[Row | Exception] = deque()
-        self.number = self.taken = self.allowed = 0
-        self.trouble: Exception | None = None
-        self.ended = False
-
-    # ---- the consumer ----
-
-    def pin(self, job: dict[str, Any]) -> int:
-        """Make `job` the one at hand, instead of any other; its number."""
-        with self.changed:
-            self.number += 1
-            self.job, self.taken, self.allowed, self.trouble = {**job, "number": self.number}, 0, 0, None
-            self.shown.clear()
-            self.changed.notify_all()
-            return self.number
-
-    def next_row(self) -> Row | Exception | None:
-        """The next row, what the job failed of, or None for now."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.shown, WAIT_SECONDS)
-            return self.shown.popleft() if self.shown else None
-
-    def allow(self, step: int) -> None:
-        with self.changed:
-            self.allowed = max(self.allowed, step)
-            self.changed.notify_all()
-
-    def take_down(self, number: int) -> None:
-        with self.changed:
-            if number == self.number:
-                self.job = None
-            self.changed.notify_all()
-
-    def end(self) -> None:
-        with self.changed:
-            self.job, self.ended = None, True
-            self.changed.notify_all()
-
-    # ---- the crew ----
-
-    def take(self) -> dict[str, Any] | str | None:
-        """The job at hand, END, or None for now. A job that has lost too many groups is given up."""
-        with self.changed:
-            self.changed.wait_for(lambda: self.job or self.ended, WAIT_SECONDS)
-            if self.ended or self.job is None:
-                return END if self.ended else None
-            self.taken += 1
-            if self.taken <= 1 + RESTARTS:
-                return self.job
-            last = f", the last time by {self.trouble}" if self.trouble else ""
-            self._end_job(RuntimeError(f"the workers were lost {self.taken - 1} times{last}"))
-            return None
-
-    def show(self, number: int, row: Row) -> None:
-        with self.changed:
-            if self._at_hand(number) and row["event"] == "final":
-                self._end_job(row)
-            elif self._at_hand(number):
-                self.shown.append(row)
-                self.changed.notify_all()
-
-    def may_go(self, number: int, step: int) -> bool | None:
-        """Whether a job goes on after its rung at `step`; None for now."""
-        with self.changed:
-            decided = self.changed.wait_for(lambda: self.allowed >= step or not self._at_hand(number), WAIT_SECONDS)
-            return self._at_hand(number) if decided else None
-
-    def fail(self, number: int, error: Exception, mistake: bool) -> None:
-        """A worker raised: a job that is a mistake ends with it, any other is tried again by the next group."""
-        with self.changed:
-            self.trouble = error
-            if self._at_hand(number) and mistake:
-                self._end_job(error)
-
-    def _at_hand(self, number: int) -> bool:
-        return self.job is not None and number == self.number
-
-    def _end_job(self, said: Row | Exception) -> None:
-        self.shown.append(said)
-        self.job = None
-        self.changed.notify_all()
+CLOSE_SECONDS = 30.0  # for workers with nothing to do to leave
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,6 @@ def run_trials(
     source: RowSource,
     bundle: dict[str, float],
     at_once: int,
-    reuse: bool = True,
 ) -> None:
     """Run every trial of the studies in one Tune experiment; returns when all are done or `progress` says stop.
 
@@ -184,7 +183,7 @@ def run_trials(
         tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(studies, progress), scheduler=StudyScheduler(studies, progress),
-            num_samples=-1, max_concurrent_trials=at_once, reuse_actors=reuse,
+            num_samples=-1, max_concurrent_trials=at_once, reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="tune", storage_path=folder, verbose=0,
