@@ -132,7 +132,7 @@ def _line(summary: RatioSummary, method: str) -> dict[str, Any]:
         "over_supervised": summary.gain("supervised", of=method) if method != "supervised" else None,
         "best_on_val_step": row.get("best/step"),
         "best_on_val_test": summary.score(method, "test", "best/"),
-        "held_out": row.get("held_out", "test"),
+        "selects": row.get("held_out_selects", row.get("held_out") == "val"),
         "seconds": row["seconds"],
         "run": row["run"],
         # of the repeats, on held-out images; `gain` is over supervised only, `floor` what it must exceed

@@ -26,6 +26,10 @@ from cid_ray.config import InputError, known_keys, override
 
 DRAWS = 64  # points of the space that must make a valid config before anything starts
 SHAPES = ("float", "int", "choice")
+NOT_COMPARABLE = (  # between trials of one study; a seed that scores best is luck
+    "data.ratio", "data.table", "data.draw", "data.split_seed", "data.split_files", "data.label_from",
+    "data.val_from_budget", "train.steps", "train.rungs", "train.seed",
+)  # fmt: skip
 _CID = ("loss.relation_", "loss.style_", "loss.stats_decay")
 _PSEUDO = ("loss.pseudo", "loss.conf_thresh", "loss.temperature")
 NOT_OF: dict[str, tuple[str, ...]] = {  # settings that a method never reads, by how they begin
@@ -115,7 +119,7 @@ def _known(key: str) -> None:
     keys = [k for k in known_keys() if "." in k and not k.startswith(("search.", "scale."))]
     if key not in keys and not key.startswith("model.decoder_options."):
         raise InputError(f"search.space has `{key}`, which is no setting{_near(key, keys)}")
-    if key in ("data.ratio", "data.table", "train.steps", "train.rungs"):
+    if key in NOT_COMPARABLE:
         raise InputError(f"search.space must not search `{key}`: scores of its values cannot be compared in one study")
 
 
