@@ -54,6 +54,11 @@ def simulated_config(at_once: int = 1, trials: int = 12, **changes: Any) -> Conf
     return override({}, {**search, **changes})
 
 
+def storm_config(at_once: int) -> Config:
+    """The search that is stormed: small, because every trial passes through Tune."""
+    return simulated_config(at_once, trials=8, **{"search.baselines": ["supervised"]})
+
+
 def curve(config: Config, step: int) -> float:
     """A learning curve that depends on settings, seed and draw, with crossings."""
     loss, seed = config.loss, config.train.seed + 10 * config.data.draw
@@ -124,7 +129,7 @@ CLEAN = {"trials lost": 0, "trials run twice": 0, "ends told wrong": 0, "pruning
 
 def weathered(out: Path, at_once: int) -> Studies:
     """The studies of a storm as they are on disk."""
-    config = simulated_config(at_once)
+    config = storm_config(at_once)
     return Studies(out / "study.journal", config, check_search(config))
 
 
@@ -185,7 +190,7 @@ def main(out: Path, at_once: int) -> int:
     from cid_ray.search.journal import Hold
     from cid_ray.search.tuning import run_trials
 
-    config = simulated_config(at_once)
+    config = storm_config(at_once)
     cluster.start_ray()
     out.mkdir(parents=True, exist_ok=True)
     with Hold(out) as hold:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import CLEAN, account, outcome, simulated_config, storm, uninterrupted, weathered
+from tests.chaos import CLEAN, account, outcome, storm, storm_config, uninterrupted, weathered
 
 pytestmark = pytest.mark.ray
 KILLS = 4  # of the test that CI runs; `make chaos` makes many more
@@ -19,7 +19,7 @@ def test_one_at_a_time_a_storm_changes_no_suggestion_and_no_decision(ray_cluster
     assert found.pop("stretches worked twice") <= KILLS  # a kill costs at most the stretch it hit
     assert found == CLEAN
     (tmp_path / "calm").mkdir()
-    calm = outcome(uninterrupted(tmp_path / "calm", simulated_config(1)))
+    calm = outcome(uninterrupted(tmp_path / "calm", storm_config(1)))
     assert outcome(weathered(tmp_path / "run", 1)) == calm
     assert {"PRUNED", "COMPLETE"} == {state for state, _, _ in calm.values()}
 

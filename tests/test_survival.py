@@ -199,7 +199,7 @@ def test_optuna_dashboard_reads_the_runs_own_journal_while_it_is_written(ray_clu
         try:
             found = fetch("http://127.0.0.1:18083/api/studies", viewer)
             names = {study["study_name"]: study["study_id"] for study in found["study_summaries"]}
-            assert {"1/8 cid", "1/4 cid", "1/8 mean_teacher"} <= set(names)
+            assert {"1/8 cid", "1/4 cid", "1/8 supervised"} <= set(names)
             trials = fetch(f"http://127.0.0.1:18083/api/studies/{names['1/8 supervised']}", viewer)["trials"]
             assert trials[0]["state"] == "Complete"
             assert process.poll() is None
@@ -209,7 +209,7 @@ def test_optuna_dashboard_reads_the_runs_own_journal_while_it_is_written(ray_clu
             viewer.kill()
             viewer.wait()
     assert process.returncode == 0
-    assert len([t for t in after if t["state"] in ("Complete", "Pruned")]) == 12
+    assert len([t for t in after if t["state"] in ("Complete", "Pruned")]) == 8
     assert lines(out, "stopped") == 0
 
 

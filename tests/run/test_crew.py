@@ -93,7 +93,7 @@ def test_a_mistake_ends_a_job_at_once_and_is_told_as_it_is(board: Board, mistake
 
 @pytest.fixture
 def config(ray_cluster: str, small_demo: Path) -> Iterator[Config]:
-    yield override(TINY, {"data.table": str(small_demo), "scale.workers": 2})
+    yield override(TINY, {"data.table": str(small_demo), "scale.workers": 2, "train.steps": 6})
     close_crew()
 
 
@@ -149,8 +149,8 @@ def test_jobs_in_a_row_share_processes_and_give_the_rows_of_each_alone(config: C
     first = run(config, tmp_path, "first")
     crew = pids()
     assert len(crew) == 2
-    stopped = run(config, tmp_path, "stopped", until="rung", method="mean_teacher", train__steps=200)
-    assert [r["step"] for r in stopped] == [100]
+    stopped = run(config, tmp_path, "stopped", until="rung", method="mean_teacher", train__steps=40)
+    assert [r["step"] for r in stopped] == [20]
     other = run(config, tmp_path, "other", loss__relation_kind="cross", train__seed=3)
     again = run(config, tmp_path, "again")
     assert pids() == crew
@@ -166,7 +166,7 @@ def test_jobs_in_a_row_share_processes_and_give_the_rows_of_each_alone(config: C
 @pytest.mark.slow
 def test_a_search_runs_its_trials_on_one_crew_and_leaves_nothing_behind(config: Config, tmp_path: Path) -> None:
     searched = changed(
-        config, train__steps=4, search__ratios=["1/8"], search__trials=3, search__baselines=["supervised"],
+        config, search__ratios=["1/8"], search__trials=3, search__baselines=["supervised"],
         search__space={"loss.relation_weight": {"float": [0.01, 1.0]}},
     )  # fmt: skip
     (tmp_path / "config.yaml").write_text(searched.to_yaml())
@@ -204,7 +204,7 @@ def test_a_job_that_raises_does_not_spoil_the_next(config: Config, tmp_path: Pat
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_kill_9_of_a_worker_costs_time_and_no_result(config: Config, tmp_path: Path, victim: int) -> None:
-    longer = changed(config, train__steps=90, train__rungs=[1 / 3, 2 / 3, 1.0])
+    longer = changed(config, train__steps=30, train__rungs=[1 / 3, 2 / 3, 1.0])
     undisturbed = run(longer, tmp_path, "undisturbed")
     seen: dict[int, Row] = {}
     rows = train_on_workers(longer, tmp_path, "disturbed", test=False, keep=True)
@@ -213,6 +213,6 @@ def test_kill_9_of_a_worker_costs_time_and_no_result(config: Config, tmp_path: P
             os.kill(sorted(pids())[victim], signal.SIGKILL)
         if row["event"] != "progress":
             seen[row["step"]] = row
-    assert sorted(seen) == [30, 60, 90] and seen[90]["event"] == "final"
-    assert seen[90]["val/miou_teacher"] == pytest.approx(undisturbed[-1]["val/miou_teacher"], abs=1e-6)
-    assert seen[60]["losses"] == pytest.approx(undisturbed[1]["losses"], rel=1e-6, abs=1e-6)
+    assert sorted(seen) == [10, 20, 30] and seen[30]["event"] == "final"
+    assert seen[30]["val/miou_teacher"] == pytest.approx(undisturbed[-1]["val/miou_teacher"], abs=1e-6)
+    assert seen[20]["losses"] == pytest.approx(undisturbed[1]["losses"], rel=1e-6, abs=1e-6)
