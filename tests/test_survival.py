@@ -57,13 +57,20 @@ def ended(out: Path) -> int:
 
 
 def trial_processes() -> list[int]:
-    """Actors that run trials, by the title that Ray gives its workers."""
+    """Actors of this session's own cluster that run trials: workers of the raylet that this process has started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if b"TrialActor" in (folder / "cmdline").read_bytes():
+            title = (folder / "cmdline").read_bytes()
+            if (b"TrialActor" in title or b"ResourceTrainable" in title) and parent(
+                parent(int(folder.name))
+            ) == os.getpid():
                 found.append(int(folder.name))
     return found
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 # ---- trials that die or fail ----
@@ -76,7 +83,9 @@ def test_a_killed_trial_goes_on_from_its_checkpoint_in_the_same_search(
     change = ["--set", "train.steps=120", "--set", "search.pruner.name=NopPruner", "--set", "search.pruner.args={}"]
     with driver(["cid_ray.tune", "--config", str(path), "--out", str(out), *change], ray_cluster) as process:
         wait_for(lambda: any(row["event"] == "rung" for row in read_rows(out)), process)
-        for pid in trial_processes():
+        running = trial_processes()
+        assert running
+        for pid in running:
             os.kill(pid, signal.SIGKILL)
         shown, _ = process.communicate(timeout=200)
     assert process.returncode == 0, shown
