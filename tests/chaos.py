@@ -73,7 +73,8 @@ def simulated_rows(root: str, task: dict[str, Any], stretch: float = STRETCH_SEC
     state = folder / "checkpoints" / name / "state.json"
     (folder / "pids").mkdir(exist_ok=True)
     (folder / "pids" / name).write_text(str(os.getpid()))
-    state.parent.mkdir(parents=True, exist_ok=True)
+    for place in (state.parent.parent, state.parent):
+        place.mkdir(exist_ok=True)
     done = json.loads(state.read_text())["step"] if state.exists() else 0
     if done:
         yield {"event": "rung", **simulated_row(config, name, done)}
