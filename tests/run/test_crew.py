@@ -124,7 +124,7 @@ def workers(*filters: tuple[str, str, str]) -> dict[str, int]:
 
 
 def pids() -> set[int]:
-    return set(workers(("state", "=", "ALIVE")).values())
+    return {pid for pid in workers(("state", "=", "ALIVE")).values() if pid > 1}  # 0: not known yet
 
 
 def wait_until_free(cpus: float) -> None:
