@@ -106,7 +106,9 @@ def _of_single_runs(summary: RatioSummary) -> str:
             f"pool ({METHODS[best]}) {scored[best]:.2f}. Leave it out, or train longer first.{unfinished}"
         )
     text = f"Best on {on}: {METHODS[best]} with {scored[best]:.2f}, {scored[best] - base:+.2f} over supervised only."
-    if "cid" in scored and best != "cid":
+    if "cid" not in scored:
+        return text + unfinished
+    if best != "cid":
         return f"{text} CID's relation and style terms do not pay over it here ({scored['cid'] - scored[best]:+.2f})."
     others = [f"{scored['cid'] - scored[m]:+.2f} over {METHODS[m]}" for m in scored if m != "cid"]
-    return f"{text} CID is {', '.join(others)}." if "cid" in scored and others else text + unfinished
+    return f"{text} CID is {', '.join(others)}." if others else text

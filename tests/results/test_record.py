@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cid_ray.config import Config
 from cid_ray.results import figures
 from cid_ray.results.page import markdown, write_page
 from cid_ray.results.record import Rows, provenance, read_rows
-from cid_ray.results.summary import summarize, table
+from cid_ray.results.summary import RatioSummary, summarize, table
 from cid_ray.results.verdict import verdict
 
 SCORES = {"supervised": 40.0, "pool_bn": 41.0, "mean_teacher": 42.5, "cid": 44.0}
@@ -117,6 +118,20 @@ def test_verdicts_follow_the_numbers(tmp_path: Path) -> None:
     better.finals["supervised"] = final("supervised", 8)
     better.finals["mean_teacher"] = final("mean_teacher", 8, 50.0)
     assert "Best on test: mean teacher" in verdict(better) and "do not pay" in verdict(better)
+
+
+@pytest.mark.parametrize("ended", [m for n in range(1, 5) for m in combinations(SCORES, n)], ids="+".join)
+def test_there_are_words_whatever_has_ended(ended: tuple[str, ...]) -> None:
+    """A search may be stopped at any moment."""
+    said = verdict(stopped(ended))
+    assert ("No CID trial" in said) == ("cid" not in ended and {"supervised"} < set(ended))
+    assert ("Not enough" in said) == (not {"supervised"} < set(ended))
+
+
+def stopped(ended: tuple[str, ...]) -> RatioSummary:
+    best = "1_8-cid-000" if "cid" in ended else None
+    search = {"event": "search", "ratio": "1/8", "method": "cid", "best": best}
+    return summarize([rung("1_8-cid-007", "cid", 8, 5, 30.0), *(final(method, 8) for method in ended), search])[0]
 
 
 def test_figures_draw_what_the_rows_say(tmp_path: Path) -> None:
