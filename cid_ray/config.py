@@ -16,11 +16,25 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cid_ray.sections import Config, Data, Loss, Model, Optim, Plugin, Scale, Search, Section, Train, label_share
+from cid_ray.sections import (
+    MIXED,
+    Config,
+    Data,
+    Loss,
+    Model,
+    Optim,
+    Plugin,
+    Scale,
+    Search,
+    Section,
+    Train,
+    label_share,
+    share_of,
+)  # fmt: skip
 
 __all__ = [
-    "Config", "Data", "InputError", "Loss", "Model", "Optim", "Plugin", "Scale", "Search", "Section", "Train",
-    "explain", "known_keys", "label_share", "load", "override", "read_yaml",
+    "MIXED", "Config", "Data", "InputError", "Loss", "Model", "Optim", "Plugin", "Scale", "Search", "Section", "Train",
+    "explain", "known_keys", "label_share", "load", "override", "read_yaml", "share_of",
 ]  # fmt: skip
 
 

@@ -105,12 +105,13 @@ class Optim(Section):
 
 class Train(Section):
     steps: int = Field(1000, ge=1)
-    rungs: tuple[float, ...] = (1 / 9, 1 / 3, 2 / 3, 1.0)  # shares at which val is evaluated and a checkpoint written
+    rungs: tuple[float, ...] = (1 / 3, 2 / 3, 1.0)  # shares at which val is evaluated and a checkpoint written
     seed: int = Field(0, ge=0)
     ema_decay: float = Field(0.996, ge=0, lt=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "bf16", "off"] = "auto"  # auto: bf16 on CUDA, off on the CPU
     compile: bool = False
+    micro_batch: int | None = Field(None, ge=2)  # images of a worker in one forward; null: its whole share at once
     window: int | None = Field(None, ge=32)  # sliding-window evaluation with this side; null: whole image
     samples: int = Field(4, ge=0)  # held-out images whose predictions are kept for the page
     alarm_steps: int = Field(200, ge=1)  # warn when no pseudo-label passed for so long
@@ -168,7 +169,7 @@ class Search(Section):
     carry_over: bool = False  # ratios one after the other, each starting from the best settings of the one before
     confirm: Confirm = Confirm()
     sampler: Plugin = Plugin(name="TPESampler", args={"multivariate": True, "group": True, "constant_liar": True})
-    pruner: Plugin = Plugin(name="SuccessiveHalvingPruner", args={"reduction_factor": 3})
+    pruner: Plugin = Plugin(name="SuccessiveHalvingPruner", args={"reduction_factor": 2})
     seed: int = Field(0, ge=0)
     retries: int = Field(2, ge=0)  # a trial whose process dies goes on from its checkpoint so often, then it failed
     max_failures: int = Field(5, ge=1)  # failed trials of one kind that end the search
@@ -199,12 +200,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batch_over_workers(self) -> Config:
-        for name in ("batch_size", "batch_size_u"):
+        for name, least in (("batch_size", 1), ("batch_size_u", MIXED)):
             size = getattr(self.data, name)
-            if size % self.scale.workers:
+            if self.scale.workers > 1 and size < least * self.scale.workers:
                 raise ValueError(
-                    f"data.{name} is {size} for all workers together, must be a multiple of scale.workers "
-                    f"({self.scale.workers})"
+                    f"data.{name} is {size} for all workers together, must be at least {least} for each of "
+                    f"scale.workers ({self.scale.workers})"
                 )
         return self
 
@@ -229,6 +230,20 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+MIXED = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
+
+
+def share_of(batch: int, rank: int, world: int, unit: int = 1) -> range:
+    """Which images of a global batch a worker takes: whole units, in rank order, as evenly as possible.
+
+    Units keep together what belongs together, so the same pairs are mixed on any number of workers; a last unit that is
+    incomplete is part of the last share.
+    """
+    units = -(-batch // unit)
+    first, last = (min(batch, unit * (units * r // world)) for r in (rank, rank + 1))
+    return range(first, last)
 
 
 def label_share(ratio: Any) -> tuple[float | None, int | None]:

@@ -49,8 +49,8 @@ def prepare(config: Config) -> None:
     from cid_ray.core.model import Segmenter
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
+    from cid_ray.run.build import check
     from cid_ray.run.device import Device
-    from cid_ray.run.run import check
 
     table = open_table(config.data.table)
     split = make_split(table, config.data)

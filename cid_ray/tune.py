@@ -98,7 +98,7 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     from cid_ray.core.model import Segmenter
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
-    from cid_ray.run.run import check
+    from cid_ray.run.build import check
 
     table = open_table(config.data.table)
     counts = {}

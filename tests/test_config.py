@@ -64,6 +64,7 @@ CHANGES_RESULTS: dict[str, Any] = {
     "optim.poly_power": 1.0,
     "optim.clip_norm": 1.0,
     "train.steps": 500,
+    "train.micro_batch": 4,
     "train.rungs": [0.5, 1.0],
     "train.seed": 1,
     "train.ema_decay": 0.9,
@@ -188,8 +189,11 @@ def test_a_bad_value_is_one_line_with_key_value_and_rule(key: str, value: str, r
 
 
 def test_a_batch_that_workers_cannot_share_names_both_keys() -> None:
-    said = message(changed, "data.batch_size=8", "scale.workers=3")
-    assert "data.batch_size is 8" in said and "scale.workers (3)" in said
+    said = message(changed, "data.batch_size=8", "scale.workers=9")
+    assert "data.batch_size is 8" in said and "scale.workers (9)" in said
+    said = message(changed, "data.batch_size_u=4", "scale.workers=3")
+    assert "data.batch_size_u is 4" in said and "at least 2 for each" in said
+    assert changed("data.batch_size=8", "scale.workers=3").scale.workers == 3
 
 
 def test_the_first_mistake_is_told_and_the_others_are_counted() -> None:
@@ -366,8 +370,8 @@ def test_a_search_takes_ratios_in_every_form_that_a_run_takes(ratios: str) -> No
 @pytest.mark.parametrize(
     ("steps", "rungs", "expected"),
     [
-        (1000, Config().train.rungs, (112, 334, 667, 1000)),
-        (9, Config().train.rungs, (1, 3, 6, 9)),
+        (1000, Config().train.rungs, (334, 667, 1000)),
+        (9, Config().train.rungs, (3, 6, 9)),
         (30, (0.1, 0.7, 1.0), (3, 21, 30)),
         (1, Config().train.rungs, (1,)),
         (2, (0.5, 1.0), (1, 2)),

@@ -1,9 +1,9 @@
 """The strong view: colour, blur and CutMix on a batch of tensors, the same code on CPU and GPU.
 
 Everything random is drawn for the GLOBAL batch from a CPU Generator seeded by (seed, step) and a worker uses its own
-rows, so views do not depend on the number of workers. CutMix partners are neighbours (2i, 2i+1): they lie on one worker
-when its share is even, and an image without a neighbour (batch size 1, the odd last one) is left unmixed, because an
-image mixed with itself is no strong view.
+rows, so views do not depend on the number of workers. CutMix partners are neighbours (2i, 2i+1), which lie on one
+worker; an image without a neighbour (batch size 1, the odd last one) is left unmixed, because an image mixed with
+itself is no strong view.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 import torchvision.transforms.v2.functional as V
 from torch import Tensor
+
+from cid_ray.config import MIXED, share_of
 
 JITTER = (0.5, 0.5, 0.5, 0.25)  # brightness, contrast, saturation, hue: UniMatch's strong view
 P_JITTER, P_GRAY, P_BLUR, P_CUTMIX = 0.8, 0.2, 0.5, 0.5
@@ -36,8 +38,8 @@ class StrongDraw:
     box: Tensor  # [B, 4] top, left, bottom, right
 
     def rows(self, rank: int, world: int) -> StrongDraw:
-        share = len(self.sigma) // world
-        own = slice(rank * share, (rank + 1) * share)
+        share = share_of(len(self.sigma), rank, world, MIXED)
+        own = slice(share.start, share.stop)
         return StrongDraw(self.chance[own], self.jitter[own], self.sigma[own], self.box[own])
 
 

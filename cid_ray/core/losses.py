@@ -63,27 +63,32 @@ def normalized_channels(feat: Tensor, valid: Tensor) -> Tensor:
     return F.normalize((feat.float() * valid).flatten(2), dim=2, eps=EPS)
 
 
+def mean_over_images(values: Tensor) -> Tensor:
+    """Mean of a value per image, or per pair of images, of all workers, whatever their shares."""
+    return masked_mean(values, torch.ones_like(values))
+
+
 def row_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL of softmax(rows / T), averaged over rows and leading dimensions: relations f32[...,C,C] (CIRKD)."""
+    """KL of softmax(rows / T), averaged over rows: relations f32[...,C,C] -> f32[...] (CIRKD)."""
     target = F.log_softmax(teacher / temperature, -1)
     guess = F.log_softmax(student / temperature, -1)
-    return (target.exp() * (target - guess)).sum(-1).mean()
+    return (target.exp() * (target - guess)).sum(-1).mean(-1)
 
 
 def cross_relation_loss(
     student_x: Tensor, student_u: Tensor, teacher_x: Tensor, teacher_u: Tensor,
-    valid_x: Tensor, valid_u: Tensor, temperature: float,
+    valid_x: Tensor, valid_u: Tensor, temperature: float, share_u: world.Share | None = None,
 ) -> Tensor:  # fmt: skip
     """R_xu = Fhat_x Fhat_u^T for every labeled-unlabeled pair of the global batch: the literal reading of CID's
-    abstract; CIRKDv2's channel term restricted to those pairs."""
+    abstract; CIRKDv2's channel term restricted to those pairs. Several workers need `share_u`."""
 
     def relations(x: Tensor, u: Tensor) -> Tensor:
-        x, u = normalized_channels(x, valid_x), world.all_rows(normalized_channels(u, valid_u))
+        x, u = normalized_channels(x, valid_x), world.all_rows(normalized_channels(u, valid_u), share_u)
         return torch.einsum("acn,bdn->abcd", x, u)
 
     with torch.no_grad():
         target = relations(teacher_x, teacher_u)
-    return row_kl(target, relations(student_x, student_u), temperature)
+    return mean_over_images(row_kl(target, relations(student_x, student_u), temperature))
 
 
 def self_relation_loss(student_u: Tensor, teacher_u: Tensor, valid_u: Tensor, grid: int = 1) -> Tensor:
@@ -95,7 +100,7 @@ def self_relation_loss(student_u: Tensor, teacher_u: Tensor, valid_u: Tensor, gr
 
     with torch.no_grad():
         target = grams(teacher_u)
-    return (grams(student_u) - target).square().sum((1, 2)).mean() / student_u.shape[1]
+    return mean_over_images((grams(student_u) - target).square().sum((1, 2))) / student_u.shape[1]
 
 
 def _cells(feat: Tensor, grid: int) -> Tensor:

@@ -10,15 +10,19 @@ relations and style too. A term of weight 0 is not computed and changes no other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cid_ray.config import Config
+from cid_ray.config import MIXED, Config, share_of
 from cid_ray.config import Loss as LossConfig
 from cid_ray.core import augment, losses, model
 from cid_ray.core.losses import IGNORE, Style
+from cid_ray.core.world import Share
+
+Network = Callable[[Tensor], tuple[Tensor, Tensor]]  # images -> logits, feat
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Method(nn.Module):
             self.register_buffer(f"gram_{side}", torch.zeros(channels, channels))
 
     def forward(
-        self, student: nn.Module, teacher: nn.Module, batch: dict[str, Tensor], step: int, rank: int = 0, world: int = 1
+        self, student: Network, teacher: Network, batch: dict[str, Tensor], step: int, rank: int = 0, world: int = 1
     ) -> LossTerms:
         """Batch as in data/batches.py, on the device; `step` counts from 0."""
         cfg = self.config
@@ -109,9 +113,12 @@ class Method(nn.Module):
 
         weights = Weights.at(cfg.method, self.loss, step / cfg.train.steps)
         image_u_w, valid_u = batch["image_u"], batch["valid_u"]
+        share = Share(range(len(image_u_w)), len(image_u_w))
+        if world > 1:
+            share = Share(share_of(cfg.data.batch_size_u, rank, world, MIXED), cfg.data.batch_size_u)
         with exact(image_x):
             size = (image_u_w.shape[-2], image_u_w.shape[-1])
-            draw = augment.draw_strong(len(image_u_w) * world, size, augment.generator(cfg.train.seed, step))
+            draw = augment.draw_strong(share.total, size, augment.generator(cfg.train.seed, step))
             draw = draw.rows(rank, world)
             box = augment.cutmix_mask(draw, size, image_x.device)
             image_u_s = augment.mix(augment.strong_view(image_u_w, draw), box)
@@ -121,11 +128,11 @@ class Method(nn.Module):
             with torch.no_grad():  # the labeled half is only needed where features are compared
                 logits_t, feat_t = teacher(torch.cat([image_x, image_u_w]) if weights.distills else image_u_w)
         with exact(image_x):
-            return self.terms(weights, logits, feat, logits_t, feat_t, mask_x, valid_u, box)
+            return self.terms(weights, logits, feat, logits_t, feat_t, mask_x, valid_u, box, share)
 
     def terms(
         self, weights: Weights, logits: Tensor, feat: Tensor, logits_t: Tensor | None, feat_t: Tensor | None,
-        mask_x: Tensor, valid_u: Tensor, box: Tensor,
+        mask_x: Tensor, valid_u: Tensor, box: Tensor, share_u: Share | None = None,
     ) -> LossTerms:  # fmt: skip
         """The losses of what student and teacher said, labeled images first; float32, whatever the networks ran in."""
         n_x, n_u, labeled = len(mask_x), len(valid_u), mask_x != IGNORE
@@ -145,13 +152,21 @@ class Method(nn.Module):
             self.follow(_features(feat_t, n_x, labeled, valid_u))
             if weights.relation > 0:
                 theirs = _features(_mix_feat(feat_t, n_x, box), n_x, labeled, valid_s)
-                relation = self.relation(own, theirs, mask_x, probs, valid_s)
+                relation = self.relation(own, theirs, mask_x, probs, valid_s, share_u)
             if weights.style > 0:
                 style = self.style(own)
         total = (sup + weights.pseudo * pseudo) / 2 + weights.relation * relation + weights.style * style
         return LossTerms(total, sup, pseudo, relation, style, mask_ratio)
 
-    def relation(self, own: Features, theirs: Features, mask_x: Tensor, probs: Tensor, valid_s: Tensor) -> Tensor:
+    def relation(
+        self,
+        own: Features,
+        theirs: Features,
+        mask_x: Tensor,
+        probs: Tensor,
+        valid_s: Tensor,
+        share_u: Share | None = None,
+    ) -> Tensor:
         """The chosen reading of relation distillation; `theirs` is mixed with the same boxes as `own`."""
         kind, temperature = self.loss.relation_kind, self.loss.relation_temperature
         if kind == "self":
@@ -160,7 +175,7 @@ class Method(nn.Module):
             return losses.transfer_relation_loss(own.u, own.valid_u, self.gram_x)
         if kind == "cross":
             return losses.cross_relation_loss(
-                own.x, own.u, theirs.x, theirs.u, own.valid_x, own.valid_u, temperature
+                own.x, own.u, theirs.x, theirs.u, own.valid_x, own.valid_u, temperature, share_u
             )  # fmt: skip
         confidence, pseudo_label = probs.max(1)
         pseudo_label = pseudo_label.masked_fill((confidence < self.loss.conf_thresh) | ~valid_s, IGNORE)

@@ -19,14 +19,16 @@ class GlobalBatchNorm(nn.BatchNorm2d):
         return self.after(x)
 
     def _normalize(self, x: Tensor) -> Tensor:
-        count = x.numel() / x.shape[1] * world.size()
-        mean = world.all_sum(x.sum((0, 2, 3))) / count
+        own = x.new_full((1,), x.numel() / x.shape[1])
+        total = world.all_sum(torch.cat([x.sum((0, 2, 3)), own]))  # workers may hold unequal shares
+        count = total[-1].detach()
+        mean = total[:-1] / count
         var = world.all_sum((x - mean[:, None, None]).square().sum((0, 2, 3))) / count
         with torch.no_grad():
             momentum = self.momentum if self.momentum is not None else 0.1
             assert self.running_mean is not None and self.running_var is not None
             self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * count / max(1, count - 1), momentum)
+            self.running_var.lerp_(var * count / (count - 1).clamp(min=1), momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
         scale = torch.rsqrt(var + self.eps) * self.weight

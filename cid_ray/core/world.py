@@ -7,11 +7,20 @@ every worker alike, and a per-worker sum is scaled by the number of workers (`co
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which images of the global batch are this worker's."""
+
+    own: range
+    total: int
 
 
 def size() -> int:
@@ -36,16 +45,18 @@ class _AllSum(torch.autograd.Function):
 
 class _AllRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        parts = [torch.empty_like(value) for _ in range(size())]
-        dist.all_gather(parts, value.contiguous())
-        return torch.cat(parts)
+    def forward(ctx: Any, value: Tensor, share: Share) -> Tensor:
+        ctx.own = slice(share.own.start, share.own.stop)
+        rows = value.new_zeros(share.total, *value.shape[1:])
+        rows[ctx.own] = value
+        dist.all_reduce(rows)  # unlike a gather it takes shares of any sizes
+        return rows
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         total = grads[0].contiguous().clone()
         dist.all_reduce(total)
-        return total.chunk(size())[dist.get_rank()]
+        return total[ctx.own], None
 
 
 def all_sum(value: Tensor) -> Tensor:
@@ -53,6 +64,9 @@ def all_sum(value: Tensor) -> Tensor:
     return _AllSum.apply(value) if size() > 1 else value  # type: ignore[no-any-return,no-untyped-call]
 
 
-def all_rows(value: Tensor) -> Tensor:
-    """[B, ...] of every worker, concatenated in rank order, differentiable. Shares must have equal B."""
-    return _AllRows.apply(value.contiguous()) if size() > 1 else value  # type: ignore[no-any-return,no-untyped-call]
+def all_rows(value: Tensor, share: Share | None) -> Tensor:
+    """This worker's share [b, ...] -> [B, ...] of all workers in rank order, differentiable."""
+    if size() == 1:
+        return value
+    assert share is not None and len(share.own) == len(value)
+    return _AllRows.apply(value, share)  # type: ignore[no-any-return,no-untyped-call]

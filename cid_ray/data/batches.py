@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cid_ray.config import Data
+from cid_ray.config import MIXED, Data, share_of
 from cid_ray.data.cache import Reader
 from cid_ray.data.splits import Split
 from cid_ray.data.table import open_table
@@ -40,9 +40,11 @@ class Stream:
 
     def places(self, step: int, rank: int, world: int) -> range:
         """The places in the order that this worker takes at this step."""
-        share = self.batch // world
-        first = step * self.batch + rank * share
-        return range(first, first + share)
+        first, share = step * self.batch, self.share(rank, world)
+        return range(first + share.start, first + share.stop)
+
+    def share(self, rank: int, world: int) -> range:
+        return share_of(self.batch, rank, world, MIXED if self.kind == POOL else 1)
 
     def row(self, place: int) -> int:
         epoch, index = divmod(place, len(self.rows))
@@ -150,7 +152,7 @@ def ray_batches(
         yield from labeled
         return
     pool = pool_dataset(plan.pool, data, start, stop, rank, world, cpus)
-    share = plan.pool.batch // world
+    share = len(plan.pool.share(rank, world))
     for batch_x, batch_u in zip(
         labeled, pool.iter_batches(batch_size=share, prefetch_batches=2, batch_format="numpy"), strict=True
     ):
@@ -164,9 +166,8 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    share = stream.batch // world
-    first = np.arange(start, stop) * stream.batch + rank * share
-    places = (first[:, None] + np.arange(share)).ravel()
+    share = len(stream.share(rank, world))
+    places = np.array([place for step in range(start, stop) for place in stream.places(step, rank, world)])
     blocks = max(1, min(len(places) // share, len(places) // 64 or 1))
     held = ray.put(stream)
 

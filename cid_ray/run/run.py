@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from cid_ray.config import Config, InputError
 from cid_ray.core import evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
+from cid_ray.core.micro import InParts
 from cid_ray.core.model import Segmenter, make_teacher
 from cid_ray.data.batches import Batch, Reader
-from cid_ray.data.splits import Split, make_split
-from cid_ray.data.table import Table, open_table
+from cid_ray.data.splits import make_split
+from cid_ray.data.table import open_table
 from cid_ray.results.record import Row
-from cid_ray.run import state
+from cid_ray.run import build, state
 from cid_ray.run.device import Device
 
 KEPT = ("step", "seconds", "best", "last_val", "last_rung", "warnings")  # plain values of a run in its checkpoint
@@ -60,16 +61,17 @@ class Run:
         self.table = job.reader.table if job.reader else open_table(cfg.data.table)
         self.reader = job.reader or Reader(self.table, cfg.data.image_size, cfg.data.cache_mb)
         self.split = make_split(self.table, cfg.data)
-        check(cfg, self.table, self.split)
+        build.check(cfg, self.table, self.split)
         torch.manual_seed(cfg.train.seed)
         student: nn.Module = Segmenter(cfg.model, self.table.num_classes)
         if job.world > 1:
             student = norm.synchronize(student, cuda=self.device.torch.type == "cuda")
         self.student = student.to(self.device.torch).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.teacher = make_teacher(self.student, cfg.train.ema_decay)
-        weights = class_weights(cfg, self.table, self.split)
-        self.method = Method(cfg, self.table.num_classes, self.feat_channels(), weights).to(self.device.torch)
-        self.optimizer = make_optimizer(cfg, self.student)
+        channels = build.feat_channels(self.teacher.module, cfg, self.device)
+        weights = build.class_weights(cfg, self.table, self.split)
+        self.method = Method(cfg, self.table.num_classes, channels, weights).to(self.device.torch)
+        self.optimizer = build.make_optimizer(cfg, self.student)
         self.schedule = torch.optim.lr_scheduler.PolynomialLR(self.optimizer, cfg.train.steps, cfg.optim.poly_power)
         self.step, self.seconds, self.silent_since = 0, 0.0, 0
         self.last_val: Scores = {}
@@ -78,29 +80,8 @@ class Run:
         self.warnings: list[str] = []
         if job.last.exists():
             self.restore()
-        self.forward = self.wrapped()
-
-    @torch.no_grad()
-    def feat_channels(self) -> int:
-        rng = torch.get_rng_state()
-        probe = torch.zeros(2, 3, *self.config.data.crop, device=self.device.torch)
-        try:
-            channels = self.teacher.module(probe)[1].shape[1]
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0][:160]
-            raise InputError(
-                f"{self.config.model.decoder} on {self.config.model.encoder} cannot take a crop of data.crop_size="
-                f"{self.config.data.crop_size} ({reason}); try a larger one, or another decoder"
-            ) from None
-        torch.set_rng_state(rng)
-        return int(channels)
-
-    def wrapped(self) -> nn.Module:
-        """The student as training calls it: data parallel when there are workers, compiled when asked for."""
-        net: nn.Module = self.student
-        if self.job.world > 1:
-            net = nn.parallel.DistributedDataParallel(net, forward_sync_buffers=False)
-        return torch.compile(net) if self.config.train.compile else net  # type: ignore[return-value]
+        self.forward = build.callable_student(self.student, cfg, job.world, self.device)
+        self.predict = build.callable_teacher(self.teacher, cfg, job.world, self.device)
 
     # ---- one step ----
 
@@ -109,10 +90,12 @@ class Run:
         tensors = {name: self.to_device(value) for name, value in batch.items()}
         with self.device.autocast():
             terms: LossTerms = self.method(
-                self.forward, self.teacher, tensors, self.step, self.job.rank, self.job.world
+                self.forward, self.predict, tensors, self.step, self.job.rank, self.job.world
             )
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()  # type: ignore[no-untyped-call]
+        if isinstance(self.forward, InParts):
+            self.forward.backward()
         if self.config.optim.clip_norm:
             nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)
         self.optimizer.step()
@@ -259,42 +242,3 @@ class Run:
             "device": str(self.device),
             **self.identity(),
         }
-
-
-def check(cfg: Config, table: Table, split: Split) -> None:
-    """What only shows when config and data meet; every message names the way out."""
-    if feeds_pool(cfg.method) and not len(split.pool):
-        raise InputError(
-            f"method {cfg.method} needs unlabeled images, the pool of {split.name} is empty: "
-            "lower data.ratio, import an --unlabeled folder, or use method=supervised"
-        )
-    if not len(split.val):
-        raise InputError(
-            f"the table {table.folder} has no val image with a mask: prepare it with --val-images and --val-masks, "
-            "or set data.val_from_budget=0.2: a fifth of the labels is then val"
-        )
-    if cfg.data.batch_size // cfg.scale.workers < 2 and cfg.method == "supervised":
-        raise InputError("data.batch_size must be at least 2 images a worker: batch norm needs more than one")
-
-
-def class_weights(cfg: Config, table: Table, split: Split) -> Tensor | None:
-    """f32[K] for `class_weights: balanced`: 1/sqrt(pixel share) of the labeled images, mean 1, at most 10."""
-    if cfg.loss.class_weights == "none":
-        return None
-    pixels = table.class_pixels[split.labeled].sum(0).astype(float)
-    weight = 1 / np.sqrt(np.maximum(pixels / max(1.0, pixels.sum()), 1e-6))
-    weight = np.where(pixels > 0, weight, 0)
-    weight = np.minimum(weight / weight[pixels > 0].mean(), 10)
-    return torch.tensor(weight, dtype=torch.float32)
-
-
-def make_optimizer(cfg: Config, student: nn.Module) -> torch.optim.Optimizer:
-    """Encoder at `lr`, decoder and head at `lr * head_lr_mult`; both are for the global batch."""
-    optim = cfg.optim
-    encoder = list(student.net.encoder.parameters())  # type: ignore[union-attr]
-    own = {id(p) for p in encoder}
-    head = [p for p in student.parameters() if id(p) not in own]
-    groups = [{"params": encoder, "lr": optim.lr}, {"params": head, "lr": optim.lr * optim.head_lr_mult}]
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=optim.weight_decay)

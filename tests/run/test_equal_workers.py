@@ -1,55 +1,84 @@
-"""Law: the number of workers changes neither losses nor weights. Two processes (gloo, CPU, float32) against one."""
+"""Law: neither the number of workers nor micro-batches change losses, gradients or weights (tests/equal_workers.py)."""
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
-from cid_ray.config import Config, override
-from cid_ray.core.method import feeds_pool
-from cid_ray.data.batches import Plan, local_batches
-from cid_ray.run.run import Job, Run
-from tests.support import TINY
+from cid_ray.core.micro import InParts
+from cid_ray.run.build import micro_batches
+from tests.equal_workers import Steps, apart, config_of, follow, on_workers
 
-STEPS = 2
+STEPS, CLOSE = 20, 1e-4
+NO_BATCH_NORM = {"model.encoder": "test_convnext"}
 
 
-def follow(config: Config, root: Path, rank: int, world: int) -> dict[str, torch.Tensor]:
-    """Losses and weights after some steps, as this worker sees them."""
-    run = Run(Job(config, root, rank=rank, world=world, threads=1))
-    plan = Plan.of(config.data, run.split, config.train.seed, feeds_pool(config.method))
-    losses = []
-    for batch in local_batches(run.reader, plan, config.data, 0, STEPS, rank, world):
-        terms = run.train_step(batch)
-        losses.append(run.mean_over_workers(terms.floats()))
-    names = [n for n in losses[0] if n != "mask_ratio"]
-    found = {f"loss/{i}/{n}": torch.tensor(row[n]) for i, row in enumerate(losses) for n in names}
-    return found | {n: v.detach().clone() for n, v in run.student.state_dict().items() if v.is_floating_point()}
+def assert_close(one: Steps, other: Steps, parts: tuple[str, ...] = ("loss", "grad", "weight")) -> None:
+    found = apart(one, other)
+    assert all(found[part] < CLOSE for part in parts), found
 
 
-def worker(rank: int, world: int, port: int, config: str, root: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    found = follow(Config.model_validate_json(config), Path(root), rank, world)
-    if rank == 0:
-        torch.save(found, Path(root) / "found.pt")
-    torch.distributed.destroy_process_group()
+@pytest.mark.parametrize(("kind", "world"), [("self", 2), ("class", 2), ("cross", 3), ("transfer", 4)])
+def test_any_number_of_workers_gives_the_training_of_one(tmp_path: Path, kind: str, world: int) -> None:
+    """Three workers hold 8 images as 2, 3, 3 and 2, 2, 4."""
+    config = config_of(kind, STEPS)
+    alone = follow(config, tmp_path)
+    forced, free = on_workers(config, tmp_path, world)
+    assert_close(alone, forced)
+    assert_close(alone, free, ("loss", "weight"))
+    assert apart(alone[:-1], alone[1:])["weight"] > CLOSE, "nothing was learned: the comparison says nothing"
 
 
 @pytest.mark.parametrize("kind", ["self", "cross", "transfer", "class"])
-def test_two_workers_give_the_losses_and_weights_of_one(tmp_path: Path, kind: str) -> None:
-    config = override(
-        TINY, {"loss.relation_kind": kind, "loss.conf_thresh": 0.2, "data.crop_size": 64, "optim.lr": 1e-3}
-    )
-    alone = follow(config, tmp_path / "alone", 0, 1)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (2, port, config.model_dump_json(), str(tmp_path)), nprocs=2)
-    together = torch.load(tmp_path / "found.pt", weights_only=True)
-    assert together.keys() == alone.keys()
-    for name, value in alone.items():
-        torch.testing.assert_close(together[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+def test_micro_batches_give_the_training_of_the_whole_batch(tmp_path: Path, kind: str) -> None:
+    """Without batch norm, which normalises every part by itself. Parts of 6 of 16 images: 6, 5, 5."""
+    alone = follow(config_of(kind, STEPS, **NO_BATCH_NORM), tmp_path)
+    parts = config_of(kind, STEPS, **NO_BATCH_NORM, **{"train.micro_batch": 6})
+    assert micro_batches(parts, 1) == 3
+    assert_close(alone, follow(parts, tmp_path, forced=True))
+
+
+def test_micro_batches_on_workers_too(tmp_path: Path) -> None:
+    alone = follow(config_of("cross", 4, **NO_BATCH_NORM), tmp_path)
+    parts = config_of("cross", 4, **NO_BATCH_NORM, **{"train.micro_batch": 4})
+    assert_close(alone, on_workers(parts, tmp_path, 3)[0])
+
+
+def test_a_supervised_run_takes_micro_batches_too(tmp_path: Path) -> None:
+    changes = {**NO_BATCH_NORM, "method": "supervised"}
+    alone = follow(config_of("self", 3, **changes), tmp_path)
+    assert_close(alone, follow(config_of("self", 3, **changes, **{"train.micro_batch": 2}), tmp_path, forced=True))
+
+
+def test_parts_see_the_same_dropout_twice_and_move_statistics_once() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5))
+
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            found = self.net(x)
+            return found, 2 * found
+
+    images, seen = torch.randn(6, 3, 4, 4), []
+    net.register_forward_hook(lambda *args: seen.append(args[2].detach().clone()))
+    whole = InParts(Pair(), 2, torch.no_grad().__class__)
+    whole.autocast = torch.enable_grad
+    logits, feat = whole(images)
+    assert int(net[1].num_batches_tracked) == 0
+    (logits.sum() + feat.square().sum()).backward()
+    whole.backward()
+    assert int(net[1].num_batches_tracked) == 2
+    assert len(seen) == 4 and torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
+    assert net[0].weight.grad is not None and not whole.open
+
+
+@pytest.mark.parametrize(
+    ("world", "micro", "expected"), [(1, None, 1), (1, 16, 1), (1, 6, 3), (2, 6, 2), (3, 4, 2), (4, 2, 2)]
+)
+def test_all_workers_pass_the_same_number_of_parts(world: int, micro: int | None, expected: int) -> None:
+    assert micro_batches(config_of("self", 1, **{"train.micro_batch": micro}), world) == expected
