@@ -39,6 +39,7 @@ class Data(Section):
     batch_size_u: int = Field(8, ge=1)  # unlabeled images per step, over all workers
     threads: int = Field(2, ge=1)  # decoding threads of a single-process run
     cache_mb: int = Field(512, ge=0)  # bound of a node's cache of decoded images, shared by its processes; 0: none
+    max_bad_frac: Share = 0.01  # of the pool: images that cannot be read and are passed over; more end the run
 
     @field_validator("ratio", mode="before")
     @classmethod
@@ -111,6 +112,10 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     amp: Literal["auto", "bf16", "off"] = "auto"  # auto: bf16 on CUDA, off on the CPU
     compile: bool = False
+    on_nan: Literal["stop", "skip"] = "stop"  # at a loss that is no number: end the run, or leave the step out
+    checkpoint_steps: int | None = Field(None, ge=1)  # a checkpoint every so many steps too, not at rungs alone
+    checkpoint_minutes: float | None = Field(None, gt=0)  # or so often
+    keep: int = Field(1, ge=1)  # last checkpoints that are kept, beside the best
     micro_batch: int | None = Field(None, ge=2)  # images of a worker in one forward; null: its whole share at once
     window: int | None = Field(None, ge=32)  # sliding-window evaluation with this side; null: whole image
     samples: int = Field(4, ge=0)  # held-out images whose predictions are kept for the page
@@ -219,8 +224,8 @@ class Config(Section):
             exclude={
                 "scale": True,
                 "search": True,
-                "data": {"table", "split_files", "threads", "cache_mb"},
-                "train": {"device"},
+                "data": {"table", "split_files", "threads", "cache_mb", "max_bad_frac"},
+                "train": {"device", "on_nan", "checkpoint_steps", "checkpoint_minutes", "keep"},
             },
         )
         if kept["model"]["weights"] not in ("none", "pretrained"):

@@ -4,8 +4,10 @@ The order is a function of (seed, step) alone (`Plan`): labeled images cycle, th
 worker takes its slice of every global batch. Crops are seeded by an image's place in that order. So one process and
 four workers see the same pixels, and a resumed run goes on where it stopped.
 
-    image_x u8[B,3,H,W]  mask_x u8[B,H,W]  valid_x bool[B,H,W]  image_u u8[B,3,H,W]  valid_u bool[B,H,W]
-B is this worker's share of the global batch; `valid` is False on padding.
+    image_x u8[B,3,H,W]  mask_x u8[B,H,W]  valid_x bool[B,H,W]
+    image_u u8[B,3,H,W]  valid_u bool[B,H,W]  unreadable_u str[B]
+B is this worker's share of the global batch; `valid` is False on padding. The place of a pool image that cannot be read
+is taken by the next one in its epoch's order that can; `unreadable_u` then says "ID: why", of all that were tried.
 """
 
 from __future__ import annotations
@@ -20,12 +22,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cid_ray.config import MIXED, Data, share_of
+from cid_ray.config import MIXED, Data, InputError, share_of
 from cid_ray.data.cache import Reader
 from cid_ray.data.splits import Split
-from cid_ray.data.table import open_table
+from cid_ray.data.table import UnreadableImage, open_table
 
 LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
+STAND_INS = 20  # images that are tried for one place
+SEVERAL = "\n"
 Batch = dict[str, np.ndarray]
 
 
@@ -46,9 +50,11 @@ class Stream:
     def share(self, rank: int, world: int) -> range:
         return share_of(self.batch, rank, world, MIXED if self.kind == POOL else 1)
 
-    def row(self, place: int) -> int:
+    def row(self, place: int, later: int = 0) -> int:
+        """The row at a place, or the one so many places later in the same epoch, whose end is followed by its start."""
         epoch, index = divmod(place, len(self.rows))
-        return int(self.rows[_permutation(len(self.rows), self.seed, self.kind, epoch)[index]])
+        order = _permutation(len(self.rows), self.seed, self.kind, epoch)
+        return int(self.rows[order[(index + later) % len(order)]])
 
 
 @lru_cache(maxsize=8)
@@ -100,17 +106,32 @@ def weak_view(
 
 def load_share(reader: Reader, stream: Stream, places: range, data: Data) -> Batch:
     """The images of some places of a stream, each in the weak view that its place seeds."""
-    images, masks, valids = [], [], []
+    images, masks, valids, unreadable = [], [], [], []
     for place in places:
-        image, mask = reader(stream.row(place), mask=stream.kind == LABELED)
+        image, mask, bad = read_place(reader, stream, place)
+        unreadable.append(bad)
         rng = np.random.default_rng([stream.seed, stream.kind, place])
         pixels, cropped, valid = weak_view(image, mask, data, rng)
         images.append(pixels)
         masks.append(cropped)
         valids.append(valid)
-    name = "x" if stream.kind == LABELED else "u"
-    batch = {f"image_{name}": np.stack(images), f"valid_{name}": np.stack(valids)}
-    return {**batch, "mask_x": np.stack(masks)} if stream.kind == LABELED else batch  # type: ignore[arg-type]
+    if stream.kind == LABELED:
+        return {"image_x": np.stack(images), "valid_x": np.stack(valids), "mask_x": np.stack(masks)}  # type: ignore[arg-type]
+    return {"image_u": np.stack(images), "valid_u": np.stack(valids), "unreadable_u": np.array(unreadable, np.str_)}
+
+
+def read_place(reader: Reader, stream: Stream, place: int) -> tuple[Image.Image, np.ndarray | None, str]:
+    """The image at a place, or its stand-in from the pool, and what could not be read. A labeled image has none."""
+    if stream.kind == LABELED:
+        return (*reader(stream.row(place), mask=True), "")
+    bad: list[str] = []
+    for later in range(min(STAND_INS, len(stream.rows))):
+        try:
+            image, _ = reader(stream.row(place, later), mask=False)
+            return image, None, SEVERAL.join(bad)
+        except UnreadableImage as error:
+            bad.append(f"{error.image_id}: {error.why}")
+    raise InputError(f"{len(bad)} pool images in a row cannot be read: {', '.join(bad)}; import again with --skip-bad")
 
 
 def local_batches(
@@ -160,7 +181,7 @@ def ray_batches(
 
 
 def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, world: int, cpus: float) -> Any:
-    """A Ray dataset of the pool's images in the plan's order: rows `image_u`, `valid_u`."""
+    """A Ray dataset of the pool's images in the plan's order: rows `image_u`, `valid_u`, `unreadable_u`."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -175,7 +196,7 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
         whole = ray.get(held)
         places = batch["place"]
         shares = [load_share(kept_reader(data, data.cache_mb), whole, range(p, p + 1), data) for p in places.tolist()]
-        return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u")}
+        return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u", "unreadable_u")}
 
     items = [{"place": place} for place in places.tolist()]
     rows = ray.data.from_items(

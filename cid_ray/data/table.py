@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError
 
@@ -40,6 +40,17 @@ SCHEMA = pa.schema(
     ]
 )
 INDEX = [name for name in SCHEMA.names if name not in ("image", "mask")]
+
+
+class UnreadableImage(InputError):
+    """The bytes of one image are no picture."""
+
+    def __init__(self, image_id: str, why: str, folder: Path):
+        super().__init__(f"image {image_id} of {folder} cannot be read ({why}); import again with --skip-bad")
+        self.image_id, self.why = image_id, why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return InputError, (str(self),)  # as what others need to know
 
 
 class TableWriter:
@@ -127,10 +138,15 @@ class Table:
         return np.array([g or "" for g in self.index["group"].take(pa.array(rows)).to_pylist()], dtype=object)
 
     def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
-        """The RGB image of a row and, if asked for and there is one, its mask u8[H, W]."""
+        """The RGB image of a row and, if asked for and there is one, its mask u8[H, W]; UnreadableImage."""
         encoded = self._cells(row, ["image", "mask"] if mask else ["image"])
-        ids = self._ids(encoded[1]) if mask and encoded[1] is not None else None
-        return decode(encoded[0]), ids
+        try:
+            ids = self._ids(encoded[1]) if mask and encoded[1] is not None else None
+            return decode(encoded[0]), ids
+        except (OSError, ValueError, SyntaxError, TypeError, EOFError, Image.DecompressionBombError) as error:
+            strange = isinstance(error, UnidentifiedImageError)  # its text is an address in memory
+            why = "not a picture" if strange or not encoded[0] else str(error) or type(error).__name__
+            raise UnreadableImage(self.ids(np.array([row]))[0], why, self.folder) from error
 
     def mask(self, row: int) -> np.ndarray:
         """The mask u8[H, W] of a labeled row, ignored pixels as 255."""

@@ -10,10 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-import numpy as np
-
-from cid_ray.core.method import feeds_pool
-from cid_ray.data.batches import Batch, Plan, local_batches, ray_batches
+from cid_ray.data.batches import Batch, local_batches, ray_batches
 from cid_ray.results.record import Row, provenance
 from cid_ray.run.final import closing_scores, latency_ms, scores_row
 from cid_ray.run.run import Job, Run
@@ -35,37 +32,40 @@ def train(job: Job) -> Iterator[Row]:
     for batch in batches:
         terms = run.train_step(batch)
         at_rung = run.step in run.config.train.rung_steps
+        if not at_rung and clock.checkpoint_due():
+            run.health.check_finite()
+            run.seconds = clock.read()["seconds"]
+            run.save()
         if not at_rung and not clock.due():
             continue
+        run.health.check_finite()
         losses = run.mean_over_workers(terms.floats()) if at_rung else terms.floats()
-        if not np.isfinite(losses["total"]):
-            raise FloatingPointError(f"the loss is {losses['total']} at step {run.step}: {losses}")
-        warning = run.watch(losses)
+        run.health.pseudo_labels(losses["mask_ratio"], run.step)
         cost = {**run.place(), **clock.read()}
         if not at_rung:
-            yield {"event": "progress", "run": job.name, **cost, "losses": losses, "warning": warning}
+            yield {"event": "progress", "run": job.name, **cost, "losses": losses, "warning": run.health.fresh()}
             continue
+        run.agree()
         val = run.evaluate("val")
         run.remember(val)
         run.seconds = clock.read()["seconds"]
-        run.last_rung = {"event": "rung", **cost, "losses": losses, **scores_row("val", val), "warning": warning}
+        run.last_rung = {"event": "rung", **cost, "losses": losses, **scores_row("val", val), **run.health.row()}
         run.save()
         yield {**head, **run.last_rung}
     cost = {**run.place(), **clock.read()}
     scores = closing_scores(run) if job.test else scores_row("val", run.last_val)
     if run.config.search.cost == "latency_ms":
         scores["latency_ms"] = latency_ms(run)
-    yield {"event": "final", **head, **cost, **scores, "warnings": run.warnings}
+    yield {"event": "final", **head, **cost, **scores, "warnings": run.health.found.warnings}
 
 
 def feed(run: Run) -> Iterator[Batch]:
     """The batches of the steps that are left: by this process's threads, the pool by Ray Data where that is asked."""
     job, data, steps = run.job, run.config.data, run.config.train.steps
-    plan = Plan.of(data, run.split, run.config.train.seed, feeds_pool(run.config.method))
     if job.use_ray_data:
         cpus = run.config.scale.data_cpus / job.world
-        return ray_batches(run.reader, plan, data, run.step, steps, job.rank, job.world, cpus)
-    return local_batches(run.reader, plan, data, run.step, steps, job.rank, job.world)
+        return ray_batches(run.reader, run.plan, data, run.step, steps, job.rank, job.world, cpus)
+    return local_batches(run.reader, run.plan, data, run.step, steps, job.rank, job.world)
 
 
 class Clock:
@@ -73,7 +73,17 @@ class Clock:
 
     def __init__(self, run: Run):
         self.run, self.before, self.first_step = run, run.seconds, run.step
-        self.started = self.shown = time.monotonic()
+        self.started = self.shown = self.saved = time.monotonic()
+
+    def checkpoint_due(self) -> bool:
+        """Between rungs, as `train.checkpoint_steps` and `train.checkpoint_minutes` ask."""
+        train, now = self.run.config.train, time.monotonic()
+        minutes = train.checkpoint_minutes
+        due = bool(train.checkpoint_steps and self.run.step % train.checkpoint_steps == 0)
+        due = due or bool(minutes and now - self.saved > 60 * minutes)
+        if due:
+            self.saved = now
+        return due
 
     def due(self) -> bool:
         return time.monotonic() - self.shown > PROGRESS_SECONDS

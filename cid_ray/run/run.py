@@ -17,14 +17,15 @@ from cid_ray.core import evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
 from cid_ray.core.micro import InParts
 from cid_ray.core.model import Segmenter, make_teacher
-from cid_ray.data.batches import Batch, Reader
+from cid_ray.data.batches import Batch, Plan, Reader
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import open_table
 from cid_ray.results.record import Row
 from cid_ray.run import build, state
 from cid_ray.run.device import Device
+from cid_ray.run.health import Health
 
-KEPT = ("step", "seconds", "best", "last_val", "last_rung", "warnings")  # plain values of a run in its checkpoint
+KEPT = ("step", "seconds", "best", "last_val", "last_rung")  # plain values of a run in its checkpoint
 Scores = dict[str, dict[str, Any]]  # network -> what core.evaluate.scores returns
 
 
@@ -73,11 +74,12 @@ class Run:
         self.method = Method(cfg, self.table.num_classes, channels, weights).to(self.device.torch)
         self.optimizer = build.make_optimizer(cfg, self.student)
         self.schedule = torch.optim.lr_scheduler.PolynomialLR(self.optimizer, cfg.train.steps, cfg.optim.poly_power)
-        self.step, self.seconds, self.silent_since = 0, 0.0, 0
+        self.step, self.seconds = 0, 0.0
         self.last_val: Scores = {}
         self.last_rung: Row = {}
         self.best: dict[str, Any] = {}
-        self.warnings: list[str] = []
+        self.plan = Plan.of(cfg.data, self.split, cfg.train.seed, feeds_pool(cfg.method))
+        self.health = Health(cfg, len(self.split.pool), self.ids_at)
         if job.last.exists():
             self.restore()
         self.forward = build.callable_student(self.student, cfg, job.world, self.device)
@@ -87,7 +89,10 @@ class Run:
 
     def train_step(self, batch: Batch) -> LossTerms:
         """One optimizer step on this worker's share of the global batch."""
+        self.health.unreadable(batch.pop("unreadable_u", np.array([], np.str_)))
         tensors = {name: self.to_device(value) for name, value in batch.items()}
+        careful = self.config.train.on_nan == "skip"
+        before = [(b, b.clone()) for b in (*self.student.buffers(), *self.method.buffers())] if careful else []
         with self.device.autocast():
             terms: LossTerms = self.method(
                 self.forward, self.predict, tensors, self.step, self.job.rank, self.job.world
@@ -96,33 +101,39 @@ class Run:
         terms.total.backward()  # type: ignore[no-untyped-call]
         if isinstance(self.forward, InParts):
             self.forward.backward()
-        if self.config.optim.clip_norm:
-            nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)
-        self.optimizer.step()
+        if careful and not self.finite_gradients():
+            for buffer, value in before:
+                buffer.copy_(value)
+            self.health.skip(self.step)
+        else:
+            self.health.note(terms.total, self.step)
+            if self.config.optim.clip_norm:
+                nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)
+            self.optimizer.step()
+            self.teacher.update(self.student, step=self.step)
         self.schedule.step()
-        self.teacher.update(self.student, step=self.step)
         self.step += 1
         return terms
+
+    def finite_gradients(self) -> bool:
+        """Waits for the device. Gradients are those of all workers, so every one of them says the same."""
+        grads = [p.grad for p in self.student.parameters() if p.grad is not None]
+        return bool(torch.isfinite(nn.utils.get_total_norm(grads)))
+
+    def ids_at(self, step: int) -> str:
+        """The images of a step, over all workers, in words."""
+        told = []
+        for name, stream in (("labeled", self.plan.labeled), ("pool", self.plan.pool)):
+            if stream:
+                rows = np.array([stream.row(place) for place in stream.places(step, 0, 1)])
+                told.append(f"{name} images {', '.join(self.table.ids(rows))}")
+        return "; ".join(told)
 
     def to_device(self, value: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(value))
         if self.device.torch.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.device.torch, non_blocking=True)
-
-    def watch(self, losses: dict[str, float]) -> str | None:
-        """A warning, once, when no pseudo-label has passed for `alarm_steps` although they should by now."""
-        loss, done = self.config.loss, self.step / self.config.train.steps
-        expected = self.config.method in ("mean_teacher", "cid") and loss.pseudo_weight > 0
-        if not expected or done <= loss.pseudo_burn_in or losses["mask_ratio"] > 0:
-            self.silent_since = self.step
-        if self.warnings or self.step - self.silent_since < self.config.train.alarm_steps:
-            return None
-        self.warnings.append(
-            f"no pseudo-label passed loss.conf_thresh={loss.conf_thresh} between steps {self.silent_since} and "
-            f"{self.step}: the pool teaches nothing; lower loss.conf_thresh (0 switches it off)"
-        )
-        return self.warnings[-1]
 
     # ---- evaluate ----
 
@@ -165,6 +176,14 @@ class Run:
         torch.distributed.all_reduce(total)
         return dict(zip(losses, (total / self.job.world).tolist(), strict=True))
 
+    def agree(self) -> None:
+        """At a rung: what any worker could not read is known to all."""
+        if self.job.world > 1:
+            all_found: list[Any] = [None] * self.job.world
+            torch.distributed.all_gather_object(all_found, self.health.found.unreadable)
+            for found in all_found:
+                self.health.merge(found)
+
     def remember(self, val: Scores) -> None:
         """Keep the weights of the best rung on val (by the teacher's mIoU), beside those of the last step."""
         self.last_val = val
@@ -187,11 +206,14 @@ class Run:
 
     def save(self) -> None:
         if self.job.rank == 0:
-            own = {name: getattr(self, name) for name in KEPT}
-            state.save(self.job.last, self.modules(), self.config, self.table.classes, **own, identity=self.identity())
+            own = {name: getattr(self, name) for name in KEPT} | {"health": self.health.plain()}
+            state.save(
+                self.job.last, self.modules(), self.config, self.table.classes, keep=self.config.train.keep,
+                **own, identity=self.identity(),
+            )  # fmt: skip
 
     def restore(self) -> None:
-        content = state.load(self.job.last)
+        content, told = state.load_newest(self.job.last)
         theirs = content["extra"].pop("identity")
         for key, value in self.identity().items():
             if theirs[key] != value:
@@ -199,10 +221,11 @@ class Run:
                     f"{self.job.last} belongs to another run: its {key} is {theirs[key]}, this one's {value}; "
                     f"resume with the same config and data, or choose another --out"
                 )
-        state.restore(content, self.modules())
-        for name, value in content["extra"].items():
-            setattr(self, name, value)
-        self.silent_since = self.step
+        extra = state.restore(content, self.modules())
+        for name in KEPT:
+            setattr(self, name, extra[name])
+        self.health.restore(extra["health"], self.step)
+        self.health.found.warnings += told
 
     def identity(self) -> dict[str, str]:
         """What must be equal for two runs to give the same numbers."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,8 @@ import torch
 from cid_ray.config import Config, InputError
 
 
-def save(path: Path, modules: dict[str, Any], config: Config, classes: list[str], **extra: Any) -> None:
-    """`modules`: anything with state_dict(); `extra`: plain values."""
+def save(path: Path, modules: dict[str, Any], config: Config, classes: list[str], keep: int = 1, **extra: Any) -> None:
+    """`modules`: anything with state_dict(); `extra`: plain values. The `keep` - 1 last files before this one stay."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "config": config.to_yaml(),
@@ -32,7 +34,31 @@ def save(path: Path, modules: dict[str, Any], config: Config, classes: list[str]
         torch.save(content, file)
         file.flush()
         os.fsync(file.fileno())
+    if keep > 1 and path.exists():
+        older = path.with_name(f"{path.stem}-{time.time_ns():020d}{path.suffix}")
+        try:
+            os.link(path, older)  # `path` is never missing
+        except OSError:
+            shutil.copy2(path, older)
     partial.replace(path)
+    for spare in older_ones(path)[keep - 1 :]:
+        spare.unlink(missing_ok=True)
+
+
+def older_ones(path: Path) -> list[Path]:
+    """The files that `path` has replaced, newest first."""
+    return sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 20}{path.suffix}"), reverse=True)
+
+
+def load_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The newest checkpoint that can be read, and a warning for each that cannot; InputError when there is none."""
+    told: list[str] = []
+    for candidate in (path, *older_ones(path)):
+        try:
+            return load(candidate), told
+        except InputError as error:
+            told.append(f"{error}; going on from the one before")
+    return load(path), told
 
 
 def load(path: Path) -> dict[str, Any]:

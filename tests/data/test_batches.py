@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cid_ray.config import Data
+from cid_ray.config import Data, InputError
 from cid_ray.data.batches import Batch, Plan, Reader, Stream, local_batches, weak_view
 from cid_ray.data.splits import Split, make_split
 from cid_ray.data.table import Table, png
@@ -156,6 +156,7 @@ def test_batches_have_their_shapes_and_types_and_no_mask_of_the_pool(table: Tabl
         "valid_x": ((4, 32, 40), bool),
         "image_u": ((8, 3, 32, 40), np.uint8),
         "valid_u": ((8, 32, 40), bool),
+        "unreadable_u": ((8,), np.dtype("<U1")),
     }
 
 
@@ -166,12 +167,12 @@ def test_without_a_pool_to_feed_only_labeled_images_come(table: Table) -> None:
     assert_equal(found, [{name: batch[name] for name in ("image_x", "mask_x", "valid_x")} for batch in both])
 
 
-def test_an_image_that_cannot_be_read_stops_the_batches(tmp_path: Path) -> None:
+def test_a_pool_without_a_readable_image_stops_the_batches(tmp_path: Path) -> None:
     rows = [masked_row("x", picture(0), ids(0)), row("u", b"broken")]
     table = write_table(tmp_path / "t", rows)
     data = data_of(batch_size=1, batch_size_u=1, ratio="1/1")
     feed = local_batches(Reader(table, None, 8), Plan.of(data, make_split(table, data), 0, True), data, 0, 3)
-    with pytest.raises(OSError, match="cannot identify image"):
+    with pytest.raises(InputError, match="1 pool images in a row cannot be read: train/u: not a picture"):
         list(feed)
 
 
