@@ -47,7 +47,7 @@ def add_config_options(
     )  # fmt: skip
     options.add_argument("--out", metavar="DIR", help=out)
     if resume:
-        options.add_argument("--resume", metavar="DIR", help="continue the run in this folder with its own config")
+        options.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
     options.set_defaults(changeable=changeable)  # may --config and --set come with --resume?
 
 

@@ -134,10 +134,27 @@ class Train(Section):
 
 
 class Scale(Section):
-    workers: int = Field(1, ge=1)
+    workers: int | tuple[int, int] = 1  # [least, most]: shrinks and grows with the cluster, the global batch stays
     cpus_per_worker: float | None = Field(None, gt=0)  # null: what the machine has, shared out
     gpus_per_worker: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs
     data_cpus: float = Field(0.5, gt=0)  # kept free for Ray Data's decoding tasks
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, value: Any) -> Any:
+        bounds = list(value) if isinstance(value, list | tuple) else [value]
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in bounds)
+        if not whole or len(bounds) > 2 or (len(bounds) == 2 and bounds[0] >= bounds[1]) or not bounds:
+            raise ValueError("must be a number of workers such as 2, or [least, most] such as [1, 4]")
+        return tuple(bounds) if len(bounds) == 2 else bounds[0]
+
+    @property
+    def least(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 class Plugin(Section):
@@ -207,10 +224,10 @@ class Config(Section):
     def _batch_over_workers(self) -> Config:
         for name, least in (("batch_size", 1), ("batch_size_u", MIXED)):
             size = getattr(self.data, name)
-            if self.scale.workers > 1 and size < least * self.scale.workers:
+            if self.scale.most > 1 and size < least * self.scale.most:
                 raise ValueError(
                     f"data.{name} is {size} for all workers together, must be at least {least} for each of "
-                    f"scale.workers ({self.scale.workers})"
+                    f"scale.workers ({self.scale.most})"
                 )
         return self
 
@@ -219,7 +236,15 @@ class Config(Section):
 
         Where the data lies, how many workers there are and how the search is run do not change a run's results.
         """
-        kept = self.model_dump(
+        kept = self.what_counts()
+        if kept["model"]["weights"] not in ("none", "pretrained"):
+            kept["model"]["weights"] = "file"
+        text = json.dumps([kept, *contents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def what_counts(self) -> dict[str, Any]:
+        """The values that change results, by section."""
+        return self.model_dump(
             mode="json",
             exclude={
                 "scale": True,
@@ -228,10 +253,6 @@ class Config(Section):
                 "train": {"device", "on_nan", "checkpoint_steps", "checkpoint_minutes", "keep"},
             },
         )
-        if kept["model"]["weights"] not in ("none", "pretrained"):
-            kept["model"]["weights"] = "file"
-        text = json.dumps([kept, *contents], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -10,22 +10,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cid_ray import cli
-from cid_ray.config import Config
+from cid_ray.config import Config, InputError, load
 from cid_ray.results.record import Row, Rows
 from cid_ray.run.display import Display, percent
 
 EXAMPLES = """
   python -m cid_ray.train --set data.table=demo --set data.ratio=1/8 --set method=supervised
   python -m cid_ray.train --config my.yaml --set scale.workers=4 --out runs/mine
-  python -m cid_ray.train --resume runs/mine
+  python -m cid_ray.train --resume runs/mine --set train.on_nan=skip
 """
 
 
 def main(argv: list[str]) -> int:
     options = cli.parser("train", __doc__ or "", EXAMPLES)
-    cli.add_config_options(options)
+    cli.add_config_options(options, changeable=True)
     args = options.parse_args(argv)
     config, out = cli.open_run(args, "train")
+    if args.resume:
+        same_run(out, config)
     prepare(config)
     cli.claim(config, out)
     rows = Rows(out)
@@ -41,7 +43,26 @@ def main(argv: list[str]) -> int:
         except KeyboardInterrupt:
             display.say(f"interrupted; continue with: python -m cid_ray.train --resume {out}")
             return 130
+        except FloatingPointError as error:
+            display.say(f"failed: {error}; continue from the last checkpoint: python -m cid_ray.train --resume {out}")
+            return 1
     return 0
+
+
+def same_run(out: Path, config: Config) -> None:
+    """InputError, naming them, when values that change results are not those of the folder's run."""
+    theirs, mine = load(out / "config.yaml").what_counts(), config.what_counts()
+    changed = [
+        f"{section}.{key} was {value}, is {mine[section][key]}"
+        for section, values in theirs.items() if isinstance(values, dict)
+        for key, value in values.items() if mine[section][key] != value
+    ]  # fmt: skip
+    if mine["method"] != theirs["method"]:
+        changed.append(f"method was {theirs['method']}, is {mine['method']}")
+    if changed:
+        raise InputError(
+            f"--resume {out} goes on with the same run: {'; '.join(changed)}; choose another --out for that"
+        )
 
 
 def prepare(config: Config) -> None:
@@ -56,21 +77,24 @@ def prepare(config: Config) -> None:
     split = make_split(table, config.data)
     check(config, table, split)
     Segmenter(config.model, table.num_classes)
-    if config.scale.workers > 1:
+    if config.scale.most > 1:
         from cid_ray.run.cluster import start_ray
         from cid_ray.run.workers import check_workers
 
         start_ray()
         print(f"each worker gets {check_workers(config)}; {config.scale.data_cpus:g} CPU stay free for Ray Data")
     device = Device.choose(config.train)
+    workers = (
+        config.scale.workers if isinstance(config.scale.workers, int) else "{} to {}".format(*config.scale.workers)
+    )
     print(
         f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes"
     )
-    print(f"device: {device}; {config.scale.workers} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
+    print(f"device: {device}; {workers} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
 
 
 def run(config: Config, out: Path) -> Iterator[Row]:
-    if config.scale.workers > 1:
+    if config.scale.most > 1:
         from cid_ray.run.workers import train_on_workers
 
         return train_on_workers(config, out)

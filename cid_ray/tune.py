@@ -117,12 +117,12 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
 def check_cluster(config: Config) -> tuple[cluster.Resources, int]:
     """What one trial asks for, and how many run at once; InputError when not even one can ever be placed."""
     search = config.search
-    if config.scale.workers > 1:
+    if config.scale.most > 1:
         from cid_ray.run.workers import check_workers
 
         worker = check_workers(config)
         total = sum(node.cpus for node in cluster.nodes())
-        fit = int(total // (config.scale.workers * worker.cpus + config.scale.data_cpus + 0.01))
+        fit = int(total // (config.scale.most * worker.cpus + config.scale.data_cpus + 0.01))
         return cluster.Resources(0.01, 0), max(1, min(fit, search.concurrency or fit))
     gpus = (1.0 if cluster.has_gpus() else 0.0) if search.gpus_per_trial is None else search.gpus_per_trial
     request = cluster.Resources(search.cpus_per_trial, gpus)
@@ -139,7 +139,7 @@ def trial_rows(root: str, cpus: float, task: dict[str, Any], lasting: bool = Fal
     A `lasting` process runs one trial after another: it keeps its CPUs and its workers.
     """
     config = Config.model_validate_json(task["config"])
-    if config.scale.workers > 1:
+    if config.scale.most > 1:
         from cid_ray.run.workers import train_on_workers
 
         yield from train_on_workers(config, Path(root), task["name"], task["test"], keep=lasting)

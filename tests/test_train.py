@@ -91,6 +91,20 @@ def test_kill_9_while_training_loses_no_checkpoint(config_file: Path, tmp_path: 
     assert [r["step"] for r in read_rows(out) if r["event"] == "rung"] == [200, 400]
 
 
+def test_a_loss_that_is_no_number_ends_with_one_line_and_can_be_resumed(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "run")
+    wild = ["--set", "optim.lr=1e30", "--set", "train.rungs=[0.25,1]"]
+    assert train.main(["--config", str(config_file), "--out", out, *wild]) == 1
+    said = capsys.readouterr().out
+    assert "failed: the loss is not finite at step" in said and "pool images" in said and f"--resume {out}" in said
+    with pytest.raises(InputError, match=r"optim.lr was 1e\+30, is 0.1; choose another --out"):
+        train.main(["--resume", out, "--set", "optim.lr=0.1"])
+    assert train.main(["--resume", out, "--set", "train.on_nan=skip"]) == 1
+    assert "10 steps in a row, up to step 10" in capsys.readouterr().out
+
+
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(small_demo: Path, tmp_path: Path) -> None:
     base = override(TINY, {"data.table": str(small_demo)})
     Run(Job(base, tmp_path)).save()

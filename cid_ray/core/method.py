@@ -73,12 +73,23 @@ def feeds_pool(method: str) -> bool:
 
 @dataclass(frozen=True)
 class Features:
-    """Pooled features of one network on both halves of the batch, with the cells that count."""
+    """Pooled features of one network on both halves of the batch, with the cells that count.
 
-    x: Tensor  # f32[B,C,h,w]
+    The teacher's labeled half is None where nothing is held against it.
+    """
+
+    x: Tensor | None  # f32[B,C,h,w]
     u: Tensor
     valid_x: Tensor  # f32[B,1,h,w]
     valid_u: Tensor
+
+
+def followed(loss: LossConfig) -> frozenset[str]:
+    """The teacher's statistics of which an EMA is kept: those that a term is held against."""
+    sides = {"unlabeled": "u", "labeled": "x", "symmetric": "xu"}[loss.style_target] if loss.style_weight > 0 else ""
+    names = ("gram",) if loss.style_stat == "gram" else ("mean", "std")
+    transfer = loss.relation_kind == "transfer" and loss.relation_weight > 0
+    return frozenset({f"{name}_{side}" for name in names for side in sides} | ({"gram_x"} if transfer else set()))
 
 
 class Method(nn.Module):
@@ -93,10 +104,11 @@ class Method(nn.Module):
         self.config, self.loss, self.num_classes = config, config.loss, num_classes
         self.register_buffer("class_weights", class_weights)
         self.register_buffer("updates", torch.zeros(()))
-        for side in ("x", "u"):
-            self.register_buffer(f"mean_{side}", torch.zeros(channels))
-            self.register_buffer(f"std_{side}", torch.ones(channels))
-            self.register_buffer(f"gram_{side}", torch.zeros(channels, channels))
+        self.followed = sorted(followed(self.loss))
+        for name in self.followed:
+            self.register_buffer(name, torch.zeros((channels, channels) if "gram" in name else channels))
+        pairs = self.loss.relation_kind in ("cross", "class") and self.loss.relation_weight > 0
+        self.compares_labeled = pairs or any(name.endswith("_x") for name in self.followed)
 
     def forward(
         self, student: Network, teacher: Network, batch: dict[str, Tensor], step: int, rank: int = 0, world: int = 1
@@ -125,8 +137,9 @@ class Method(nn.Module):
         logits, feat = student(torch.cat([image_x, image_u_s]))
         logits_t = feat_t = None
         if weights.pseudo > 0 or weights.distills:
-            with torch.no_grad():  # the labeled half is only needed where features are compared
-                logits_t, feat_t = teacher(torch.cat([image_x, image_u_w]) if weights.distills else image_u_w)
+            both = weights.distills and self.compares_labeled
+            with torch.no_grad():
+                logits_t, feat_t = teacher(torch.cat([image_x, image_u_w]) if both else image_u_w)
         with exact(image_x):
             return self.terms(weights, logits, feat, logits_t, feat_t, mask_x, valid_u, box, share)
 
@@ -149,9 +162,11 @@ class Method(nn.Module):
         if weights.distills:
             assert feat_t is not None
             own = _features(feat, n_x, labeled, valid_s)
-            self.follow(_features(feat_t, n_x, labeled, valid_u))
+            theirs = _features(feat_t, len(feat_t) - n_u, labeled, valid_u)
+            self.follow(theirs)
             if weights.relation > 0:
-                theirs = _features(_mix_feat(feat_t, n_x, box), n_x, labeled, valid_s)
+                mixed, cells = model.pool_feat(_mix_feat(feat_t[-n_u:], box), valid_s)
+                theirs = Features(theirs.x, mixed, theirs.valid_x, cells)
                 relation = self.relation(own, theirs, mask_x, probs, valid_s, share_u)
             if weights.style > 0:
                 style = self.style(own)
@@ -175,13 +190,13 @@ class Method(nn.Module):
             return losses.transfer_relation_loss(own.u, own.valid_u, self.gram_x)
         if kind == "cross":
             return losses.cross_relation_loss(
-                own.x, own.u, theirs.x, theirs.u, own.valid_x, own.valid_u, temperature, share_u
+                _there(own.x), own.u, _there(theirs.x), theirs.u, own.valid_x, own.valid_u, temperature, share_u
             )  # fmt: skip
         confidence, pseudo_label = probs.max(1)
         pseudo_label = pseudo_label.masked_fill((confidence < self.loss.conf_thresh) | ~valid_s, IGNORE)
-        cells = own.x.shape[-2:]
+        cells = own.u.shape[-2:]
         return losses.class_relation_loss(
-            own.x, own.u, theirs.x, theirs.u, to_cells(mask_x, cells), to_cells(pseudo_label, cells),
+            _there(own.x), own.u, _there(theirs.x), theirs.u, to_cells(mask_x, cells), to_cells(pseudo_label, cells),
             self.num_classes, temperature,
         )  # fmt: skip
 
@@ -190,7 +205,7 @@ class Method(nn.Module):
         target = self.loss.style_target
         pulls = []
         if target in ("unlabeled", "symmetric"):
-            pulls.append(self._style_pull(own.x, own.valid_x, "u"))
+            pulls.append(self._style_pull(_there(own.x), own.valid_x, "u"))
         if target in ("labeled", "symmetric"):
             pulls.append(self._style_pull(own.u, own.valid_u, "x"))
         return torch.stack(pulls).mean()
@@ -205,11 +220,15 @@ class Method(nn.Module):
     def follow(self, theirs: Features) -> None:
         """Move the EMA of the teacher's statistics: decay min(1 - 1/(t+1), stats_decay), so the first batch sets it."""
         keep = torch.clamp(1 - 1 / (self.updates + 1), max=self.loss.stats_decay)
+        fresh: dict[str, Tensor] = {}
         for side, feat, valid in (("x", theirs.x, theirs.valid_x), ("u", theirs.u, theirs.valid_u)):
-            style = losses.channel_statistics(feat, valid)
-            fresh = {"mean": style.mean, "std": style.std, "gram": losses.batch_gram(feat, valid)}
-            for name, value in fresh.items():
-                getattr(self, f"{name}_{side}").lerp_(value, 1 - keep)
+            if f"gram_{side}" in self.followed:
+                fresh[f"gram_{side}"] = losses.batch_gram(_there(feat), valid)
+            if f"mean_{side}" in self.followed:
+                style = losses.channel_statistics(_there(feat), valid)
+                fresh |= {f"mean_{side}": style.mean, f"std_{side}": style.std}
+        for name, value in fresh.items():
+            getattr(self, name).lerp_(value, 1 - keep)
         self.updates += 1
 
 
@@ -223,13 +242,21 @@ def to_cells(classes: Tensor, size: torch.Size) -> Tensor:
 
 
 def _features(feat: Tensor, n_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
-    pooled_x, cells_x = model.pool_feat(feat[:n_x], valid_x)
+    """`n_x` of `feat` are of labeled images, or none is."""
     pooled_u, cells_u = model.pool_feat(feat[n_x:], valid_u)
+    if not n_x:
+        return Features(None, pooled_u, cells_u[:0], cells_u)
+    pooled_x, cells_x = model.pool_feat(feat[:n_x], valid_x)
     return Features(pooled_x, pooled_u, cells_x, cells_u)
 
 
-def _mix_feat(feat: Tensor, n_x: int, box: Tensor) -> Tensor:
+def _there(feat: Tensor | None) -> Tensor:
+    assert feat is not None
+    return feat
+
+
+def _mix_feat(feat_u: Tensor, box: Tensor) -> Tensor:
     """The teacher's unlabeled features with the student's boxes, at the features' own resolution."""
     small = model.pad_to_stride(box.float()[:, None])
-    small = torch.nn.functional.interpolate(small, size=feat.shape[-2:], mode="nearest")[:, 0] > 0.5
-    return torch.cat([feat[:n_x], augment.mix(feat[n_x:], small)])
+    small = torch.nn.functional.interpolate(small, size=feat_u.shape[-2:], mode="nearest")[:, 0] > 0.5
+    return augment.mix(feat_u, small)

@@ -13,7 +13,7 @@ from typing import Any
 from cid_ray.results.record import Row
 
 WAIT_SECONDS = 1.0
-RESTARTS = 3  # of the worker group for one job
+RESTARTS = 3  # of the worker group without a step that was not reached before
 END = "end"
 
 
@@ -24,7 +24,7 @@ class Board:
         self.changed = threading.Condition()
         self.job: dict[str, Any] | None = None
         self.shown: deque[Row | Exception] = deque()
-        self.number = self.taken = self.allowed = 0
+        self.number = self.taken = self.allowed = self.reached = 0
         self.trouble: Exception | None = None
         self.ended = False
 
@@ -35,6 +35,7 @@ class Board:
         with self.changed:
             self.number += 1
             self.job, self.taken, self.allowed, self.trouble = {**job, "number": self.number}, 0, 0, None
+            self.reached = 0
             self.shown.clear()
             self.changed.notify_all()
             return self.number
@@ -81,6 +82,8 @@ class Board:
             if self._at_hand(number) and row["event"] == "final":
                 self._end_job(row)
             elif self._at_hand(number):
+                if row["step"] > self.reached:
+                    self.reached, self.taken = row["step"], 1
                 self.shown.append(row)
                 self.changed.notify_all()
 

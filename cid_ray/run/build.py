@@ -27,8 +27,8 @@ def check(cfg: Config, table: Table, split: Split) -> None:
             f"the table {table.folder} has no val image with a mask: prepare it with --val-images and --val-masks, "
             "or set data.val_from_budget=0.2: a fifth of the labels is then val"
         )
-    if cfg.data.batch_size // cfg.scale.workers < 2 and cfg.method == "supervised":
-        raise InputError("data.batch_size must be at least 2 images a worker: batch norm needs more than one")
+    if cfg.data.batch_size < 2 and cfg.method == "supervised":
+        raise InputError("data.batch_size must be at least 2: batch norm needs more than one image")
 
 
 def class_weights(cfg: Config, table: Table, split: Split) -> Tensor | None:

@@ -11,6 +11,8 @@ from cid_ray.run.device import available_cpus
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # ray.train.report blocks for up to this long
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # a worker that does not answer for so long is replaced
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # a group that cannot be placed is asked for again, or smaller
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our rows are the record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is handled by the command
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

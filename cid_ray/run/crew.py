@@ -25,13 +25,15 @@ from cid_ray.run.board import END, Board
 from cid_ray.run.cluster import Resources
 
 CLOSE_SECONDS = 30.0  # for workers with nothing to do to leave
+PLACING_TRIES = 20  # of 30 seconds each (run/cluster.py): how long a lost node may take to be replaced
+RESIZE_SECONDS = 15.0  # between looks for room for more workers, where their number may change
 
 
 @dataclass(frozen=True)
 class Shape:
     """What a crew's processes depend on; a job of another shape needs another crew."""
 
-    workers: int
+    workers: int | tuple[int, int]
     each: Resources
 
     @property
@@ -56,12 +58,14 @@ class Crew:
             crew_loop,
             train_loop_config={"board": self.board, "threads": shape.threads},
             scaling_config=ScalingConfig(
-                num_workers=shape.workers, use_gpu=shape.each.gpus > 0, resources_per_worker=shape.each.bundle()
+                num_workers=shape.workers, elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+                use_gpu=shape.each.gpus > 0, resources_per_worker=shape.each.bundle(),
             ),
             torch_config=TorchConfig(backend="nccl" if shape.each.gpus else "gloo"),
             run_config=RunConfig(
                 name=name, storage_path=str(folder.resolve()),
-                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=1),  # the board counts
+                # the board counts the failures of a job
+                failure_config=FailureConfig(max_failures=-1, controller_failure_limit=PLACING_TRIES),
             ),
         )  # fmt: skip
         self.thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True, name=f"ray-train-{name}")

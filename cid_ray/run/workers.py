@@ -26,7 +26,7 @@ def worker_resources(config: Config) -> Resources:
     cpus = scale.cpus_per_worker
     if cpus is None:
         total = sum(node.cpus for node in cluster.nodes())
-        share = max(0.0, total - scale.data_cpus - 0.1) / scale.workers
+        share = max(0.0, total - scale.data_cpus - 0.1) / scale.most
         cpus = float(int(share)) if share >= 1 else max(0.1, int(share * 10) / 10)
     return Resources(cpus, gpus)
 
@@ -34,7 +34,7 @@ def worker_resources(config: Config) -> Resources:
 def check_workers(config: Config) -> Resources:
     request = worker_resources(config)
     cluster.check_placeable(
-        request, config.scale.workers, f"scale.workers={config.scale.workers}",
+        request, config.scale.least, f"scale.workers={config.scale.workers}",
         "Lower scale.workers, scale.cpus_per_worker or scale.data_cpus, or add nodes.", config.scale.data_cpus,
     )  # fmt: skip
     return request

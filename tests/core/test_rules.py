@@ -428,9 +428,46 @@ def test_style_target_says_which_side_is_drawn_to_which(target: str, stat: str) 
 # ---- EMA ------------------------------------------------------------------------------------------------------------
 
 
-def test_statistics_are_set_by_the_first_batch_then_decay() -> None:
+FOLLOWED: list[tuple[dict[str, Any], set[str]]] = [
+    ({}, {"mean_u", "std_u"}),
+    ({"style_target": "labeled"}, {"mean_x", "std_x"}),
+    ({"style_target": "symmetric", "style_stat": "gram"}, {"gram_x", "gram_u"}),
+    ({"relation_kind": "transfer"}, {"gram_x", "mean_u", "std_u"}),
+    ({"relation_kind": "transfer", "style_target": "symmetric"}, {"gram_x", "mean_x", "std_x", "mean_u", "std_u"}),
+    ({"relation_kind": "transfer", "style_weight": 0.0}, {"gram_x"}),
+    ({"relation_kind": "transfer", "relation_weight": 0.0, "style_weight": 0.0}, set()),
+]
+
+
+@pytest.mark.parametrize(("options", "names"), FOLLOWED)
+def test_statistics_are_followed_only_where_a_term_is_held_against_them(
+    options: dict[str, Any], names: set[str]
+) -> None:
+    found = dict(method_of(config(**options)).named_buffers())
+    assert found.keys() - {"updates", "class_weights"} == names
+
+
+@pytest.mark.parametrize("target", ["unlabeled", "labeled", "symmetric"])
+@pytest.mark.parametrize("kind", ["self", "cross", "transfer", "class"])
+def test_the_teacher_sees_labeled_images_only_where_they_are_compared(kind: str, target: str) -> None:
+    batch, net, seen = make_batch(), PointNet(0), []
+
+    def teacher(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(len(images))
+        return PointNet(1)(images)
+
+    method_of(config(relation_kind=kind, style_target=target))(net, teacher, batch, STEP)
+    compared = kind != "self" or target != "unlabeled"
+    assert seen == [len(batch["image_u"]) + compared * len(batch["image_x"])]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"relation_kind": "transfer", "style_target": "symmetric"}, {"style_target": "symmetric", "style_stat": "gram"}],
+)
+def test_statistics_are_set_by_the_first_batch_then_decay(options: dict[str, Any]) -> None:
     """keep_t = min(1 - 1/(t+1), stats_decay): the mean of all batches first, then an exponential one."""
-    method = method_of(config(stats_decay=0.6))
+    method = method_of(config(stats_decay=0.6, **options))
     expected: dict[str, Tensor] = {}
     for t in range(6):
         theirs = pooled(10 * t)
@@ -442,13 +479,15 @@ def test_statistics_are_set_by_the_first_batch_then_decay() -> None:
                 key = f"{name}_{side}"
                 expected[key] = keep * expected[key] + (1 - keep) * value.detach() if t else value.detach()
         method.follow(theirs)
-        found = dict(method.named_buffers())
-        torch.testing.assert_close({k: found[k] for k in expected}, expected)
+        found = {k: v for k, v in method.named_buffers() if k in expected}
+        assert found.keys() >= set(method.followed)
+        torch.testing.assert_close(found, {k: expected[k] for k in found})
         assert not any(v.requires_grad for v in found.values())
 
 
 def test_followed_statistics_are_those_of_the_teacher_on_the_unmixed_weak_view() -> None:
-    cfg, batch, net, teacher = config(), make_batch(), PointNet(0), PointNet(1)
+    cfg, batch = config(style_target="symmetric"), make_batch()
+    net, teacher = PointNet(0), PointNet(1)
     method = method_of(cfg)
     method(net, teacher, batch, mixed_step(cfg, batch["valid_u"]))
     for side, image, valid in (
@@ -604,7 +643,7 @@ def test_a_weight_of_0_changes_no_other_term(term: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "student_sees", "teacher_sees"),
-    [("supervised", [4], []), ("pool_bn", [8], []), ("mean_teacher", [8], [4]), ("cid", [8], [8])],
+    [("supervised", [4], []), ("pool_bn", [8], []), ("mean_teacher", [8], [4]), ("cid", [8], [4])],
 )
 def test_each_network_sees_all_it_needs_in_one_forward(
     method: str, student_sees: list[int], teacher_sees: list[int]

@@ -74,6 +74,17 @@ def test_a_restarted_group_takes_the_same_job_but_not_for_ever(board: Board) -> 
         raise board.next_row()  # type: ignore[misc]
 
 
+def test_a_job_that_gets_on_may_lose_any_number_of_groups(board: Board) -> None:
+    number = board.pin({"name": "a"})
+    for step in range(1, 9):
+        assert board.take() == {"name": "a", "number": number}
+        board.show(number, {"event": "progress", "step": step})
+    for _ in range(RESTARTS):
+        assert board.take() == {"name": "a", "number": number}
+        board.show(number, {"event": "rung", "step": 8})  # once more, after a restart
+    assert board.take() is None
+
+
 @pytest.mark.parametrize(
     "mistake",
     [FloatingPointError("the loss is nan"), InputError("no table"), OSError(errno.ENOSPC, "No space left", "last.pt")],

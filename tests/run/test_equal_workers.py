@@ -20,7 +20,11 @@ def assert_close(one: Steps, other: Steps, parts: tuple[str, ...] = ("loss", "gr
     assert all(found[part] < CLOSE for part in parts), found
 
 
-@pytest.mark.parametrize(("kind", "world"), [("self", 2), ("class", 2), ("cross", 3), ("transfer", 4)])
+def slow(*values: object) -> object:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("kind", "world"), [slow("self", 2), slow("class", 2), ("cross", 3), slow("transfer", 4)])
 def test_any_number_of_workers_gives_the_training_of_one(tmp_path: Path, kind: str, world: int) -> None:
     """Three workers hold 8 images as 2, 3, 3 and 2, 2, 4."""
     config = config_of(kind, STEPS)
@@ -31,7 +35,7 @@ def test_any_number_of_workers_gives_the_training_of_one(tmp_path: Path, kind: s
     assert apart(alone[:-1], alone[1:])["weight"] > CLOSE, "nothing was learned: the comparison says nothing"
 
 
-@pytest.mark.parametrize("kind", ["self", "cross", "transfer", "class"])
+@pytest.mark.parametrize("kind", [slow("self"), "cross", slow("transfer"), slow("class")])
 def test_micro_batches_give_the_training_of_the_whole_batch(tmp_path: Path, kind: str) -> None:
     """Without batch norm, which normalises every part by itself. Parts of 6 of 16 images: 6, 5, 5."""
     alone = follow(config_of(kind, STEPS, **NO_BATCH_NORM), tmp_path)
@@ -40,6 +44,7 @@ def test_micro_batches_give_the_training_of_the_whole_batch(tmp_path: Path, kind
     assert_close(alone, follow(parts, tmp_path, forced=True))
 
 
+@pytest.mark.slow
 def test_micro_batches_on_workers_too(tmp_path: Path) -> None:
     alone = follow(config_of("cross", 4, **NO_BATCH_NORM), tmp_path)
     parts = config_of("cross", 4, **NO_BATCH_NORM, **{"train.micro_batch": 4})

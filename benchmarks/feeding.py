@@ -1,0 +1,128 @@
+"""Images per second that reach the training loop: our pipeline against torch's DataLoader, with the same cores.
+
+    python benchmarks/feeding.py --camvid DIR --out benchmarks/results/feeding
+
+The pool alone, batches of 8, random resize, crop of 320, flip: `data.batches.weak_view` in all of them. Ways take
+turns, round by round; every round starts with cold caches, and counts the first and the second epoch apart. DataLoader
+reads JPEG files as its users do; ours reads a table. Nothing consumes the batches: this is the most that each can give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from cid_ray import prepare
+from cid_ray.config import Data
+from cid_ray.data.batches import POOL, Plan, Stream, local_batches, ray_batches, weak_view
+from cid_ray.data.cache import Reader
+from cid_ray.data.table import open_table
+from cid_ray.results.record import provenance
+
+BATCH, CROP = 8, 320
+
+
+class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
+    """What a user of DataLoader writes."""
+
+    def __init__(self, files: list[Path], data: Data):
+        self.files, self.data = files, data
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        image = Image.open(self.files[index]).convert("RGB")
+        rng = np.random.default_rng([index, int(torch.randint(1 << 30, ()))])
+        pixels, _, valid = weak_view(image, None, self.data, rng)
+        return pixels, valid
+
+
+def loader(files: list[Path], data: Data, cores: int, epochs: int) -> Iterator[float]:
+    """Seconds of every epoch."""
+    made = torch.utils.data.DataLoader(
+        Files(files, data), BATCH, shuffle=True, num_workers=cores, drop_last=True, persistent_workers=True
+    )
+    for _ in range(epochs):
+        started = time.perf_counter()
+        for _ in made:
+            pass
+        yield time.perf_counter() - started
+
+
+def ours(table: str, data: Data, cores: int, epochs: int, cache: bool, on_ray: bool) -> Iterator[float]:
+    with tempfile.TemporaryDirectory() as node:  # a cold cache
+        os.environ["TMPDIR"] = tempfile.tempdir = node
+        data = data.model_copy(update={"threads": cores, "cache_mb": 1024 if cache else 0, "table": table})
+        opened = open_table(table)
+        reader = Reader(opened, None, data.cache_mb)
+        rows = opened.rows("train")
+        steps = len(rows) // BATCH
+        plan = Plan(Stream(rows, 0, POOL, BATCH), None)
+        for epoch in range(epochs):
+            first, last = epoch * steps, (epoch + 1) * steps
+            started = time.perf_counter()
+            if on_ray:
+                fed = Plan(Stream(rows[:1], 0, POOL, 1), plan.labeled)
+                batches = ray_batches(reader, fed, data, first, last, 0, 1, 1.0)
+            else:
+                batches = local_batches(reader, plan, data, first, last)
+            for _ in batches:
+                pass
+            yield time.perf_counter() - started
+    tempfile.tempdir = None
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--camvid", type=Path, required=True)
+    options.add_argument("--out", type=Path)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--cores", type=int, default=2)
+    options.add_argument("--ray", action="store_true", help="Ray Data too")
+    args = options.parse_args()
+    data = Data(crop_size=CROP)
+    files = sorted((args.camvid / "images" / "train").iterdir())
+    found: dict[str, list[list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        table = f"{folder}/table"
+        assert prepare.main(["camvid", str(args.camvid), "--out", table]) == 0
+        ways: dict[str, Any] = {
+            "DataLoader": partial(loader, files, data, args.cores, 2),
+            "ours, no cache": partial(ours, table, data, args.cores, 2, False, False),
+            "ours": partial(ours, table, data, args.cores, 2, True, False),
+        }
+        if args.ray:
+            ways["ours, Ray Data"] = partial(ours, table, data, args.cores, 2, True, True)
+        for number in range(args.rounds):
+            for name, way in ways.items():
+                steps = len(files) // BATCH
+                rates = [round(steps * BATCH / seconds, 1) for seconds in way()]
+                found.setdefault(name, []).append(rates)
+                print(number, name, rates, flush=True)
+    said: dict[str, Any] = {"images_per_s": found, "cores": args.cores, **provenance()}
+    for epoch in range(2):
+        base = statistics.median(r[epoch] for r in found["DataLoader"])
+        said[f"epoch {epoch + 1}, over DataLoader"] = {
+            name: round(statistics.median(r[epoch] for r in rates) / base, 3) for name, rates in found.items()
+        }
+        print(said[f"epoch {epoch + 1}, over DataLoader"])
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "result.json").write_text(json.dumps(said, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""One fault in the middle of a training on two workers, in a Ray cluster of its own with two nodes.
+
+`python -m tests.faults FAULT FOLDER` trains undisturbed, trains again with the fault, and prints one line of JSON: the
+seconds that it cost, whether the end is the same, bit for bit, and with how many workers each rung was reached.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cid_ray.config import Config, override
+from cid_ray.data.demo import write_demo
+from cid_ray.results.record import Row
+from cid_ray.run import cluster, state
+from cid_ray.run.workers import close_crew, train_on_workers
+from tests.support import TINY
+
+HANG_SECONDS = 10  # here; 60 by default
+FAULTS = ("none", "worker killed", "worker stopped", "node lost", "node lost, elastic")
+STRIKE_AFTER = 0.7  # seconds after a rung: in the middle of an epoch
+
+
+def config_of(table: Path, elastic: bool) -> Config:
+    return override(
+        TINY,
+        {
+            "data.table": str(table), "scale.workers": [1, 2] if elastic else 2, "scale.cpus_per_worker": 1,
+            "scale.data_cpus": 0.2, "train.steps": 600 if elastic else 120, "train.checkpoint_steps": 10,
+            "train.rungs": [k / 30 for k in range(1, 31)] if elastic else [1 / 3, 2 / 3, 1],
+        },
+    )  # fmt: skip
+
+
+class Nodes:
+    """A head with room for one worker and for Ray Data, and a node with room for the other."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.all = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.25, "include_dashboard": True})
+        self.second = self.all.add_node(num_cpus=1)
+        os.environ["RAY_ADDRESS"] = self.all.address
+
+    def lose(self) -> None:
+        self.all.remove_node(self.second, allow_graceful=False)
+
+    def give_back(self) -> None:
+        self.second = self.all.add_node(num_cpus=1)
+
+
+def pids() -> list[int]:
+    import ray
+    from ray.util.state import list_actors
+
+    asked = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
+    found = list_actors(ray.get_runtime_context().gcs_address, filters=asked, limit=1000)
+    return sorted(actor["pid"] for actor in found if actor["pid"] > 1)
+
+
+def run(config: Config, root: Path, name: str, at_rung: Callable[[Row], None] = lambda _: None) -> dict[str, Any]:
+    """Rung rows, the weights at the end, and the seconds from the first rung on."""
+    rows, first = [], 0.0
+    for row in train_on_workers(config, root, name, test=False, keep=True):
+        if row["event"] == "rung":
+            first = first or time.monotonic()
+            at_rung(row)
+        if row["event"] != "progress":
+            rows.append(row)
+    weights = state.load(root / "checkpoints" / name / "last.pt")
+    return {"rows": rows, "weights": weights, "seconds": time.monotonic() - first}
+
+
+def strike(fault: str, nodes: Nodes) -> Callable[[Row], None]:
+    """What is done at a rung: at the first one the fault is set off, and it strikes a moment later."""
+    struck: list[int] = []
+
+    def act() -> None:
+        if fault == "worker killed":
+            os.kill(pids()[-1], signal.SIGKILL)
+        elif fault == "worker stopped":
+            os.kill(pids()[-1], signal.SIGSTOP)
+
+    def at_rung(row: Row) -> None:
+        if struck:
+            if fault == "node lost, elastic" and row["workers"] == 1 and len(struck) == 1:
+                struck.append(row["step"])
+                nodes.give_back()
+            return
+        struck.append(row["step"])
+        if fault.startswith("node lost"):  # Ray wants nodes to come and go in the main thread
+            time.sleep(STRIKE_AFTER)
+            nodes.lose()
+            if fault == "node lost":
+                nodes.give_back()
+        elif fault != "none":
+            threading.Timer(STRIKE_AFTER, act).start()
+
+    return at_rung
+
+
+def main(fault: str, folder: Path) -> int:
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(HANG_SECONDS)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "table"
+    write_demo(table, {"test": 4, "val": 4, "train": 48})
+    nodes = Nodes()
+    cluster.start_ray()
+    try:
+        config = config_of(table, "elastic" in fault)
+        whole = run(config, folder, "whole")
+        hit = run(config, folder, "hit", strike(fault, nodes))
+        close_crew()
+    finally:
+        import ray
+
+        ray.shutdown()
+        nodes.all.shutdown()
+    pairs = [(a, hit["weights"][part][n]) for part in ("student", "teacher") for n, a in whole["weights"][part].items()]
+    apart = max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
+    said = {
+        "fault": fault,
+        "recovered": hit["rows"][-1]["event"] == "final" and hit["rows"][-1]["step"] == config.train.steps,
+        "seconds_lost": round(hit["seconds"] - whole["seconds"], 1),
+        "equal": all(torch.equal(a, b) for a, b in pairs),
+        "largest_difference": apart,
+        "workers": [row["workers"] for row in hit["rows"]],
+    }
+    print(json.dumps(said), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
