@@ -23,8 +23,9 @@ from cid_ray.data.splits import Split, make_split
 from cid_ray.data.table import Table, png
 from cid_ray.results.record import Row
 from cid_ray.run import state
+from cid_ray.run.build import check
 from cid_ray.run.loop import train
-from cid_ray.run.run import Job, Run, check
+from cid_ray.run.run import Job, Run
 from tests.data.made import picture, row, write_table
 from tests.support import TINY
 
