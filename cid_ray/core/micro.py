@@ -37,7 +37,8 @@ class InParts:
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images u8[B,3,H,W] -> logits and feat as of one forward; in training mode without a graph of the network."""
-        rows = [torch.arange(k, len(images), self.parts, device=images.device) for k in range(self.parts)]
+        parts = min(self.parts, len(images))
+        rows = [torch.arange(k, len(images), parts, device=images.device) for k in range(parts)]
         self.open = []
         training = torch.is_grad_enabled()
         with torch.no_grad(), frozen_statistics(self.net) if training else nullcontext():
@@ -50,7 +51,10 @@ class InParts:
                 part.logits.requires_grad_()
                 part.feat.requires_grad_()
         order = torch.argsort(torch.cat(rows))
-        return torch.cat([p.logits for p in self.open])[order], torch.cat([p.feat for p in self.open])[order]
+        whole = torch.cat([p.logits for p in self.open])[order], torch.cat([p.feat for p in self.open])[order]
+        if not training:
+            self.open = []
+        return whole
 
     def backward(self) -> None:
         """Every part again, with a graph, for the gradients that the losses have left at its outputs."""

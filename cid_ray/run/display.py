@@ -49,7 +49,7 @@ class Display:
         if row.get("warning"):
             self.say(f"warning: {row['warning']}")
         if row["event"] == "progress":
-            self.move(row["step"], f"loss {row['losses']['total']:.3f}  {row['images_per_s']:.0f} images/s")
+            self.move(row["step"], f"loss {percent(row['losses']['total'], 3)}  {row['images_per_s']:.0f} images/s")
         elif row["event"] == "rung":
             self.move(row["step"])
             self.rung(row)
@@ -58,11 +58,11 @@ class Display:
         """A line about one rung of a run."""
         left = row["seconds"] / row["step"] * (row["steps"] - row["step"])
         self.say(
-            f"{name + ': ' if name else ''}step {row['step']}/{row['steps']}  loss {row['losses']['total']:.3f}  "
-            f"mask_ratio {row['losses']['mask_ratio']:.2f}  val mIoU teacher {percent(row['val/miou_teacher'])} "
-            f"student {percent(row['val/miou'])}  {row['images_per_s']:.1f} images/s  ETA {left:.0f} s"
+            f"{name + ': ' if name else ''}step {row['step']}/{row['steps']}  "
+            f"loss {percent(row['losses']['total'], 3)}  mask_ratio {percent(row['losses']['mask_ratio'])}  "
+            f"val mIoU teacher {percent(row['val/miou_teacher'])} student {percent(row['val/miou'])}  {row['images_per_s']:.1f} images/s  ETA {left:.0f} s"
         )
 
 
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def percent(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

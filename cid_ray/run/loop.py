@@ -7,6 +7,7 @@ A run that finds its own last checkpoint goes on from there; one that finds it c
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -41,15 +42,16 @@ def train(job: Job) -> Iterator[Row]:
         run.health.check_finite()
         losses = run.mean_over_workers(terms.floats()) if at_rung else terms.floats()
         run.health.pseudo_labels(losses["mask_ratio"], run.step)
+        shown = {name: value if math.isfinite(value) else None for name, value in losses.items()}  # a step left out
         cost = {**run.place(), **clock.read()}
         if not at_rung:
-            yield {"event": "progress", "run": job.name, **cost, "losses": losses, "warning": run.health.fresh()}
+            yield {"event": "progress", "run": job.name, **cost, "losses": shown, "warning": run.health.fresh()}
             continue
         run.agree()
         val = run.evaluate("val")
         run.remember(val)
         run.seconds = clock.read()["seconds"]
-        run.last_rung = {"event": "rung", **cost, "losses": losses, **scores_row("val", val), **run.health.row()}
+        run.last_rung = {"event": "rung", **cost, "losses": shown, **scores_row("val", val), **run.health.row()}
         run.save()
         yield {**head, **run.last_rung}
     cost = {**run.place(), **clock.read()}

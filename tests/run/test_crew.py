@@ -156,6 +156,7 @@ def assert_same(rows: list[Row], others: list[Row]) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_jobs_in_a_row_share_processes_and_give_the_rows_of_each_alone(config: Config, tmp_path: Path) -> None:
     first = run(config, tmp_path, "first")
     crew = pids()
