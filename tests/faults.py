@@ -34,7 +34,7 @@ def config_of(table: Path, elastic: bool) -> Config:
     return override(
         TINY,
         {
-            "data.table": str(table), "scale.workers": [1, 2] if elastic else 2, "scale.cpus_per_worker": 1,
+            "data.table": str(table), "scale.workers": [1, 2] if elastic else 2, "scale.cpus_per_worker": 1.5,
             "scale.data_cpus": 0.2, "train.steps": 600 if elastic else 120, "train.checkpoint_steps": 10,
             "train.rungs": [k / 30 for k in range(1, 31)] if elastic else [1 / 3, 2 / 3, 1],
         },
@@ -47,15 +47,15 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.all = Cluster(initialize_head=True, head_node_args={"num_cpus": 1.25, "include_dashboard": True})
-        self.second = self.all.add_node(num_cpus=1)
+        self.all = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True})
+        self.second = self.all.add_node(num_cpus=2)
         os.environ["RAY_ADDRESS"] = self.all.address
 
     def lose(self) -> None:
         self.all.remove_node(self.second, allow_graceful=False)
 
     def give_back(self) -> None:
-        self.second = self.all.add_node(num_cpus=1)
+        self.second = self.all.add_node(num_cpus=2)
 
 
 def pids() -> list[int]:

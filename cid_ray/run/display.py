@@ -60,7 +60,8 @@ class Display:
         self.say(
             f"{name + ': ' if name else ''}step {row['step']}/{row['steps']}  "
             f"loss {percent(row['losses']['total'], 3)}  mask_ratio {percent(row['losses']['mask_ratio'])}  "
-            f"val mIoU teacher {percent(row['val/miou_teacher'])} student {percent(row['val/miou'])}  {row['images_per_s']:.1f} images/s  ETA {left:.0f} s"
+            f"val mIoU teacher {percent(row['val/miou_teacher'])} student {percent(row['val/miou'])}  "
+            f"{row['images_per_s']:.1f} images/s  ETA {left:.0f} s"
         )
 
 
