@@ -17,10 +17,10 @@ SEARCH = {
     "space": {"loss.relation_weight": {"float": [0.01, 1.0]}},
 }  # fmt: skip
 ON_ONE_GPU = """
-import sys, ray
+import ray
 ray.init(address="local", num_cpus=2, num_gpus=1, log_to_driver=False, include_dashboard=True)
-from cid_ray import tune
-sys.exit(tune.main(sys.argv[1:]))
+from cid_ray import cli, tune
+cli.run(tune.main)
 """
 
 
