@@ -185,7 +185,7 @@ def test_after_kill_9_the_search_resumes_and_loses_and_repeats_nothing(
         command, env={**os.environ, "RAY_ADDRESS": ray_cluster}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 150
-    while sum(r["event"] == "trial" for r in read_rows(out)) < 3 and time.monotonic() < deadline:
+    while sum(r["event"] == "trial" for r in read_rows(out)) < 4 and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
