@@ -47,7 +47,7 @@ class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
         image = Image.open(self.files[index]).convert("RGB")
         rng = np.random.default_rng([index, int(torch.randint(1 << 30, ()))])
         pixels, _, valid = weak_view(image, None, self.data, rng)
-        return pixels, valid
+        return pixels, valid.copy()
 
 
 def loader(files: list[Path], data: Data, cores: int, epochs: int) -> Iterator[float]:

@@ -35,7 +35,7 @@ def config_of(table: Path, elastic: bool) -> Config:
         TINY,
         {
             "data.table": str(table), "scale.workers": [1, 2] if elastic else 2, "scale.cpus_per_worker": 1.5,
-            "scale.data_cpus": 0.2, "train.steps": 600 if elastic else 120, "train.checkpoint_steps": 10,
+            "scale.data_cpus": 0.2, "train.steps": 450 if elastic else 120, "train.checkpoint_steps": 10,
             "train.rungs": [k / 30 for k in range(1, 31)] if elastic else [1 / 3, 2 / 3, 1],
         },
     )  # fmt: skip
