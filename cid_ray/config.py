@@ -7,6 +7,7 @@ is an `InputError`: the key, its value, the rule and, where there is one, the re
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cid_ray.sections import (
-    MIXED,
+    CHANGE_NO_RESULT,
+    CUTMIX_GROUP,
     Config,
     Data,
     Loss,
@@ -28,14 +30,17 @@ from cid_ray.sections import (
     Search,
     Section,
     Train,
+    flat,
     label_share,
     share_of,
 )  # fmt: skip
 
 __all__ = [
-    "MIXED", "Config", "Data", "InputError", "Loss", "Model", "Optim", "Plugin", "Scale", "Search", "Section", "Train",
-    "explain", "known_keys", "label_share", "load", "override", "read_yaml", "share_of",
+    "CHANGE_NO_RESULT", "CUTMIX_GROUP", "Config", "Data", "InputError", "Loss", "Model", "Optim", "Plugin", "Scale",
+    "Search", "Section", "Train", "changes", "explain", "flat", "known_keys", "label_share", "load", "override",
+    "read_yaml", "share_of",
 ]  # fmt: skip
+SHOWN = 6  # of the changes that are named
 
 
 class InputError(Exception):
@@ -157,3 +162,15 @@ def _nearest(key: str) -> str:
     leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(by_leaf), n=1, cutoff=0.6)
     best = near[0] if near else by_leaf[leaf[0]] if leaf else None
     return f"; did you mean `{best}`?" if best else f"; sections are {', '.join(Config.model_fields)}"
+
+
+def changes(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """What differs between two flat configurations, in words; empty when nothing does."""
+    keys = [key for key in sorted(theirs.keys() | mine.keys()) if theirs.get(key) != mine.get(key)]
+    told = [f"{key} was {_short(theirs.get(key))}, is {_short(mine.get(key))}" for key in keys[:SHOWN]]
+    return "; ".join(told) + (f" (and {len(keys) - SHOWN} more)" if len(keys) > SHOWN else "")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 120 else text[:117] + "..."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -148,6 +149,9 @@ class Scale(Section):
             raise ValueError("must be a number of workers such as 2, or [least, most] such as [1, 4]")
         return tuple(bounds) if len(bounds) == 2 else bounds[0]
 
+    def __str__(self) -> str:
+        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
+
     @property
     def least(self) -> int:
         return self.workers if isinstance(self.workers, int) else self.workers[0]
@@ -222,7 +226,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _batch_over_workers(self) -> Config:
-        for name, least in (("batch_size", 1), ("batch_size_u", MIXED)):
+        for name, least in (("batch_size", 1), ("batch_size_u", CUTMIX_GROUP)):
             size = getattr(self.data, name)
             if self.scale.most > 1 and size < least * self.scale.most:
                 raise ValueError(
@@ -237,28 +241,33 @@ class Config(Section):
         Where the data lies, how many workers there are and how the search is run do not change a run's results.
         """
         kept = self.what_counts()
-        if kept["model"]["weights"] not in ("none", "pretrained"):
-            kept["model"]["weights"] = "file"
+        if kept["model.weights"] not in ("none", "pretrained"):
+            kept["model.weights"] = "file"
         text = json.dumps([kept, *contents], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def what_counts(self) -> dict[str, Any]:
-        """The values that change results, by section."""
-        return self.model_dump(
-            mode="json",
-            exclude={
-                "scale": True,
-                "search": True,
-                "data": {"table", "split_files", "threads", "cache_mb", "max_bad_frac"},
-                "train": {"device", "on_nan", "checkpoint_steps", "checkpoint_minutes", "keep"},
-            },
-        )
+        """The values that change a run's results: dotted key -> value."""
+        kept = flat(self.model_dump(mode="json", exclude={"scale", "search"}))
+        return {key: value for key, value in kept.items() if key not in CHANGE_NO_RESULT}
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-MIXED = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
+CHANGE_NO_RESULT = (  # of a run: where its data lies, how fast it works, what it does about faults
+    "data.table", "data.split_files", "data.threads", "data.cache_mb", "data.max_bad_frac", "train.device",
+    "train.on_nan", "train.checkpoint_steps", "train.checkpoint_minutes", "train.keep",
+)  # fmt: skip
+CUTMIX_GROUP = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of sections as dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return found
 
 
 def share_of(batch: int, rank: int, world: int, unit: int = 1) -> range:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cid_ray import cli
-from cid_ray.config import Config, InputError, load
+from cid_ray.config import Config, InputError, changes, load
 from cid_ray.results.record import Row, Rows
 from cid_ray.run.display import Display, percent
 
@@ -51,18 +51,9 @@ def main(argv: list[str]) -> int:
 
 def same_run(out: Path, config: Config) -> None:
     """InputError, naming them, when values that change results are not those of the folder's run."""
-    theirs, mine = load(out / "config.yaml").what_counts(), config.what_counts()
-    changed = [
-        f"{section}.{key} was {value}, is {mine[section][key]}"
-        for section, values in theirs.items() if isinstance(values, dict)
-        for key, value in values.items() if mine[section][key] != value
-    ]  # fmt: skip
-    if mine["method"] != theirs["method"]:
-        changed.append(f"method was {theirs['method']}, is {mine['method']}")
+    changed = changes(load(out / "config.yaml").what_counts(), config.what_counts())
     if changed:
-        raise InputError(
-            f"--resume {out} goes on with the same run: {'; '.join(changed)}; choose another --out for that"
-        )
+        raise InputError(f"--resume {out} goes on with the same run: {changed}; choose another --out for that")
 
 
 def prepare(config: Config) -> None:
@@ -84,13 +75,10 @@ def prepare(config: Config) -> None:
         start_ray()
         print(f"each worker gets {check_workers(config)}; {config.scale.data_cpus:g} CPU stay free for Ray Data")
     device = Device.choose(config.train)
-    workers = (
-        config.scale.workers if isinstance(config.scale.workers, int) else "{} to {}".format(*config.scale.workers)
-    )
     print(
         f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes"
     )
-    print(f"device: {device}; {workers} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
+    print(f"device: {device}; {config.scale} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
 
 
 def run(config: Config, out: Path) -> Iterator[Row]:

@@ -40,15 +40,19 @@ def config_of(kind: str, steps: int, **changes: Any) -> Config:
     return override({}, {**BASE, "loss.relation_kind": kind, "train.steps": steps, **changes})
 
 
-def follow(config: Config, root: Path, rank: int = 0, world: int = 1, forced: bool = False, jolt: float = 0.0) -> Steps:
+def follow(
+    config: Config, root: Path, rank: int = 0, world: int = 1, forced: bool = False, jolt: float = 0.0,
+    smoothed: bool = True,
+) -> Steps:  # fmt: skip
     """After every step `loss/NAME`, `grad/NAME` and `weight/NAME` as this worker sees them.
 
     One worker leaves its state before every step in `root`; `forced` takes it from there. `jolt` changes every weight
     by about that share of itself at the start.
     """
     run = Run(Job(config, root / "run", rank=rank, world=world, threads=1))
-    smooth(run.student)
-    smooth(run.teacher.module)
+    if smoothed:
+        smooth(run.student)
+        smooth(run.teacher.module)
     with torch.no_grad():
         noise = torch.Generator().manual_seed(0)
         for value in run.student.parameters():
@@ -78,21 +82,31 @@ def smooth(net: nn.Module) -> None:
         smooth(child)
 
 
-def worker(rank: int, world: int, port: int, config: str, root: str, ways: list[bool]) -> None:
+Way = tuple[str, dict[str, bool]]  # a configuration and options of `follow`
+
+
+def worker(rank: int, world: int, port: int, root: str, ways: list[Way]) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    found = [follow(Config.model_validate_json(config), Path(root), rank, world, forced) for forced in ways]
+    found = [follow(Config.model_validate_json(c), Path(root), rank, world, **options) for c, options in ways]
     if rank == 0:
         torch.save(found, Path(root) / "found.pt")
     torch.distributed.destroy_process_group()
 
 
-def on_workers(config: Config, root: Path, world: int) -> tuple[Steps, Steps]:
-    """Forced and free; `root` holds the states of the single worker."""
+def all_on_workers(ways: list[Way], root: Path, world: int) -> list[Steps]:
+    """Several trainings, one after the other, in the same processes."""
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
-    mp.spawn(worker, (world, port, config.model_dump_json(), str(root), [True, False]), nprocs=world)
-    forced, free = torch.load(root / "found.pt", weights_only=True)
+    mp.spawn(worker, (world, port, str(root), ways), nprocs=world)
+    found: list[Steps] = torch.load(root / "found.pt", weights_only=True)
+    return found
+
+
+def on_workers(config: Config, root: Path, world: int) -> tuple[Steps, Steps]:
+    """Forced and free; `root` holds the states of the single worker."""
+    text = config.model_dump_json()
+    forced, free = all_on_workers([(text, {"forced": True}), (text, {"forced": False})], root, world)
     return forced, free
 
 

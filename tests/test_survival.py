@@ -176,9 +176,9 @@ def test_resuming_with_a_changed_space_or_data_set_is_refused(
     with pytest.raises(InputError, match="the data set was"):
         tune.main(["--resume", str(out), "--set", f"data.table={tmp_path / 'other'}"])
     assert (out / "config.yaml").read_text() == kept
-    assert tune.main(["--resume", str(out), "--extend", "1"]) == 0
-    assert states(out)["1/4 cid"].total() == 2
-    assert yaml.safe_load((out / "config.yaml").read_text())["search"]["trials"] == 2
+    assert tune.main(["--resume", str(out), "--extend", "2"]) == 0
+    assert states(out)["1/4 cid"].total() == 3
+    assert yaml.safe_load((out / "config.yaml").read_text())["search"]["trials"] == 3
 
 
 @pytest.mark.slow

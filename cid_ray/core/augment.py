@@ -15,8 +15,6 @@ import torch
 import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
-from cid_ray.config import MIXED, share_of
-
 JITTER = (0.5, 0.5, 0.5, 0.25)  # brightness, contrast, saturation, hue: UniMatch's strong view
 P_JITTER, P_GRAY, P_BLUR, P_CUTMIX = 0.8, 0.2, 0.5, 0.5
 BLUR_SIGMA = (0.1, 2.0)
@@ -37,8 +35,7 @@ class StrongDraw:
     sigma: Tensor  # [B]
     box: Tensor  # [B, 4] top, left, bottom, right
 
-    def rows(self, rank: int, world: int) -> StrongDraw:
-        share = share_of(len(self.sigma), rank, world, MIXED)
+    def rows(self, share: range) -> StrongDraw:
         own = slice(share.start, share.stop)
         return StrongDraw(self.chance[own], self.jitter[own], self.sigma[own], self.box[own])
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cid_ray.config import MIXED, Config, share_of
+from cid_ray.config import CUTMIX_GROUP, Config, share_of
 from cid_ray.config import Loss as LossConfig
 from cid_ray.core import augment, losses, model
 from cid_ray.core.losses import IGNORE, Style
@@ -75,10 +75,10 @@ def feeds_pool(method: str) -> bool:
 class Features:
     """Pooled features of one network on both halves of the batch, with the cells that count.
 
-    The teacher's labeled half is None where nothing is held against it.
+    The teacher's labeled half is empty where nothing is held against it.
     """
 
-    x: Tensor | None  # f32[B,C,h,w]
+    x: Tensor  # f32[B,C,h,w]
     u: Tensor
     valid_x: Tensor  # f32[B,1,h,w]
     valid_u: Tensor
@@ -127,11 +127,11 @@ class Method(nn.Module):
         image_u_w, valid_u = batch["image_u"], batch["valid_u"]
         share = Share(range(len(image_u_w)), len(image_u_w))
         if world > 1:
-            share = Share(share_of(cfg.data.batch_size_u, rank, world, MIXED), cfg.data.batch_size_u)
+            share = Share(share_of(cfg.data.batch_size_u, rank, world, CUTMIX_GROUP), cfg.data.batch_size_u)
         with exact(image_x):
             size = (image_u_w.shape[-2], image_u_w.shape[-1])
             draw = augment.draw_strong(share.total, size, augment.generator(cfg.train.seed, step))
-            draw = draw.rows(rank, world)
+            draw = draw.rows(share.own)
             box = augment.cutmix_mask(draw, size, image_x.device)
             image_u_s = augment.mix(augment.strong_view(image_u_w, draw), box)
         logits, feat = student(torch.cat([image_x, image_u_s]))
@@ -190,13 +190,13 @@ class Method(nn.Module):
             return losses.transfer_relation_loss(own.u, own.valid_u, self.gram_x)
         if kind == "cross":
             return losses.cross_relation_loss(
-                _there(own.x), own.u, _there(theirs.x), theirs.u, own.valid_x, own.valid_u, temperature, share_u
+                own.x, own.u, theirs.x, theirs.u, own.valid_x, own.valid_u, temperature, share_u
             )  # fmt: skip
         confidence, pseudo_label = probs.max(1)
         pseudo_label = pseudo_label.masked_fill((confidence < self.loss.conf_thresh) | ~valid_s, IGNORE)
         cells = own.u.shape[-2:]
         return losses.class_relation_loss(
-            _there(own.x), own.u, _there(theirs.x), theirs.u, to_cells(mask_x, cells), to_cells(pseudo_label, cells),
+            own.x, own.u, theirs.x, theirs.u, to_cells(mask_x, cells), to_cells(pseudo_label, cells),
             self.num_classes, temperature,
         )  # fmt: skip
 
@@ -205,7 +205,7 @@ class Method(nn.Module):
         target = self.loss.style_target
         pulls = []
         if target in ("unlabeled", "symmetric"):
-            pulls.append(self._style_pull(_there(own.x), own.valid_x, "u"))
+            pulls.append(self._style_pull(own.x, own.valid_x, "u"))
         if target in ("labeled", "symmetric"):
             pulls.append(self._style_pull(own.u, own.valid_u, "x"))
         return torch.stack(pulls).mean()
@@ -223,9 +223,9 @@ class Method(nn.Module):
         fresh: dict[str, Tensor] = {}
         for side, feat, valid in (("x", theirs.x, theirs.valid_x), ("u", theirs.u, theirs.valid_u)):
             if f"gram_{side}" in self.followed:
-                fresh[f"gram_{side}"] = losses.batch_gram(_there(feat), valid)
+                fresh[f"gram_{side}"] = losses.batch_gram(feat, valid)
             if f"mean_{side}" in self.followed:
-                style = losses.channel_statistics(_there(feat), valid)
+                style = losses.channel_statistics(feat, valid)
                 fresh |= {f"mean_{side}": style.mean, f"std_{side}": style.std}
         for name, value in fresh.items():
             getattr(self, name).lerp_(value, 1 - keep)
@@ -243,16 +243,9 @@ def to_cells(classes: Tensor, size: torch.Size) -> Tensor:
 
 def _features(feat: Tensor, n_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
     """`n_x` of `feat` are of labeled images, or none is."""
+    pooled_x, cells_x = model.pool_feat(feat[:n_x], valid_x[:n_x])
     pooled_u, cells_u = model.pool_feat(feat[n_x:], valid_u)
-    if not n_x:
-        return Features(None, pooled_u, cells_u[:0], cells_u)
-    pooled_x, cells_x = model.pool_feat(feat[:n_x], valid_x)
     return Features(pooled_x, pooled_u, cells_x, cells_u)
-
-
-def _there(feat: Tensor | None) -> Tensor:
-    assert feat is not None
-    return feat
 
 
 def _mix_feat(feat_u: Tensor, box: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cid_ray.config import MIXED, Data, InputError, share_of
+from cid_ray.config import CUTMIX_GROUP, Data, InputError, share_of
 from cid_ray.data.cache import Reader
 from cid_ray.data.splits import Split
 from cid_ray.data.table import UnreadableImage, open_table
@@ -48,7 +48,7 @@ class Stream:
         return range(first + share.start, first + share.stop)
 
     def share(self, rank: int, world: int) -> range:
-        return share_of(self.batch, rank, world, MIXED if self.kind == POOL else 1)
+        return share_of(self.batch, rank, world, CUTMIX_GROUP if self.kind == POOL else 1)
 
     def row(self, place: int, later: int = 0) -> int:
         """The row at a place, or the one so many places later in the same epoch, whose end is followed by its start."""

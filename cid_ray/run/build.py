@@ -7,7 +7,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from cid_ray.config import MIXED, Config, InputError, share_of
+from cid_ray.config import CUTMIX_GROUP, Config, InputError, share_of
 from cid_ray.core.method import feeds_pool
 from cid_ray.core.micro import InParts
 from cid_ray.data.splits import Split
@@ -89,7 +89,7 @@ def micro_batches(cfg: Config, world: int) -> int:
         return 1
     pool = cfg.data.batch_size_u if feeds_pool(cfg.method) else 0
     shares = [
-        len(share_of(cfg.data.batch_size, rank, world)) + len(share_of(pool, rank, world, MIXED))
+        len(share_of(cfg.data.batch_size, rank, world)) + len(share_of(pool, rank, world, CUTMIX_GROUP))
         for rank in range(world)
     ]
     return min(-(-max(shares) // cfg.train.micro_batch), min(shares))

@@ -53,12 +53,13 @@ def older_ones(path: Path) -> list[Path]:
 def load_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The newest checkpoint that can be read, and a warning for each that cannot; InputError when there is none."""
     told: list[str] = []
-    for candidate in (path, *older_ones(path)):
+    *newer, oldest = (path, *older_ones(path))
+    for candidate in newer:
         try:
             return load(candidate), told
         except InputError as error:
             told.append(f"{error}; going on from the one before")
-    return load(path), told
+    return load(oldest), told
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -19,15 +19,14 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from cid_ray.config import Config, InputError
+from cid_ray.config import CHANGE_NO_RESULT, Config, InputError, changes, flat
 
 IDENTITY = "identity"  # the study attribute that holds what must not change
 GRACE_SECONDS = 3  # after which the journal lock of a killed process is taken over
-SHOWN = 6  # of the changes that are named
-FREE_TO_CHANGE = (  # on a resume: where things lie, how fast they run, how long the search goes on
-    "data.table", "data.split_files", "data.threads", "data.cache_mb", "model.weights", "train.device", "train.samples",
-    "train.alarm_steps", "scale.", "search.trials", "search.baseline_trials", "search.concurrency",
-    "search.cpus_per_trial", "search.gpus_per_trial", "search.confirm.", "search.retries", "search.max_failures",
+FREE_TO_CHANGE = (  # on a resume: what changes no result, how long the search goes on, and how
+    *CHANGE_NO_RESULT, "model.weights", "train.samples", "train.alarm_steps", "scale.", "search.trials",
+    "search.baseline_trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial",
+    "search.confirm.", "search.retries", "search.max_failures",
 )  # fmt: skip
 
 
@@ -85,13 +84,6 @@ def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if not key.startswith(FREE_TO_CHANGE)} | dict(contents)
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return found
-
-
 def same_search(study: optuna.Study, mine: Mapping[str, Any], folder: Path) -> None:
     """Keep the identity of a new study; InputError, naming what changed, when an old one has another."""
     mine = json.loads(json.dumps(mine))
@@ -99,19 +91,9 @@ def same_search(study: optuna.Study, mine: Mapping[str, Any], folder: Path) -> N
     if theirs is None:
         study.set_user_attr(IDENTITY, mine)
         return
-    changed = [
-        f"{key} was {_short(theirs.get(key))}, is {_short(mine.get(key))}"
-        for key in sorted(theirs.keys() | mine.keys())
-        if theirs.get(key) != mine.get(key)
-    ]
+    changed = changes(theirs, mine)
     if changed:
-        more = f" (and {len(changed) - SHOWN} more)" if len(changed) > SHOWN else ""
         raise InputError(
-            f"{folder} holds another search: {'; '.join(changed[:SHOWN])}{more}. Old and new trials do not compare: "
+            f"{folder} holds another search: {changed}. Old and new trials do not compare: "
             f"restore it, or begin a new run (--warm-start {folder} starts from its best settings)"
         )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 120 else text[:117] + "..."

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cid_ray.config import CUTMIX_GROUP, share_of
 from cid_ray.core import augment
 from cid_ray.core.augment import StrongDraw
 from tests.core.pieces import make_batch
@@ -58,16 +59,14 @@ def test_drawing_leaves_torchs_own_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_a_workers_views_are_its_rows_of_the_global_batchs(world: int, step: int) -> None:
     images = make_batch(count=8, size=SIZE)["image_u"]
     whole = drawn(8, step)
     assert augment.cutmix_mask(whole, SIZE, CPU).any()
-    share = 8 // world
-    parts = [
-        views(drawn(8, step).rows(rank, world), images[rank * share : (rank + 1) * share]) for rank in range(world)
-    ]
+    shares = [share_of(8, rank, world, CUTMIX_GROUP) for rank in range(world)]
+    parts = [views(drawn(8, step).rows(share), images[share.start : share.stop]) for share in shares]
     assert torch.equal(torch.cat(parts), views(whole, images))
 
 

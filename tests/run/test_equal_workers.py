@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from cid_ray.config import Config, override
 from cid_ray.core.micro import InParts
 from cid_ray.run.build import micro_batches
-from tests.equal_workers import Steps, apart, config_of, follow, on_workers
+from tests.equal_workers import Steps, all_on_workers, apart, config_of, follow, on_workers
+from tests.support import TINY
 
 STEPS, CLOSE = 20, 1e-4
 NO_BATCH_NORM = {"model.encoder": "test_convnext"}
@@ -18,6 +20,34 @@ NO_BATCH_NORM = {"model.encoder": "test_convnext"}
 def assert_close(one: Steps, other: Steps, parts: tuple[str, ...] = ("loss", "grad", "weight")) -> None:
     found = apart(one, other)
     assert all(found[part] < CLOSE for part in parts), found
+
+
+KINDS = ("self", "cross", "transfer", "class")
+
+
+@pytest.fixture(scope="module")
+def of_two_workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Steps]:
+    ways = [(as_it_is(kind).model_dump_json(), {"smoothed": False}) for kind in KINDS]
+    found = all_on_workers(ways, tmp_path_factory.mktemp("two"), 2)
+    return dict(zip(KINDS, found, strict=True))
+
+
+def as_it_is(kind: str) -> Config:
+    """Hard labels, ReLUs, a threshold."""
+    changes = {"loss.relation_kind": kind, "loss.conf_thresh": 0.2, "data.crop_size": 64, "optim.lr": 1e-3}
+    return override(TINY, {**changes, "train.steps": 2})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_workers_give_the_losses_and_weights_of_one(
+    of_two_workers: dict[str, Steps], tmp_path: Path, kind: str
+) -> None:
+    alone = follow(as_it_is(kind), tmp_path, smoothed=False)
+    for mine, theirs in zip(alone, of_two_workers[kind], strict=True):
+        assert theirs.keys() == mine.keys()
+        for name, value in mine.items():
+            if not name.startswith("grad/") and name != "loss/mask_ratio":
+                torch.testing.assert_close(theirs[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def slow(*values: object) -> object:
