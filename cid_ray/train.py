@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cid_ray import cli
+from cid_ray import cli, restarts
 from cid_ray.config import Config, InputError, changes, load
 from cid_ray.results.record import Row, Rows
 from cid_ray.run.display import Display, percent
@@ -17,6 +17,7 @@ from cid_ray.run.display import Display, percent
 EXAMPLES = """
   python -m cid_ray.train --set data.table=demo --set data.ratio=1/8 --set method=supervised
   python -m cid_ray.train --config my.yaml --set scale.workers=4 --out runs/mine
+  python -m cid_ray.train --config my.yaml --out runs/mine --restarts 10
   python -m cid_ray.train --resume runs/mine --set train.on_nan=skip
 """
 
@@ -24,7 +25,10 @@ EXAMPLES = """
 def main(argv: list[str]) -> int:
     options = cli.parser("train", __doc__ or "", EXAMPLES)
     cli.add_config_options(options, changeable=True)
+    restarts.add_option(options)
     args = options.parse_args(argv)
+    if args.restarts:
+        return restarts.guard("cid_ray.train", argv, args)
     config, out = cli.open_run(args, "train")
     if args.resume:
         same_run(out, config)

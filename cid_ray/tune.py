@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray import cli, report
+from cid_ray import cli, report, restarts
 from cid_ray.config import Config, InputError, override
 from cid_ray.results.record import Row, read_rows
 from cid_ray.results.summary import noise_rows, summarize
@@ -39,6 +39,8 @@ CLOSING_SECONDS = 15.0  # of a --budget: kept for the page, beside what the base
 
 def main(argv: list[str]) -> int:
     args = options().parse_args(argv)
+    if args.restarts:
+        return restarts.guard("cid_ray.tune", argv, args)
     started = time.monotonic()
     if args.trials is not None:
         args.changes.append(f"search.trials={args.trials}")
@@ -67,6 +69,7 @@ def main(argv: list[str]) -> int:
 def options() -> cli.Parser:
     options = cli.parser("tune", __doc__ or "", EXAMPLES)
     cli.add_config_options(options, changeable=True)
+    restarts.add_option(options)
     options.add_argument("--trials", type=int, metavar="N", help="CID trials per ratio (search.trials)")
     options.add_argument("--extend", type=int, metavar="N", help="with --resume: N more CID trials per ratio")
     options.add_argument("--budget", type=float, metavar="SECONDS", help="end, report included, in about this time")

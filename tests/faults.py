@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,13 +21,14 @@ import torch
 
 from cid_ray.config import Config, override
 from cid_ray.data.demo import write_demo
-from cid_ray.results.record import Row
+from cid_ray.results.record import Row, read_rows
 from cid_ray.run import cluster, state
 from cid_ray.run.workers import close_crew, train_on_workers
 from tests.support import TINY
 
 HANG_SECONDS = 10  # here; 60 by default
-FAULTS = ("none", "worker killed", "worker stopped", "node lost", "node lost, elastic")
+FAULTS = ("none", "worker killed", "worker stopped", "driver killed", "node lost", "node lost, elastic")
+ONE_WORKER_SECONDS = 3  # a rung; the crew looks for more room every 15
 STRIKE_AFTER = 0.7  # seconds after a rung: in the middle of an epoch
 
 
@@ -35,8 +37,8 @@ def config_of(table: Path, elastic: bool) -> Config:
         TINY,
         {
             "data.table": str(table), "scale.workers": [1, 2] if elastic else 2, "scale.cpus_per_worker": 1.5,
-            "scale.data_cpus": 0.2, "train.steps": 450 if elastic else 120, "train.checkpoint_steps": 10,
-            "train.rungs": [k / 30 for k in range(1, 31)] if elastic else [1 / 3, 2 / 3, 1],
+            "scale.data_cpus": 0.2, "train.steps": 120, "train.checkpoint_steps": 10,
+            "train.rungs": [k / 12 for k in range(1, 13)] if elastic else [1 / 3, 2 / 3, 1],
         },
     )  # fmt: skip
 
@@ -80,6 +82,24 @@ def run(config: Config, root: Path, name: str, at_rung: Callable[[Row], None] = 
     return {"rows": rows, "weights": weights, "seconds": time.monotonic() - first}
 
 
+def run_with_driver_killed(config: Config, root: Path) -> dict[str, Any]:
+    """The same as a user's command, whose process is killed in the middle."""
+    root.mkdir()
+    (root / "given.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "cid_ray.train", "--config", str(root / "given.yaml"), "--out", str(root / "out")]
+    process = subprocess.Popen([*command, "--restarts", "1"], stdout=subprocess.DEVNULL)
+    rungs = lambda: [row for row in read_rows(root / "out") if row["event"] != "progress"]  # noqa: E731
+    while not ((root / "out" / "rows.jsonl").exists() and rungs()):
+        assert process.poll() is None
+        time.sleep(0.1)
+    first = time.monotonic()
+    time.sleep(STRIKE_AFTER)
+    os.kill(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]), signal.SIGKILL)
+    assert process.wait() == 0
+    weights = state.load(root / "out" / "checkpoints" / "train" / "last.pt")
+    return {"rows": rungs(), "weights": weights, "seconds": time.monotonic() - first}
+
+
 def strike(fault: str, nodes: Nodes) -> Callable[[Row], None]:
     """What is done at a rung: at the first one the fault is set off, and it strikes a moment later."""
     struck: list[int] = []
@@ -92,9 +112,11 @@ def strike(fault: str, nodes: Nodes) -> Callable[[Row], None]:
 
     def at_rung(row: Row) -> None:
         if struck:
-            if fault == "node lost, elastic" and row["workers"] == 1 and len(struck) == 1:
-                struck.append(row["step"])
-                nodes.give_back()
+            if row["workers"] == 1:  # elastic
+                if len(struck) == 1:
+                    struck.append(row["step"])
+                    nodes.give_back()
+                time.sleep(ONE_WORKER_SECONDS)  # or it would be done before it may grow
             return
         struck.append(row["step"])
         if fault.startswith("node lost"):  # Ray wants nodes to come and go in the main thread
@@ -118,8 +140,12 @@ def main(fault: str, folder: Path) -> int:
     try:
         config = config_of(table, "elastic" in fault)
         whole = run(config, folder, "whole")
-        hit = run(config, folder, "hit", strike(fault, nodes))
-        close_crew()
+        if fault == "driver killed":
+            close_crew()
+            hit = run_with_driver_killed(config, folder / "hit")
+        else:
+            hit = run(config, folder, "hit", strike(fault, nodes))
+            close_crew()
     finally:
         import ray
 
@@ -127,12 +153,15 @@ def main(fault: str, folder: Path) -> int:
         nodes.all.shutdown()
     pairs = [(a, hit["weights"][part][n]) for part in ("student", "teacher") for n, a in whole["weights"][part].items()]
     apart = max(float((a.float() - b.float()).abs().max()) for a, b in pairs)
+    losses = {row["step"]: row["losses"]["total"] for row in whole["rows"] if row["event"] == "rung"}
+    moved = {r["step"]: abs(r["losses"]["total"] / losses[r["step"]] - 1) for r in hit["rows"] if r["event"] == "rung"}
     said = {
         "fault": fault,
         "recovered": hit["rows"][-1]["event"] == "final" and hit["rows"][-1]["step"] == config.train.steps,
         "seconds_lost": round(hit["seconds"] - whole["seconds"], 1),
         "equal": all(torch.equal(a, b) for a, b in pairs),
         "largest_difference": apart,
+        "losses_apart": {step: float(f"{value:.1e}") for step, value in moved.items()},  # at rungs, relative
         "workers": [row["workers"] for row in hit["rows"]],
     }
     print(json.dumps(said), flush=True)

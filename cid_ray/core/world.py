@@ -59,6 +59,15 @@ class _AllRows(torch.autograd.Function):
         return total[ctx.own], None
 
 
+def gathered(value: Tensor) -> Tensor:
+    """[world, ...] of all workers in rank order, without gradients; shapes must be equal."""
+    if size() == 1:
+        return value[None]
+    rows = value.new_empty(size() * len(value), *value.shape[1:])
+    dist.all_gather_into_tensor(rows, value)
+    return rows.view(size(), *value.shape)
+
+
 def all_sum(value: Tensor) -> Tensor:
     """The sum of `value` over all workers, differentiable."""
     return _AllSum.apply(value) if size() > 1 else value  # type: ignore[no-any-return,no-untyped-call]

@@ -23,6 +23,7 @@ from cid_ray.config import Config, InputError
 from cid_ray.results.record import Row
 from cid_ray.run.board import END, Board
 from cid_ray.run.cluster import Resources
+from cid_ray.run.pinning import pin
 
 CLOSE_SECONDS = 30.0  # for workers with nothing to do to leave
 PLACING_TRIES = 20  # of 30 seconds each (run/cluster.py): how long a lost node may take to be replaced
@@ -56,7 +57,7 @@ class Crew:
         self.board = ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Board).remote()
         trainer = TorchTrainer(
             crew_loop,
-            train_loop_config={"board": self.board, "threads": shape.threads},
+            train_loop_config={"board": self.board, "threads": shape.threads, "cpus": shape.each.cpus},
             scaling_config=ScalingConfig(
                 num_workers=shape.workers, elastic_resize_monitor_interval_s=RESIZE_SECONDS,
                 use_gpu=shape.each.gpus > 0, resources_per_worker=shape.each.bundle(),
@@ -120,8 +121,10 @@ class Crew:
 
 
 def crew_loop(setup: dict[str, Any]) -> None:
-    """One worker, from the start of its group to the end."""
+    """One worker, from the start of its group to the end, on CPUs of its own."""
     board = setup["board"]
+    if setup["cpus"] >= 1:
+        pin(int(setup["cpus"]))
     while (job := agreed(board.take)) != END:
         try:
             run_job(job, board, setup["threads"])

@@ -1,4 +1,4 @@
-"""CPUs of a trial: every trial process leases its own, so that two trials on two cores never wait for one.
+"""CPUs of a trial or worker: every such process leases its own, so that two on two cores never wait for one.
 
 A lease is a name among the machine's abstract Unix sockets that a process binds: it has one holder at a time, whoever
 its user is, leaves no file behind, and the kernel takes it back however its holder ends. Processes that do not lease,
