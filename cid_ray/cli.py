@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cid_ray.config import Config, InputError, load, override
+from cid_ray.places import is_remote
 
 Command = Callable[[list[str]], int]
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
@@ -59,7 +60,9 @@ def open_run(args: argparse.Namespace, name: str, default: str | Path | None = N
         out = Path(args.resume)
         if not (out / "config.yaml").is_file():
             raise InputError(f"{out} is not a run's folder: it has no config.yaml")
-        return absolute(load(args.config or out / "config.yaml", args.changes)), out
+        config = absolute(load(args.config or out / "config.yaml", args.changes))
+        same_place(config, load(out / "config.yaml"), out)
+        return config, out
     config = absolute(load(args.config or default, args.changes))
     stem = Path(args.config or default or name).stem
     out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
@@ -73,7 +76,20 @@ def absolute(config: Config) -> Config:
     paths = {"data.table": config.data.table, "data.split_files": config.data.split_files}
     paths["model.weights"] = config.model.weights
     found = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).exists()}
+    elsewhere = config.train.checkpoint_folder
+    if elsewhere and not is_remote(elsewhere):
+        found["train.checkpoint_folder"] = str(Path(elsewhere).resolve())
     return override(config.model_dump(mode="json"), found)
+
+
+def same_place(config: Config, kept: Config, out: Path) -> None:
+    """InputError when a resumed run would look for its checkpoints where they are not."""
+    mine, theirs = config.train.checkpoint_folder, kept.train.checkpoint_folder
+    if mine != theirs:
+        raise InputError(
+            f"--resume {out}: its checkpoints lie in {theirs or out / 'checkpoints'}; leave out "
+            f"train.checkpoint_folder={mine}"
+        )
 
 
 def claim(config: Config, out: Path) -> None:

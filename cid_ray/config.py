@@ -17,9 +17,9 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from cid_ray.rules import CUTMIX_GROUP, flat, label_share, share_of
 from cid_ray.sections import (
     CHANGE_NO_RESULT,
-    CUTMIX_GROUP,
     Config,
     Data,
     Loss,
@@ -30,9 +30,6 @@ from cid_ray.sections import (
     Search,
     Section,
     Train,
-    flat,
-    label_share,
-    share_of,
 )  # fmt: skip
 
 __all__ = [

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from cid_ray.rules import CUTMIX_GROUP, flat, label_share, place
 
 Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +26,7 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    table: str = "demo"  # a folder written by `prepare`, or "demo": the generated set
+    table: str = "demo"  # what `prepare` wrote, in a folder or at s3://bucket/path; or "demo": the generated set
     ratio: str = "1/8"  # share of the train masks that is used: "1/8", "0.2", or a count: "23"
     draw: int = Field(0, ge=0)  # which of the nested label draws
     split_seed: int = Field(0, ge=0)
@@ -47,6 +48,11 @@ class Data(Section):
     def _ratio(cls, value: Any) -> str:
         label_share(value)
         return str(value).replace(" ", "")
+
+    @field_validator("table")
+    @classmethod
+    def _table(cls, value: str) -> str:
+        return place(value)
 
     @field_validator("scale")
     @classmethod
@@ -116,11 +122,17 @@ class Train(Section):
     on_nan: Literal["stop", "skip"] = "stop"  # at a loss that is no number: end the run, or leave the step out
     checkpoint_steps: int | None = Field(None, ge=1)  # a checkpoint every so many steps too, not at rungs alone
     checkpoint_minutes: float | None = Field(None, gt=0)  # or so often
+    checkpoint_folder: str | None = None  # s3://bucket/path or a folder; null: the run's own
     keep: int = Field(1, ge=1)  # last checkpoints that are kept, beside the best
     micro_batch: int | None = Field(None, ge=2)  # images of a worker in one forward; null: its whole share at once
     window: int | None = Field(None, ge=32)  # sliding-window evaluation with this side; null: whole image
     samples: int = Field(4, ge=0)  # held-out images whose predictions are kept for the page
     alarm_steps: int = Field(200, ge=1)  # warn when no pseudo-label passed for so long
+
+    @field_validator("checkpoint_folder")
+    @classmethod
+    def _checkpoint_folder(cls, value: str | None) -> str | None:
+        return value and place(value)
 
     @field_validator("rungs")
     @classmethod
@@ -257,42 +269,6 @@ class Config(Section):
 
 CHANGE_NO_RESULT = (  # of a run: where its data lies, how fast it works, what it does about faults
     "data.table", "data.split_files", "data.threads", "data.cache_mb", "data.max_bad_frac", "train.device",
-    "train.on_nan", "train.checkpoint_steps", "train.checkpoint_minutes", "train.keep",
+    "train.on_nan", "train.checkpoint_steps", "train.checkpoint_minutes",
+    "train.checkpoint_folder", "train.keep",
 )  # fmt: skip
-CUTMIX_GROUP = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of sections as dotted key -> value."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return found
-
-
-def share_of(batch: int, rank: int, world: int, unit: int = 1) -> range:
-    """Which images of a global batch a worker takes: whole units, in rank order, as evenly as possible.
-
-    Units keep together what belongs together, so the same pairs are mixed on any number of workers; a last unit that is
-    incomplete is part of the last share.
-    """
-    units = -(-batch // unit)
-    first, last = (min(batch, unit * (units * r // world)) for r in (rank, rank + 1))
-    return range(first, last)
-
-
-def label_share(ratio: Any) -> tuple[float | None, int | None]:
-    """ "1/8" or "0.2" -> (share, None); a whole number above 1 -> (None, count)."""
-    text = str(ratio).replace(" ", "")
-    try:
-        top, _, bottom = text.partition("/")
-        number = float(top) / float(bottom or 1)
-        if not math.isfinite(number):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        number = -1.0
-    if not bottom and number > 1 and number == int(number):
-        return None, int(number)
-    if not 0 < number <= 1:
-        raise ValueError(f"label ratio {ratio!r} must be a share such as '1/8' or a count of at least 2 such as '23'")
-    return number, None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cid_ray import cli, restarts
+from cid_ray import cli, places, restarts
 from cid_ray.config import Config, InputError, changes, load
 from cid_ray.results.record import Row, Rows
 from cid_ray.run.display import Display, percent
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
                 if row["event"] != "progress":
                     rows.add(row)
                 if row["event"] == "final":
-                    show_final(display, row, out)
+                    show_final(display, row, config, out)
         except KeyboardInterrupt:
             display.say(f"interrupted; continue with: python -m cid_ray.train --resume {out}")
             return 130
@@ -68,6 +68,7 @@ def prepare(config: Config) -> None:
     from cid_ray.run.build import check
     from cid_ray.run.device import Device
 
+    places.check_writable(config)
     table = open_table(config.data.table)
     split = make_split(table, config.data)
     check(config, table, split)
@@ -96,7 +97,7 @@ def run(config: Config, out: Path) -> Iterator[Row]:
     return train(Job(config, out))
 
 
-def show_final(display: Display, row: Row, out: Path) -> None:
+def show_final(display: Display, row: Row, config: Config, out: Path) -> None:
     """Per-class IoU of teacher and student, last step and best-on-val step, labeled as such."""
     split = row["held_out"]
     for label, prefix in (("last step", ""), (f"best-on-val step {row['best/step']}", "best/")):
@@ -110,7 +111,7 @@ def show_final(display: Display, row: Row, out: Path) -> None:
         display.say(f"{name:<20} {percent(teacher):>31} {percent(row['test/iou'][name]):>8}")
     if row["test/absent"]:
         display.say(f"left out of mIoU, no ground truth in {split}: {', '.join(row['test/absent'])}")
-    display.say(f"wrote {out}: rows.jsonl, checkpoints/{row['run']}/last.pt and best.pt, log.txt")
+    display.say(f"wrote {out}: rows.jsonl, log.txt; {places.checkpoints(config, out, row['run'])}: last.pt, best.pt")
 
 
 if __name__ == "__main__":

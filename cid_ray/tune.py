@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import shutil
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray import cli, report, restarts
+from cid_ray import cli, places, report, restarts
 from cid_ray.config import Config, InputError, override
 from cid_ray.results.record import Row, read_rows
 from cid_ray.results.summary import noise_rows, summarize
@@ -103,6 +102,7 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     from cid_ray.data.table import open_table
     from cid_ray.run.build import check
 
+    places.check_writable(config)
     table = open_table(config.data.table)
     counts = {}
     for ratio in config.search.ratios:
@@ -241,7 +241,7 @@ def drop_losers(watch: Watch) -> None:
     kept = {findings.chosen(studies, arm) for arm in studies.search_arms()} | {arm.confirms for arm in studies.studies}
     for trial in (t for arm in studies.search_arms() for t in studies.ranked(arm)):
         if trial.user_attrs["run"] not in kept:
-            shutil.rmtree(watch.out / "checkpoints" / trial.user_attrs["run"], ignore_errors=True)
+            places.remove(places.checkpoints(studies.config, watch.out, trial.user_attrs["run"]))
 
 
 def exit_code(watch: Watch, started: float) -> int:

@@ -81,6 +81,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "train.on_nan": "skip",
     "train.checkpoint_steps": 50,
     "train.checkpoint_minutes": 5.0,
+    "train.checkpoint_folder": "s3://bucket/runs",
     "train.keep": 3,
     "scale.workers": 2,
     "scale.cpus_per_worker": 1.0,

@@ -1,8 +1,8 @@
-"""A data set as one folder: `table.parquet` (a row per image, its encoded bytes inside) and `meta.json`.
+"""A data set as one folder: `table.parquet` (a row per image, its encoded bytes inside), `index.parquet`, `meta.json`.
 
 A null mask IS "unlabeled": no path, no flag, nothing to open. The bytes lie in row groups of 8, uncompressed (JPEG
-does not compress), so that a random image costs one small read from a memory map and a process holds only the index:
-some 100 bytes an image.
+does not compress), so that a random image costs one small read, of a memory map or of an object store, and a process
+holds only the index, which is the same rows without bytes: some 100 bytes an image.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from cid_ray import places
 from cid_ray.config import InputError
+from cid_ray.places import Name
 
+VERSION = 2  # of the files' layout
 GROUP_ROWS = 8
 SPLITS = ("train", "val", "test")
 SCHEMA = pa.schema(
@@ -45,7 +48,7 @@ INDEX = [name for name in SCHEMA.names if name not in ("image", "mask")]
 class UnreadableImage(InputError):
     """The bytes of one image are no picture."""
 
-    def __init__(self, image_id: str, why: str, folder: Path):
+    def __init__(self, image_id: str, why: str, folder: Name):
         super().__init__(f"image {image_id} of {folder} cannot be read ({why}); import again with --skip-bad")
         self.image_id, self.why = image_id, why
 
@@ -60,7 +63,8 @@ class TableWriter:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "meta.json").unlink(missing_ok=True)
         self.folder, self.rows, self.hash = folder, list[dict[str, Any]](), hashlib.sha256()
-        self.meta = {"version": 1, "classes": classes, "colors": colors, "ignore_index": ignore_index}
+        self.index: list[pa.Table] = []
+        self.meta = {"version": VERSION, "classes": classes, "colors": colors, "ignore_index": ignore_index}
         self.file = pq.ParquetWriter(folder / "table.parquet", SCHEMA, compression="none", use_dictionary=False)
 
     def add(self, row: dict[str, Any]) -> None:
@@ -73,35 +77,45 @@ class TableWriter:
 
     def _flush(self) -> None:
         if self.rows:
-            self.file.write_table(pa.Table.from_pylist(self.rows, SCHEMA), row_group_size=GROUP_ROWS)
+            group = pa.Table.from_pylist(self.rows, SCHEMA)
+            self.file.write_table(group, row_group_size=GROUP_ROWS)
+            self.index.append(group.select(INDEX))
             self.rows = []
 
     def close(self, **meta: Any) -> None:
         self._flush()
         self.file.close()
+        index = pa.concat_tables(self.index) if self.index else SCHEMA.empty_table().select(INDEX)
+        pq.write_table(index, self.folder / "index.parquet")
         self.hash.update(json.dumps([self.meta["classes"], self.meta["ignore_index"]]).encode())
         meta = {**self.meta, "fingerprint": self.hash.hexdigest()[:16], **meta}
         (self.folder / "meta.json").write_text(json.dumps(meta, indent=1))
 
 
 class Table:
-    """An opened table: classes, index, and the decoded image or mask of any row."""
+    """An opened table, on this machine or in an object store: classes, index, the decoded image or mask of any row."""
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: Name):
+        self.folder = folder
         try:
-            meta = self.meta = json.loads((self.folder / "meta.json").read_text())
+            with places.reading(places.join(folder, "meta.json")) as file:
+                meta = self.meta = json.loads(file.read())
             self.classes: list[str] = meta["classes"]
             self.colors: list[list[int]] = meta["colors"]
             self.ignore_index: int = meta["ignore_index"]
             self.fingerprint: str = meta["fingerprint"]
-            self.index = pq.read_table(self.folder / "table.parquet", columns=INDEX, memory_map=True)
+            with places.reading(places.join(folder, "index.parquet")) as file:
+                self.index = pq.read_table(file)
+            opened = self._open(None)
+            self.layout = opened.metadata
+            if opened.schema_arrow.names != SCHEMA.names or self.layout.num_rows != self.index.num_rows:
+                raise ValueError("table.parquet and index.parquet are not of one import")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = f"{type(error).__name__}: {error}".split(". Detail")[0].splitlines()[0]
             raise InputError(
                 f"data.table {str(folder)!r} is not a table ({reason}); make one with `python -m cid_ray.prepare`"
             ) from None
-        self._lock = threading.Lock()
+        self._own = threading.local()  # a ParquetFile serves one thread at a time
 
     def __len__(self) -> int:
         return self.index.num_rows
@@ -110,9 +124,16 @@ class Table:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    @cached_property
+    def _open(self, layout: pq.FileMetaData | None) -> pq.ParquetFile:
+        name = places.join(self.folder, "table.parquet")
+        source = places.reading(name) if places.is_remote(name) else name
+        return pq.ParquetFile(source, metadata=layout, memory_map=True)
+
+    @property
     def _file(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self.folder / "table.parquet", memory_map=True)
+        if not hasattr(self._own, "file"):
+            self._own.file = self._open(self.layout)
+        return self._own.file
 
     @cached_property
     def labeled(self) -> np.ndarray:
@@ -153,8 +174,7 @@ class Table:
         return self._ids(self._cells(row, ["mask"])[0])
 
     def _cells(self, row: int, columns: list[str]) -> list[bytes]:
-        with self._lock:  # a ParquetFile serves one thread at a time
-            group = self._file.read_row_group(row // GROUP_ROWS, columns=columns, use_threads=False)
+        group = self._file.read_row_group(row // GROUP_ROWS, columns=columns, use_threads=False)
         return [group[name][row % GROUP_ROWS].as_py() for name in columns]
 
     def _ids(self, encoded: bytes) -> np.ndarray:
@@ -194,4 +214,4 @@ def open_table(name: str) -> Table:
         from cid_ray.data.demo import demo_folder
 
         return Table(demo_folder())
-    return Table(name)
+    return Table(name if places.is_remote(name) else Path(name))

@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
 from cid_ray.config import Config
+from cid_ray.places import checkpoints
 from cid_ray.results import figures
 from cid_ray.results.record import Row
 from cid_ray.results.summary import METHODS, RatioSummary, settings_by_ratio, summarize, table
@@ -24,7 +25,7 @@ def write_page(folder: Path, out: Path, rows: list[Row], config: Config) -> Path
     content: dict[str, Any] = {
         "title": folder.name,
         "lines": table(summaries),
-        "summaries": [_ratio(summary, folder) for summary in summaries],
+        "summaries": [_ratio(summary, folder, config) for summary in summaries],
         "caution": caution(summaries),
         "repeated": any(summary.confirmed for summary in summaries),
         "config": config.to_yaml(),
@@ -58,7 +59,7 @@ def _drawn(draw: Any, summaries: list[RatioSummary]) -> Markup | None:
     return Markup(svg) if svg else None  # our own drawing; every text in it went through matplotlib's escaping
 
 
-def _ratio(summary: RatioSummary, folder: Path) -> dict[str, Any]:
+def _ratio(summary: RatioSummary, folder: Path, config: Config) -> dict[str, Any]:
     methods = [m for m in METHODS if m in summary.finals]
     iou = {
         m: summary.finals[m].get("test/iou_teacher" if "teacher" in summary.metric else "test/iou", {}) for m in methods
@@ -72,7 +73,7 @@ def _ratio(summary: RatioSummary, folder: Path) -> dict[str, Any]:
         "states": summary.search.get("states", {}),
         "wanted": summary.search.get("wanted"),
         "params": cid.get("params", {}),
-        "checkpoint": f"checkpoints/{cid['run']}/last.pt" if cid else None,
+        "checkpoint": f"{checkpoints(config, folder, cid['run'])}/last.pt".removeprefix(f"{folder}/") if cid else None,
         "methods": [METHODS[m] for m in methods],
         "classes": [(name, [iou[m].get(name) for m in methods]) for name in classes],
         "absent": next((row.get("test/absent", []) for row in summary.finals.values()), []),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cid_ray import places
 from cid_ray.config import Config, InputError
 from cid_ray.core import evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
@@ -20,6 +21,7 @@ from cid_ray.core.model import Segmenter, make_teacher
 from cid_ray.data.batches import Batch, Plan, Reader
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import open_table
+from cid_ray.places import Name, checkpoints
 from cid_ray.results.record import Row
 from cid_ray.run import build, state
 from cid_ray.run.device import Device
@@ -44,12 +46,12 @@ class Job:
     reader: Reader | None = None  # decoded images kept from an earlier run of this process
 
     @property
-    def last(self) -> Path:
-        return self.root / "checkpoints" / self.name / "last.pt"
+    def last(self) -> Name:
+        return places.join(checkpoints(self.config, self.root, self.name), "last.pt")
 
     @property
-    def best(self) -> Path:
-        return self.last.with_name("best.pt")
+    def best(self) -> Name:
+        return places.join(checkpoints(self.config, self.root, self.name), "best.pt")
 
 
 class Run:
@@ -80,7 +82,7 @@ class Run:
         self.best: dict[str, Any] = {}
         self.plan = Plan.of(cfg.data, self.split, cfg.train.seed, feeds_pool(cfg.method))
         self.health = Health(cfg, len(self.split.pool), self.ids_at)
-        if job.last.exists():
+        if places.exists(job.last):
             self.restore()
         self.forward = build.callable_student(self.student, cfg, job.world, self.device)
         self.predict = build.callable_teacher(self.teacher, cfg, job.world, self.device)

@@ -1,59 +1,54 @@
 """Checkpoints: everything that the next step depends on, written atomically, read without running code.
 
 One file per checkpoint: student, teacher, the method's statistics, optimizer, schedule, step, torch's RNG, the config
-as text, the class names. A file is written beside its name and renamed, so a kill while writing loses nothing.
+as text, the class names. They lie in the run's folder or, with `train.checkpoint_folder`, in an object store; a kill
+while one is written loses nothing.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import re
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from cid_ray import places
 from cid_ray.config import Config, InputError
+from cid_ray.places import Name
 
 
-def save(path: Path, modules: dict[str, Any], config: Config, classes: list[str], keep: int = 1, **extra: Any) -> None:
+def save(name: Name, modules: dict[str, Any], config: Config, classes: list[str], keep: int = 1, **extra: Any) -> None:
     """`modules`: anything with state_dict(); `extra`: plain values. The `keep` - 1 last files before this one stay."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "config": config.to_yaml(),
         "classes": list(classes),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        **{name: module.state_dict() for name, module in modules.items()},
+        **{part: module.state_dict() for part, module in modules.items()},
         "extra": json.dumps(extra),
     }
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    folder, own = places.split(name)
+    if keep > 1 and places.exists(name):
+        places.second_name(name, places.join(folder, own.replace(".pt", f"-{time.time_ns():020d}.pt")))
+    with places.writing(name) as file:
         torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    if keep > 1 and path.exists():
-        older = path.with_name(f"{path.stem}-{time.time_ns():020d}{path.suffix}")
-        try:
-            os.link(path, older)  # `path` is never missing
-        except OSError:
-            shutil.copy2(path, older)
-    partial.replace(path)
-    for spare in older_ones(path)[keep - 1 :]:
-        spare.unlink(missing_ok=True)
+    for spare in older_ones(name)[keep - 1 :]:
+        places.remove(spare)
 
 
-def older_ones(path: Path) -> list[Path]:
-    """The files that `path` has replaced, newest first."""
-    return sorted(path.parent.glob(f"{path.stem}-{'[0-9]' * 20}{path.suffix}"), reverse=True)
+def older_ones(name: Name) -> list[Name]:
+    """The files that this one has replaced, newest first."""
+    folder, own = places.split(name)
+    pattern = re.compile(re.escape(own).replace(r"\.pt", r"-\d{20}\.pt"))
+    return [places.join(folder, found) for found in reversed(places.names(folder)) if pattern.fullmatch(found)]
 
 
-def load_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
+def load_newest(name: Name) -> tuple[dict[str, Any], list[str]]:
     """The newest checkpoint that can be read, and a warning for each that cannot; InputError when there is none."""
     told: list[str] = []
-    *newer, oldest = (path, *older_ones(path))
+    *newer, oldest = (name, *older_ones(name))
     for candidate in newer:
         try:
             return load(candidate), told
@@ -62,17 +57,18 @@ def load_newest(path: Path) -> tuple[dict[str, Any], list[str]]:
     return load(oldest), told
 
 
-def load(path: Path) -> dict[str, Any]:
+def load(name: Name) -> dict[str, Any]:
     """The content of a checkpoint on the CPU; InputError when it is none."""
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with places.reading(name) as file:
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         content["extra"] = json.loads(content["extra"])
         return content
     except FileNotFoundError:
-        raise InputError(f"checkpoint {path} does not exist") from None
+        raise InputError(f"checkpoint {name} does not exist") from None
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"checkpoint {path} cannot be read ({reason[:160]})") from None
+        raise InputError(f"checkpoint {name} cannot be read ({reason[:160]})") from None
 
 
 def restore(content: dict[str, Any], modules: dict[str, Any]) -> dict[str, Any]:

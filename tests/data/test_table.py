@@ -89,8 +89,15 @@ def change_meta(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
 
 
+def other_rows(folder: Path) -> None:
+    write_table(folder / "other", [masked_row(str(number), picture(number), ids(0)) for number in range(2)])
+    (folder / "other" / "table.parquet").replace(folder / "table.parquet")
+
+
 NO_TABLES: dict[str, Callable[[Path], object]] = {
     "no meta": lambda folder: (folder / "meta.json").unlink(),
+    "no index": lambda folder: (folder / "index.parquet").unlink(),
+    "rows of another import": other_rows,
     "no rows": lambda folder: (folder / "table.parquet").unlink(),
     "broken meta": lambda folder: (folder / "meta.json").write_text("{"),
     "meta of something else": lambda folder: change_meta(folder, lambda meta: {"name": "other"}),

@@ -41,7 +41,8 @@ def damaged(source: Path, target: Path, contents: dict[str, bytes | None]) -> Pa
     found = dict(zip(table["image_id"].to_pylist(), table["image"].to_pylist(), strict=True)) | contents
     column = pa.array([found[name] for name in table["image_id"].to_pylist()], pa.binary())
     target.mkdir(parents=True)
-    shutil.copy(source / "meta.json", target)
+    for name in ("meta.json", "index.parquet"):
+        shutil.copy(source / name, target)
     table = table.set_column(table.schema.get_field_index("image"), "image", column)
     pq.write_table(table, target / "table.parquet", row_group_size=GROUP_ROWS, compression="none")
     return target

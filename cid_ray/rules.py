@@ -1,0 +1,56 @@
+"""Rules that a configuration and those who act on it share: who takes which images, what a label ratio means."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+CUTMIX_GROUP = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of sections as dotted key -> value."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return found
+
+
+def share_of(batch: int, rank: int, world: int, unit: int = 1) -> range:
+    """Which images of a global batch a worker takes: whole units, in rank order, as evenly as possible.
+
+    Units keep together what belongs together, so the same pairs are mixed on any number of workers; a last unit that is
+    incomplete is part of the last share.
+    """
+    units = -(-batch // unit)
+    first, last = (min(batch, unit * (units * r // world)) for r in (rank, rank + 1))
+    return range(first, last)
+
+
+def label_share(ratio: Any) -> tuple[float | None, int | None]:
+    """ "1/8" or "0.2" -> (share, None); a whole number above 1 -> (None, count)."""
+    text = str(ratio).replace(" ", "")
+    try:
+        top, _, bottom = text.partition("/")
+        number = float(top) / float(bottom or 1)
+        if not math.isfinite(number):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        number = -1.0
+    if not bottom and number > 1 and number == int(number):
+        return None, int(number)
+    if not 0 < number <= 1:
+        raise ValueError(f"label ratio {ratio!r} must be a share such as '1/8' or a count of at least 2 such as '23'")
+    return number, None
+
+
+def place(name: str) -> str:
+    """A folder, or one in an object store: without credentials, which would stand in every row."""
+    if "://" in name and not re.fullmatch(r"(s3|gs)://[^@?#/]+(/[^@?#]*)?", name):
+        raise ValueError(
+            "must be a folder, s3://bucket/path or gs://bucket/path; credentials and endpoint are taken "
+            "from the environment (AWS_ACCESS_KEY_ID, ..., AWS_ENDPOINT_URL)"
+        )
+    return name
