@@ -12,8 +12,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torchvision.transforms.v2.functional as V
 from torch import Tensor
+
+from cid_ray.core import color
 
 JITTER = (0.5, 0.5, 0.5, 0.25)  # brightness, contrast, saturation, hue: UniMatch's strong view
 P_JITTER, P_GRAY, P_BLUR, P_CUTMIX = 0.8, 0.2, 0.5, 0.5
@@ -61,24 +62,35 @@ def draw_boxes(batch: int, size: tuple[int, int], rng: torch.Generator) -> Tenso
 
 
 def strong_view(image_u: Tensor, draw: StrongDraw) -> Tensor:
-    """Colour jitter, grayscale and blur of u8[B,3,H,W], each image with its own draw; same geometry, same dtype."""
-    return torch.stack([_recolor(image, draw, i) for i, image in enumerate(image_u)])
+    """Colour jitter, grayscale and blur of u8[B,3,H,W], each image with its own draw; same geometry, same dtype.
+
+    Which images change is decided on the CPU, so nothing waits for the device.
+    """
+    jitter, gray, blur = (draw.chance[:, :3] < torch.tensor([P_JITTER, P_GRAY, P_BLUR])).T
+    images = image_u.to(torch.float32)
+    for chosen, change in ((jitter, _jitter), (gray, _gray), (blur, _blur)):
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            own = rows.to(images.device, non_blocking=True)
+            images[own] = change(images[own], draw, rows)
+    return images.to(torch.uint8)
 
 
-def _recolor(image: Tensor, draw: StrongDraw, i: int) -> Tensor:
-    p_jitter, p_gray, p_blur, _ = draw.chance[i].tolist()
-    if p_jitter < P_JITTER:
-        brightness, contrast, saturation, hue = (f * s for f, s in zip(draw.jitter[i].tolist(), JITTER, strict=True))
-        image = V.adjust_brightness(image, 1 + brightness)
-        image = V.adjust_contrast(image, 1 + contrast)
-        image = V.adjust_saturation(image, 1 + saturation)
-        image = V.adjust_hue(image, hue)
-    if p_gray < P_GRAY:
-        image = V.rgb_to_grayscale(image, num_output_channels=3)
-    if p_blur < P_BLUR:
-        sigma = draw.sigma[i].item()
-        image = V.gaussian_blur(image, kernel_size=2 * math.ceil(2 * sigma) + 1, sigma=sigma)
-    return image
+def _jitter(images: Tensor, draw: StrongDraw, rows: Tensor) -> Tensor:
+    amounts = (draw.jitter[rows] * torch.tensor(JITTER)).to(images.device, non_blocking=True)
+    brightness, contrast, saturation, hue = amounts.T
+    images = color.adjust_brightness(images, 1 + brightness)
+    images = color.adjust_contrast(images, 1 + contrast)
+    images = color.adjust_saturation(images, 1 + saturation)
+    return color.adjust_hue(images, hue)
+
+
+def _gray(images: Tensor, draw: StrongDraw, rows: Tensor) -> Tensor:
+    return color.grayscale(images).expand_as(images)
+
+
+def _blur(images: Tensor, draw: StrongDraw, rows: Tensor) -> Tensor:
+    return color.gaussian_blur(images, draw.sigma[rows].to(images.device, non_blocking=True), BLUR_SIGMA[1])
 
 
 def cutmix_mask(draw: StrongDraw, size: tuple[int, int], device: torch.device) -> Tensor:
