@@ -46,8 +46,9 @@ class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image = Image.open(self.files[index]).convert("RGB")
         rng = np.random.default_rng([index, int(torch.randint(1 << 30, ()))])
-        pixels, _, valid = weak_view(image, None, self.data, rng)
-        return pixels, valid.copy()
+        pixels, valid = np.zeros((3, *self.data.crop), np.uint8), np.zeros(self.data.crop, bool)
+        weak_view(image, None, self.data, rng, pixels, valid)
+        return pixels, valid
 
 
 def loader(files: list[Path], data: Data, cores: int, epochs: int) -> Iterator[float]:

@@ -74,9 +74,11 @@ class Plan:
 
 
 def weak_view(
-    image: Image.Image, mask: np.ndarray | None, data: Data, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Random resize, crop and flip: image u8[3,H,W], mask u8[H,W] or None, valid bool[H,W].
+    image: Image.Image, mask: np.ndarray | None, data: Data, rng: np.random.Generator,
+    pixels: np.ndarray, valid: np.ndarray, cropped: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Random resize, crop and flip, written to `pixels` u8[3,H,W] of 0, `valid` bool[H,W] of False, `cropped` u8[H,W]
+    of 255, whose values padding keeps.
 
     The crop is cut in the source's own pixels and resized once; what lies outside the image is padding.
     """
@@ -84,40 +86,34 @@ def weak_view(
     factor = rng.uniform(*data.scale)
     full_h, full_w = max(1, round(image.height * factor)), max(1, round(image.width * factor))
     top, left = (int(rng.integers(0, max(0, full - side) + 1)) for full, side in ((full_h, high), (full_w, wide)))
-    flip = rng.random() < data.hflip
+    if rng.random() < data.hflip:
+        pixels, valid = pixels[..., ::-1], valid[:, ::-1]
+        cropped = None if cropped is None else cropped[:, ::-1]
     crop_h, crop_w = min(high, full_h), min(wide, full_w)
     sy, sx = image.height / full_h, image.width / full_w
     box = (left * sx, top * sy, min(image.width, (left + crop_w) * sx), min(image.height, (top + crop_h) * sy))
-    pixels = np.zeros((high, wide, 3), np.uint8)
-    valid = np.zeros((high, wide), bool)
-    pixels[:crop_h, :crop_w] = np.asarray(image.resize((crop_w, crop_h), Image.Resampling.BILINEAR, box=box))
+    resized = np.asarray(image.resize((crop_w, crop_h), Image.Resampling.BILINEAR, box=box))
+    pixels[:, :crop_h, :crop_w] = resized.transpose(2, 0, 1)
     valid[:crop_h, :crop_w] = True
-    cropped = None
-    if mask is not None:
-        cropped = np.full((high, wide), 255, np.uint8)
-        cropped[:crop_h, :crop_w] = np.asarray(
-            Image.fromarray(mask).resize((crop_w, crop_h), Image.Resampling.NEAREST, box=box)
-        )
-    if flip:
-        pixels, valid = pixels[:, ::-1], valid[:, ::-1]
-        cropped = None if cropped is None else cropped[:, ::-1]
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), cropped, valid
+    if mask is not None and cropped is not None:
+        chosen = Image.fromarray(mask).resize((crop_w, crop_h), Image.Resampling.NEAREST, box=box)
+        cropped[:crop_h, :crop_w] = np.asarray(chosen)
 
 
 def load_share(reader: Reader, stream: Stream, places: range, data: Data) -> Batch:
     """The images of some places of a stream, each in the weak view that its place seeds."""
-    images, masks, valids, unreadable = [], [], [], []
-    for place in places:
+    shape = (len(places), *data.crop)
+    pixels, valid = np.zeros((len(places), 3, *data.crop), np.uint8), np.zeros(shape, bool)
+    masks = np.full(shape, 255, np.uint8) if stream.kind == LABELED else None
+    unreadable = []
+    for index, place in enumerate(places):
         image, mask, bad = read_place(reader, stream, place)
         unreadable.append(bad)
         rng = np.random.default_rng([stream.seed, stream.kind, place])
-        pixels, cropped, valid = weak_view(image, mask, data, rng)
-        images.append(pixels)
-        masks.append(cropped)
-        valids.append(valid)
-    if stream.kind == LABELED:
-        return {"image_x": np.stack(images), "valid_x": np.stack(valids), "mask_x": np.stack(masks)}  # type: ignore[arg-type]
-    return {"image_u": np.stack(images), "valid_u": np.stack(valids), "unreadable_u": np.array(unreadable, np.str_)}
+        weak_view(image, mask, data, rng, pixels[index], valid[index], None if masks is None else masks[index])
+    if masks is not None:
+        return {"image_x": pixels, "valid_x": valid, "mask_x": masks}
+    return {"image_u": pixels, "valid_u": valid, "unreadable_u": np.array(unreadable, np.str_)}
 
 
 def read_place(reader: Reader, stream: Stream, place: int) -> tuple[Image.Image, np.ndarray | None, str]:

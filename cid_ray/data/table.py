@@ -183,7 +183,11 @@ class Table:
 
 
 def decode(encoded: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(encoded)).convert("RGB")
+    image = Image.open(io.BytesIO(encoded))
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # convert would copy it
+    return image
 
 
 def png(array: np.ndarray, palette: list[list[int]] | None = None) -> bytes:

@@ -176,9 +176,13 @@ def test_a_pool_without_a_readable_image_stops_the_batches(tmp_path: Path) -> No
         list(feed)
 
 
-def view(image: np.ndarray, mask: np.ndarray | None, seed: int = 0, **changes: Any) -> tuple[np.ndarray, ...]:
-    found = weak_view(Image.fromarray(image), mask, data_of(**changes), np.random.default_rng(seed))
-    return tuple(part for part in found if part is not None)
+def view(image: np.ndarray, mask: np.ndarray, seed: int = 0, **changes: Any) -> tuple[np.ndarray, ...]:
+    """Pixels, cropped mask, validity."""
+    data = data_of(**changes)
+    pixels, valid = np.zeros((3, *data.crop), np.uint8), np.zeros(data.crop, bool)
+    cropped = np.full(data.crop, 255, np.uint8)
+    weak_view(Image.fromarray(image), mask, data, np.random.default_rng(seed), pixels, valid, cropped)
+    return pixels, cropped, valid
 
 
 def test_a_view_at_full_scale_is_the_image_itself_with_padding_beside_it() -> None:
