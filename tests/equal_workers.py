@@ -42,9 +42,11 @@ def config_of(kind: str, steps: int, **changes: Any) -> Config:
 
 def follow(
     config: Config, root: Path, rank: int = 0, world: int = 1, forced: bool = False, jolt: float = 0.0,
-    smoothed: bool = True,
+    smoothed: bool = True, evaluated: bool = False,
 ) -> Steps:  # fmt: skip
     """After every step `loss/NAME`, `grad/NAME` and `weight/NAME` as this worker sees them.
+
+    The last one holds, if asked for, `val/NAME`: the IoU of every class, of teacher and student, at the beginning.
 
     One worker leaves its state before every step in `root`; `forced` takes it from there. `jolt` changes every weight
     by about that share of itself at the start.
@@ -58,7 +60,8 @@ def follow(
         for value in run.student.parameters():
             value.mul_(1 + jolt * torch.randn(value.shape, generator=noise))
     plan = Plan.of(config.data, run.split, config.train.seed, feeds_pool(config.method))
-    found = []
+    scores = run.evaluate("val") if evaluated else {}
+    found: Steps = []
     for batch in local_batches(run.reader, plan, config.data, 0, config.train.steps, rank, world):
         before = root / f"step-{run.step}.pt"
         if forced:
@@ -71,6 +74,8 @@ def follow(
         seen |= {f"grad/{n}": p.grad.clone() for n, p in run.student.named_parameters() if p.grad is not None}
         weights = run.student.state_dict()
         found.append(seen | {f"weight/{n}": v.clone() for n, v in weights.items() if v.is_floating_point()})
+    for name, scored in scores.items():
+        found[-1][f"val/{name}"] = torch.tensor([float("nan") if v is None else v for v in scored["iou"].values()])
     return found
 
 

@@ -27,7 +27,7 @@ KINDS = ("self", "cross", "transfer", "class")
 
 @pytest.fixture(scope="module")
 def of_two_workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Steps]:
-    ways = [(as_it_is(kind).model_dump_json(), {"smoothed": False}) for kind in KINDS]
+    ways = [(as_it_is(kind).model_dump_json(), {"smoothed": False, "evaluated": True}) for kind in KINDS]
     found = all_on_workers(ways, tmp_path_factory.mktemp("two"), 2)
     return dict(zip(KINDS, found, strict=True))
 
@@ -39,10 +39,13 @@ def as_it_is(kind: str) -> Config:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_workers_give_the_losses_and_weights_of_one(
+def test_two_workers_give_the_losses_and_weights_of_one_and_its_evaluation_bit_for_bit(
     of_two_workers: dict[str, Steps], tmp_path: Path, kind: str
 ) -> None:
-    alone = follow(as_it_is(kind), tmp_path, smoothed=False)
+    alone = follow(as_it_is(kind), tmp_path, smoothed=False, evaluated=True)
+    for name in ("val/teacher", "val/student"):
+        assert alone[-1][name].isfinite().any()
+        torch.testing.assert_close(of_two_workers[kind][-1][name], alone[-1][name], rtol=0, atol=0, equal_nan=True)
     for mine, theirs in zip(alone, of_two_workers[kind], strict=True):
         assert theirs.keys() == mine.keys()
         for name, value in mine.items():
