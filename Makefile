@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow chaos check golden clean
+.PHONY: demo test test-slow chaos two-hosts check golden clean
 
 .venv: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,9 @@ test-slow: .venv       ## tests of several minutes
 
 chaos: .venv           ## kill -9 at random moments, many times: nothing lost, nothing twice, the same decisions
 	$(BIN)/python -m benchmarks.chaos
+
+two-hosts: .venv       ## training over a real link between two network namespaces, cut in the middle; needs root
+	$(BIN)/python -m tests.two_hosts
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
     python -m benchmarks.step --out benchmarks/results/step
 
-EfficientNet-Lite0 + DeepLabV3+, 8 + 8 crops, batches ready in memory, ways in turns round by round. "plain" is the loop
-one would write by hand around the same model, losses and batches; "ours" is `run.loop.train`, whole: clock, checks,
-rows. Peak memory is that of a process of its own. On CUDA the same, with more pixels.
+EfficientNet-Lite0 + DeepLabV3+ on the CPU, ResNet-50 with crops of 321 on a GPU; 8 + 8 images, batches ready in memory.
+All ways take turns step by step in one process, so that whatever else a machine does meets them alike. "plain" is the
+loop one would write by hand around the same model, losses, batches; "ours" is `run.loop.train`, whole: clock, checks,
+rows. Peak memory is that of a process of its own. `--profile` adds torch's table of what a step is made of.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from cid_ray.core.model import Segmenter, make_teacher
 from cid_ray.data.batches import Batch, local_batches
 from cid_ray.results.record import provenance
 from cid_ray.run import build, loop
+from cid_ray.run.pinning import pin
 from cid_ray.run.run import Job, Run
 
-CPU = {"data.crop_size": 64, "model.encoder": "tf_efficientnet_lite0", "model.decoder_options": {}}
-GPU = {"data.crop_size": 320, "model.encoder": "resnet50", "model.decoder_options": {}}
+CPU = {"data.crop_size": 128, "model.encoder": "tf_efficientnet_lite0", "model.decoder_options": {}}
+GPU = {"data.crop_size": 321, "model.encoder": "resnet50", "model.decoder_options": {}}
+WORKERS_CROP = 320  # what workers are for: small crops on many CPUs wait for each other
+Step = Callable[[Batch, int], object]
+OURS, WARM = "our whole loop, CID (self)", 3
 KINDS = ("self", "cross", "transfer", "class")
 
 
@@ -56,9 +61,7 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def plain(config: Config, given: list[Batch], classes: int, threads: int) -> float:
-    """Seconds a step, the first two left out."""
-    torch.set_num_threads(threads)
+def plain(config: Config, classes: int) -> Step:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = Segmenter(config.model, classes).to(device).to(memory_format=torch.channels_last).train()
     teacher = make_teacher(student, config.train.ema_decay)
@@ -66,10 +69,8 @@ def plain(config: Config, given: list[Batch], classes: int, threads: int) -> flo
     method = Method(config, classes, channels).to(device)
     optimizer = build.make_optimizer(config, student)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, config.train.steps, config.optim.poly_power)
-    for step, batch in enumerate(given):
-        if step == 2:
-            wait()
-            started = time.perf_counter()
+
+    def one(batch: Batch, step: int) -> None:
         tensors = {
             k: torch.from_numpy(v).pin_memory().to(device, non_blocking=True) if device.type == "cuda"
             else torch.from_numpy(v) for k, v in batch.items() if k != "unreadable_u"
@@ -81,23 +82,30 @@ def plain(config: Config, given: list[Batch], classes: int, threads: int) -> flo
         optimizer.step()
         schedule.step()
         teacher.update(student, step=step)
-    wait()
-    return (time.perf_counter() - started) / (len(given) - 2)
+
+    return one
 
 
-def ours(config: Config, given: list[Batch], threads: int) -> float:
-    """Seconds a step of `run.loop.train`, from its third batch to the wish for one after the last."""
-    times = []
+def ours(config: Config, folder: str, threads: int) -> Step:
+    run = Run(Job(config, Path(folder), threads=threads))
+    return lambda batch, _: run.train_step(dict(batch))
+
+
+def whole_loop(config: Config, given: list[Batch], threads: int, others: dict[str, Step]) -> dict[str, list[float]]:
+    """Seconds of every step of `run.loop.train` and, before each, of one step of all other ways."""
+    found: dict[str, list[float]] = {name: [] for name in (*others, OURS)}
 
     def fed(_: Run) -> Iterator[Batch]:
         for step, batch in enumerate(given):
-            if step == 2:
+            for name, way in others.items():
+                started = time.perf_counter()
+                way(batch, step)
                 wait()
-                times.append(time.perf_counter())
+                found[name].append(time.perf_counter() - started)
+            started = time.perf_counter()
             yield dict(batch)
-            if step == len(given) - 2:  # the last step ends in an evaluation
-                wait()
-                times.append(time.perf_counter())
+            wait()
+            found[OURS].append(time.perf_counter() - started)
 
     feed, loop.feed = loop.feed, fed
     try:
@@ -106,7 +114,7 @@ def ours(config: Config, given: list[Batch], threads: int) -> float:
                 pass
     finally:
         loop.feed = feed
-    return (times[1] - times[0]) / (len(given) - 3)
+    return {name: seconds[WARM:-1] for name, seconds in found.items()}  # the last step ends in an evaluation
 
 
 def peak(config: Config, given: list[Batch]) -> float:
@@ -117,7 +125,7 @@ def peak(config: Config, given: list[Batch]) -> float:
 
 
 def _peak(config: Config, given: list[Batch]) -> float:
-    ours(config, given, 1)
+    whole_loop(config, given, 1, {})
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
@@ -136,6 +144,7 @@ def on_workers(config: Config, given: list[list[Batch]]) -> float:
 
 def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int) -> float:
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    pin(1)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Job(config, Path(folder), rank=rank, world=world, threads=1))
         for step, batch in enumerate(given):
@@ -146,46 +155,69 @@ def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int
     return (time.perf_counter() - started) / (len(given) - 2)
 
 
+def profile(config: Config, given: list[Batch], threads: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        step = ours(config, folder, threads)
+        for number, batch in enumerate(given[:3]):
+            step(batch, number)
+        with torch.profiler.profile() as seen:
+            for number, batch in enumerate(given[3:6]):
+                step(batch, number)
+            wait()
+    order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    print(seen.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))
+
+
+def workers(rounds: int, steps: int) -> dict[str, list[float]]:
+    """Seconds a step of one worker of one thread, and of two."""
+    config = config_of(steps, **{"data.crop_size": WORKERS_CROP})
+    shares = {world: [batches(config, steps, rank, world) for rank in range(world)] for world in (1, 2)}
+    found: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for world, given in shares.items():
+            found.setdefault(f"{world} worker(s) of 1 thread", []).append(on_workers(config, given))
+        print({name: round(seconds[-1], 3) for name, seconds in found.items()}, flush=True)
+    return found
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--out", type=Path)
-    options.add_argument("--rounds", type=int, default=5)
-    options.add_argument("--steps", type=int, default=22)
+    options.add_argument("--steps", type=int, default=24)
     options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--worker-rounds", type=int, default=3)
+    options.add_argument("--profile", action="store_true")
     args = options.parse_args()
     steps, config = args.steps, config_of(args.steps)
-    given, classes = batches(config, steps), 5
-    with tempfile.TemporaryDirectory() as folder:
-        classes = Run(Job(config, Path(folder))).table.num_classes
+    given = batches(config, steps)
     teaches = config_of(steps, method="mean_teacher")
     kinds = {kind: config_of(steps, **{"loss.relation_kind": kind}) for kind in KINDS}
-    found: dict[str, list[float]] = {}
-    shares = [batches(config, steps, rank, 2) for rank in range(2)] if not torch.cuda.is_available() else []
-    for number in range(args.rounds):
-        found.setdefault("plain loop, CID (self)", []).append(plain(kinds["self"], given, classes, args.threads))
-        found.setdefault("mean teacher", []).append(ours(teaches, given, args.threads))
-        for kind, changed in kinds.items():
-            found.setdefault(f"CID ({kind})", []).append(ours(changed, given, args.threads))
-        if shares:
-            found.setdefault("1 worker of 1 thread", []).append(on_workers(config, [given]))
-            found.setdefault("2 workers of 1 thread", []).append(on_workers(config, shares))
-        print(number, {name: round(1000 * values[-1], 1) for name, values in found.items()}, flush=True)
-    middle = {name: statistics.median(values) for name, values in found.items()}
+    if args.profile:
+        profile(config, given, args.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        classes = Run(Job(config, Path(folder), threads=args.threads)).table.num_classes
+        others = {"plain loop, CID (self)": plain(config, classes), "mean teacher": ours(teaches, folder, args.threads)}
+        others |= {f"CID ({kind})": ours(changed, folder, args.threads) for kind, changed in kinds.items()}
+        found = whole_loop(config, given, args.threads, others)
     pairs = lambda a, b: statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))  # noqa: E731
-    ratios = {"ours / plain loop": pairs("CID (self)", "plain loop, CID (self)")}
+    ratios = {f"{OURS} / plain loop": pairs(OURS, "plain loop, CID (self)")}
     ratios |= {f"CID ({kind}) / mean teacher": pairs(f"CID ({kind})", "mean teacher") for kind in KINDS}
-    if shares:
-        ratios["efficiency of 2 workers"] = pairs("1 worker of 1 thread", "2 workers of 1 thread") / 2
+    if not torch.cuda.is_available():
+        found |= workers(args.worker_rounds, 7)
+        ratios["efficiency of 2 workers"] = pairs("1 worker(s) of 1 thread", "2 worker(s) of 1 thread") / 2
     memory = {"mean teacher": peak(teaches, given)} | {f"CID ({k})": peak(c, given) for k, c in kinds.items()}
     ratios |= {f"memory of {name} / mean teacher": m / memory["mean teacher"] for name, m in memory.items()}
     for name, value in ratios.items():
         print(f"{name:40} {value:.3f}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {args.threads} threads"
+    said = {
+        "ms_per_step": {n: [round(1000 * v, 1) for v in values] for n, values in found.items()},
+        "median_ms": {n: round(1000 * statistics.median(values), 1) for n, values in found.items()},
+        "images_per_s": {n: round(16 / statistics.median(values), 1) for n, values in found.items()},
+        "peak_mib": memory, "ratios": {n: round(v, 4) for n, v in ratios.items()}, "device": device, **provenance(),
+    }  # fmt: skip
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        said = {"ms_per_step": {n: [round(1000 * v, 2) for v in values] for n, values in found.items()}}
-        said |= {"median_ms": {n: round(1000 * v, 2) for n, v in middle.items()}, "peak_mib": memory}
-        device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {args.threads} threads"
-        said |= {"ratios": {n: round(v, 4) for n, v in ratios.items()}, "device": device, **provenance()}
         (args.out / "result.json").write_text(json.dumps(said, indent=1) + "\n")
 
 
