@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ PORT = 6399
 HOSTS = {"cidray-a": "10.77.0.1", "cidray-b": "10.77.0.2"}
 FIRST, SECOND = HOSTS
 LINK = "cidlink"
+ENV = {"GLOO_SOCKET_IFNAME": LINK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 CUT_SECONDS = 45  # a node is given up after some thirty
 
 
@@ -30,8 +32,7 @@ def ip(*words: str) -> None:
 
 
 def inside(host: str, *command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    env = {**os.environ, "GLOO_SOCKET_IFNAME": LINK}
-    return subprocess.run(["ip", "netns", "exec", host, *command], env=env, check=True, **options)
+    return subprocess.run(["ip", "netns", "exec", host, *command], env={**os.environ, **ENV}, check=True, **options)
 
 
 def lay_link() -> None:
@@ -115,7 +116,7 @@ def main() -> int:
             for host in HOSTS:
                 start_node(host, folder / "ray")
             command = ["ip", "netns", "exec", FIRST, sys.executable, "-m", "tests.two_hosts", "drive", name]
-            env = {**os.environ, "GLOO_SOCKET_IFNAME": LINK, "RAY_ADDRESS": f"{HOSTS[FIRST]}:{PORT}"}
+            env = {**os.environ, **ENV, "RAY_ADDRESS": f"{HOSTS[FIRST]}:{PORT}"}
             driver = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
             assert driver.stdout
             for line in (text for text in driver.stdout if text.startswith("{")):
