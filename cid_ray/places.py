@@ -2,7 +2,7 @@
 
 Object stores are those of pyarrow.fs: s3:// and gs://. Credentials, region and endpoint come from the environment alone
 (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL, ...), never from a configuration, so that they stand in no row and on no page.
-Every function raises OSError, FileNotFoundError among them, as `open` would.
+What cannot be read or written is an OSError, FileNotFoundError among them, as of `open`.
 """
 
 from __future__ import annotations
@@ -89,8 +89,7 @@ def writing(name: Name) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         Path(partial).replace(name)
     except BaseException:
-        with suppress(OSError):
-            remove(partial)
+        remove(partial)
         raise
 
 
@@ -117,17 +116,16 @@ def names(folder: Name) -> list[str]:
 
 
 def remove(name: Name) -> None:
-    """Remove a file, or a folder with all that is in it, if it is there."""
-    if is_remote(name):
-        system, path = remote(name)
+    """Remove a file, or a folder with all that is in it, if it is there: what cannot be removed stays."""
+    if not is_remote(name):
+        shutil.rmtree(name, ignore_errors=True) if Path(name).is_dir() else Path(name).unlink(missing_ok=True)
+        return
+    system, path = remote(name)
+    with suppress(OSError):
         if system.get_file_info(path).is_file:
             system.delete_file(path)
         else:
             system.delete_dir_contents(path, missing_dir_ok=True)
-    elif Path(name).is_dir():
-        shutil.rmtree(name, ignore_errors=True)
-    else:
-        Path(name).unlink(missing_ok=True)
 
 
 def check_writable(config: Config) -> None:
