@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import socket
 import statistics
 import tempfile
@@ -128,7 +127,8 @@ def _peak(config: Config, given: list[Batch]) -> float:
     whole_loop(config, given, 1, {})
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) / 2**10  # ru_maxrss would keep that of the process that started this one
 
 
 def on_workers(config: Config, given: list[list[Batch]]) -> float:
