@@ -12,6 +12,7 @@ is taken by the next one in its epoch's order that can; `unreadable_u` then says
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from cid_ray.data.splits import Split
 from cid_ray.data.table import UnreadableImage, open_table
 
 LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
+BLOCK_IMAGES = 64  # of one of Ray Data's tasks
 STAND_INS = 20  # images that are tried for one place
 SEVERAL = "\n"
 Batch = dict[str, np.ndarray]
@@ -169,36 +171,40 @@ def ray_batches(
         yield from labeled
         return
     pool = pool_dataset(plan.pool, data, start, stop, rank, world, cpus)
-    share = len(plan.pool.share(rank, world))
-    for batch_x, batch_u in zip(
-        labeled, pool.iter_batches(batch_size=share, prefetch_batches=2, batch_format="numpy"), strict=True
-    ):
-        yield {**batch_x, **batch_u}
+    steps = pool.iter_batches(batch_size=1, prefetch_batches=2, batch_format="numpy")
+    for batch_x, batch_u in zip(labeled, steps, strict=True):
+        unreadable = np.array(json.loads(batch_u["unreadable_u"][0]), np.str_)
+        yield {
+            **batch_x,
+            "image_u": batch_u["image_u"][0],
+            "valid_u": batch_u["valid_u"][0],
+            "unreadable_u": unreadable,
+        }
 
 
 def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, world: int, cpus: float) -> Any:
-    """A Ray dataset of the pool's images in the plan's order: rows `image_u`, `valid_u`, `unreadable_u`."""
+    """A Ray dataset of this worker's share of the pool: a row is a whole step, in the plan's order.
+
+    Rows of single images would be as many as the images of a whole training, each with Ray's handling of its own.
+    """
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    share = len(stream.share(rank, world))
-    places = np.array([place for step in range(start, stop) for place in stream.places(step, rank, world)])
-    blocks = max(1, min(len(places) // share, len(places) // 64 or 1))
+    images = (stop - start) * len(stream.share(rank, world))
+    blocks = max(1, min(stop - start, images // BLOCK_IMAGES))
     held = ray.put(stream)
 
-    def load(batch: Batch) -> Batch:
-        whole = ray.get(held)
-        places = batch["place"]
-        shares = [load_share(kept_reader(data, data.cache_mb), whole, range(p, p + 1), data) for p in places.tolist()]
-        return {name: np.concatenate([s[name] for s in shares]) for name in ("image_u", "valid_u", "unreadable_u")}
+    def load(batch: Batch) -> dict[str, Any]:
+        places = ray.get(held).places(int(batch["step"][0]), rank, world)
+        found = load_share(kept_reader(data, data.cache_mb), ray.get(held), places, data)
+        told = json.dumps(found.pop("unreadable_u").tolist())
+        return {**{name: value[None] for name, value in found.items()}, "unreadable_u": [told]}
 
-    items = [{"place": place} for place in places.tolist()]
-    rows = ray.data.from_items(
-        items, override_num_blocks=blocks
-    )  # unlike from_numpy/from_arrow: no 1-CPU task of Ray's
-    return rows.map_batches(load, batch_size=share, num_cpus=cpus)
+    items = [{"step": step} for step in range(start, stop)]
+    rows = ray.data.from_items(items, override_num_blocks=blocks)  # unlike from_numpy no 1-CPU task of Ray's
+    return rows.map_batches(load, batch_size=1, num_cpus=cpus)
 
 
 def kept_reader(data: Data, cache_mb: int) -> Reader:
