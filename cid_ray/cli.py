@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from cid_ray import places
 from cid_ray.config import Config, InputError, load, override
-from cid_ray.places import is_remote
 
 Command = Callable[[list[str]], int]
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
@@ -62,12 +62,17 @@ def open_run(args: argparse.Namespace, name: str, default: str | Path | None = N
             raise InputError(f"{out} is not a run's folder: it has no config.yaml")
         config = absolute(load(args.config or out / "config.yaml", args.changes))
         same_place(config, load(out / "config.yaml"), out)
+        places.check_writable(config)
         return config, out
     config = absolute(load(args.config or default, args.changes))
     stem = Path(args.config or default or name).stem
     out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (out / "config.yaml").exists():
         raise InputError(f"--out {out} already holds a run; continue it with --resume {out}, or choose another folder")
+    places.check_writable(config)
+    kept = places.checkpoints(config, out)
+    if config.train.checkpoint_folder and places.holds_files(kept):
+        raise InputError(f"{kept} already holds checkpoints of another run; choose another --out, whose name they bear")
     return config, out
 
 
@@ -77,7 +82,7 @@ def absolute(config: Config) -> Config:
     paths["model.weights"] = config.model.weights
     found = {key: str(Path(path).resolve()) for key, path in paths.items() if path and Path(path).exists()}
     elsewhere = config.train.checkpoint_folder
-    if elsewhere and not is_remote(elsewhere):
+    if elsewhere and not places.is_remote(elsewhere):
         found["train.checkpoint_folder"] = str(Path(elsewhere).resolve())
     return override(config.model_dump(mode="json"), found)
 

@@ -28,10 +28,11 @@ def join(folder: Name, *parts: str) -> Name:
     return "/".join([str(folder).rstrip("/"), *parts]) if is_remote(folder) else Path(folder, *parts)
 
 
-def checkpoints(config: Config, root: Path, run: str) -> Name:
-    """Where a run's checkpoints lie: below the command's folder, or in `train.checkpoint_folder` under its name."""
+def checkpoints(config: Config, root: Path, *run: str) -> Name:
+    """Where a run's checkpoints lie, or those of all runs of a command: below the command's folder, or in
+    `train.checkpoint_folder` under that folder's name."""
     elsewhere = config.train.checkpoint_folder
-    return join(elsewhere, root.resolve().name, run) if elsewhere else join(root, "checkpoints", run)
+    return join(elsewhere, root.resolve().name, *run) if elsewhere else join(root, "checkpoints", *run)
 
 
 def split(name: Name) -> tuple[Name, str]:
@@ -113,6 +114,16 @@ def names(folder: Name) -> list[str]:
         system, path = remote(folder)
         return sorted(f.base_name for f in system.get_file_info(FileSelector(path, allow_not_found=True)) if f.is_file)
     return sorted(p.name for p in Path(folder).iterdir() if p.is_file()) if Path(folder).is_dir() else []
+
+
+def holds_files(folder: Name) -> bool:
+    """Whether there is a file in a folder or below it."""
+    if is_remote(folder):
+        from pyarrow.fs import FileSelector
+
+        system, path = remote(folder)
+        return any(f.is_file for f in system.get_file_info(FileSelector(path, recursive=True, allow_not_found=True)))
+    return any(path.is_file() for path in Path(folder).rglob("*"))
 
 
 def remove(name: Name) -> None:

@@ -68,7 +68,6 @@ def prepare(config: Config) -> None:
     from cid_ray.run.build import check
     from cid_ray.run.device import Device
 
-    places.check_writable(config)
     table = open_table(config.data.table)
     split = make_split(table, config.data)
     check(config, table, split)

@@ -102,7 +102,6 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     from cid_ray.data.table import open_table
     from cid_ray.run.build import check
 
-    places.check_writable(config)
     table = open_table(config.data.table)
     counts = {}
     for ratio in config.search.ratios:

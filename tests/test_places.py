@@ -108,6 +108,9 @@ def test_a_run_with_pool_and_checkpoints_in_an_object_store_ends_like_one_withou
     one = state.load(tmp_path / "here" / "checkpoints" / "train" / "last.pt")
     other = state.load(f"{BUCKET}/runs/away/train/last.pt")
     assert all(torch.equal(value, other["teacher"][name]) for name, value in one["teacher"].items())
+    (tmp_path / "again").mkdir()
+    with pytest.raises(InputError, match=r"s3://teams/runs/away already holds checkpoints of another run"):
+        train.main([*settings, *away, "--out", str(tmp_path / "again" / "away")])
     before = read_rows(tmp_path / "away")[-1]
     assert train.main(["--resume", str(tmp_path / "away")]) == 0
     assert read_rows(tmp_path / "away")[-1]["test/miou"] == before["test/miou"]
