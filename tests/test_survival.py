@@ -201,6 +201,7 @@ def test_ctrl_c_twice_leaves_at_once_and_can_be_resumed(ray_cluster: str, tmp_pa
 # ---- while it runs ----
 
 
+@pytest.mark.slow
 def test_optuna_dashboard_reads_the_runs_own_journal_while_it_is_written(ray_cluster: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:

@@ -53,7 +53,7 @@ def test_a_run_leaves_rows_checkpoints_and_both_kinds_of_scores(config_file: Pat
     assert (out / "checkpoints" / "train" / "best.pt").is_file() and (out / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("method", ["supervised", "cid"])
+@pytest.mark.parametrize("method", [pytest.param("supervised", marks=pytest.mark.slow), "cid"])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
     small_demo: Path, tmp_path: Path, method: str
 ) -> None:

@@ -169,6 +169,7 @@ def test_a_trial_that_can_never_be_placed_is_refused_at_once(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_more_concurrency_than_fits_still_ends(ray_cluster: str, small_demo: Path, tmp_path: Path) -> None:
     path = space_file(tmp_path, small_demo, concurrency=50, trials=2, ratios=["1/4"], baselines=[])
     out = tmp_path / "run"
