@@ -215,6 +215,8 @@ def draw_importances(summaries: list[RatioSummary]) -> str | None:
 
 def draw_slices(summaries: list[RatioSummary]) -> str | None:
     """A panel for each setting: what CID trials of full length scored on val, against its value; a colour a ratio."""
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
+
     slices = slices_data(summaries)
     if not slices:
         return None
@@ -233,6 +235,10 @@ def draw_slices(summaries: list[RatioSummary]) -> str | None:
             axis.margins(x=0.2)
         else:
             axis.set_xscale(scale)
+            if scale == "log":  # matplotlib labels every tick of a range below a decade, one over the other
+                axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.minorticks_off()
         axis.set_xlabel(key)
     for axis in axes[len(slices) :]:
         axis.set_visible(False)
