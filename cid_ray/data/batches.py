@@ -29,7 +29,8 @@ from cid_ray.data.splits import Split
 from cid_ray.data.table import UnreadableImage, open_table
 
 LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
-BLOCK_IMAGES = 64  # of one of Ray Data's tasks
+BLOCK_IMAGES = 64  # of one of Ray Data's tasks, at most
+BLOCKS_AT_ONCE = 8  # that a worker's part of the object store has room for
 STAND_INS = 20  # images that are tried for one place
 SEVERAL = "\n"
 Batch = dict[str, np.ndarray]
@@ -192,8 +193,11 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    images = (stop - start) * len(stream.share(rank, world))
-    blocks = max(1, min(stop - start, images // BLOCK_IMAGES))
+    store = ray.cluster_resources().get("object_store_memory", 0) / (2 * world)  # every worker has such a dataset
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
+    share, bytes_an_image = len(stream.share(rank, world)), 4 * data.crop[0] * data.crop[1]
+    block_images = max(share, min(BLOCK_IMAGES, int(store / BLOCKS_AT_ONCE / bytes_an_image)))
+    blocks = max(1, min(stop - start, (stop - start) * share // block_images))
     held = ray.put(stream)
 
     def load(batch: Batch) -> dict[str, Any]:
