@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from cid_ray import places
+from cid_ray import checkpoints, places
 from cid_ray.config import Config, InputError, load, override
 
 Command = Callable[[list[str]], int]
@@ -61,18 +61,14 @@ def open_run(args: argparse.Namespace, name: str, default: str | Path | None = N
         if not (out / "config.yaml").is_file():
             raise InputError(f"{out} is not a run's folder: it has no config.yaml")
         config = absolute(load(args.config or out / "config.yaml", args.changes))
-        same_place(config, load(out / "config.yaml"), out)
-        places.check_writable(config)
+        checkpoints.check_resumed(config, load(out / "config.yaml"), out)
         return config, out
     config = absolute(load(args.config or default, args.changes))
     stem = Path(args.config or default or name).stem
     out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (out / "config.yaml").exists():
         raise InputError(f"--out {out} already holds a run; continue it with --resume {out}, or choose another folder")
-    places.check_writable(config)
-    kept = places.checkpoints(config, out)
-    if config.train.checkpoint_folder and places.holds_files(kept):
-        raise InputError(f"{kept} already holds checkpoints of another run; choose another --out, whose name they bear")
+    checkpoints.check_new(config, out)
     return config, out
 
 
@@ -85,16 +81,6 @@ def absolute(config: Config) -> Config:
     if elsewhere and not places.is_remote(elsewhere):
         found["train.checkpoint_folder"] = str(Path(elsewhere).resolve())
     return override(config.model_dump(mode="json"), found)
-
-
-def same_place(config: Config, kept: Config, out: Path) -> None:
-    """InputError when a resumed run would look for its checkpoints where they are not."""
-    mine, theirs = config.train.checkpoint_folder, kept.train.checkpoint_folder
-    if mine != theirs:
-        raise InputError(
-            f"--resume {out}: its checkpoints lie in {theirs or out / 'checkpoints'}; leave out "
-            f"train.checkpoint_folder={mine}"
-        )
 
 
 def claim(config: Config, out: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cid_ray import cli, places
+from cid_ray import checkpoints, cli
 from cid_ray.config import Config, InputError, load
 from cid_ray.results.page import gain_text, pareto_lines, repeats_text, write_page
 from cid_ray.results.record import read_rows
@@ -46,7 +46,7 @@ def write(folder: Path, config: Config, say: Callable[[str], None], out: Path | 
         if params:
             shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
             say(f"  best CID settings: {shown}")
-            say(f"  its weights: {places.checkpoints(config, folder, summary.finals['cid']['run'])}/last.pt")
+            say(f"  its weights: {checkpoints.folder_of(config, folder, summary.finals['cid']['run'])}/last.pt")
     for point in pareto_lines(summaries):
         scored = f"{point['value']:.2f} mIoU at {point['cost']} {point['of']}"
         say(f"not beaten in both: {point['ratio']}  {scored}  {point['run']}")

@@ -65,12 +65,6 @@ def watch(command: list[str]) -> int:
 
 def without_option(argv: list[str]) -> list[str]:
     """`argv` less --restarts and its value."""
-    kept, skip = [], False
-    for word in argv:
-        if skip or word.startswith("--restarts="):
-            skip = False
-        elif word == "--restarts":
-            skip = True
-        else:
-            kept.append(word)
-    return kept
+    parser = argparse.ArgumentParser(add_help=False)
+    add_option(parser)
+    return parser.parse_known_args(argv)[1]

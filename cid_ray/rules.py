@@ -48,9 +48,9 @@ def label_share(ratio: Any) -> tuple[float | None, int | None]:
 
 def place(name: str) -> str:
     """A folder, or one in an object store: without credentials, which would stand in every row."""
-    if "://" in name and not re.fullmatch(r"(s3|gs)://[^@?#/]+(/[^@?#]*)?", name):
+    if "://" in name and not re.fullmatch(r"s3://[^@?#/]+(/[^@?#]*)?", name):
         raise ValueError(
-            "must be a folder, s3://bucket/path or gs://bucket/path; credentials and endpoint are taken "
+            "must be a folder or s3://bucket/path; credentials and endpoint are taken "
             "from the environment (AWS_ACCESS_KEY_ID, ..., AWS_ENDPOINT_URL)"
         )
     return name

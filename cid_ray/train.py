@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from cid_ray import cli, places, restarts
+from cid_ray import checkpoints, cli, restarts
 from cid_ray.config import Config, InputError, changes, load
 from cid_ray.results.record import Row, Rows
 from cid_ray.run.display import Display, percent
@@ -110,7 +110,7 @@ def show_final(display: Display, row: Row, config: Config, out: Path) -> None:
         display.say(f"{name:<20} {percent(teacher):>31} {percent(row['test/iou'][name]):>8}")
     if row["test/absent"]:
         display.say(f"left out of mIoU, no ground truth in {split}: {', '.join(row['test/absent'])}")
-    display.say(f"wrote {out}: rows.jsonl, log.txt; {places.checkpoints(config, out, row['run'])}: last.pt, best.pt")
+    display.say(f"wrote {out}: rows.jsonl, log.txt; {checkpoints.folder_of(config, out, row['run'])}: last.pt, best.pt")
 
 
 if __name__ == "__main__":

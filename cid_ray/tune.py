@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray import cli, places, report, restarts
+from cid_ray import checkpoints, cli, places, report, restarts
 from cid_ray.config import Config, InputError, override
 from cid_ray.results.record import Row, read_rows
 from cid_ray.results.summary import noise_rows, summarize
@@ -240,7 +240,7 @@ def drop_losers(watch: Watch) -> None:
     kept = {findings.chosen(studies, arm) for arm in studies.search_arms()} | {arm.confirms for arm in studies.studies}
     for trial in (t for arm in studies.search_arms() for t in studies.ranked(arm)):
         if trial.user_attrs["run"] not in kept:
-            places.remove(places.checkpoints(studies.config, watch.out, trial.user_attrs["run"]))
+            places.remove(checkpoints.folder_of(studies.config, watch.out, trial.user_attrs["run"]))
 
 
 def exit_code(watch: Watch, started: float) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from cid_ray.config import Config, override
@@ -94,7 +95,7 @@ def run_with_driver_killed(config: Config, root: Path) -> dict[str, Any]:
         time.sleep(0.1)
     first = time.monotonic()
     time.sleep(STRIKE_AFTER)
-    os.kill(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]), signal.SIGKILL)
+    psutil.Process(process.pid).children()[0].kill()
     assert process.wait() == 0
     weights = state.load(root / "out" / "checkpoints" / "train" / "last.pt")
     return {"rows": rungs(), "weights": weights, "seconds": time.monotonic() - first}

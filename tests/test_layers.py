@@ -26,9 +26,9 @@ ROOMS = ("core", "data", "search", "results", "run")
 MAY_IMPORT = {
     "core": ("config",),
     "data": ("config", "places"),
-    "results": ("config", "places"),
-    "search": ("config", "places", "results.record"),
-    "run": ("config", "places", "core", "data", "results"),
+    "results": ("config", "places", "checkpoints"),
+    "search": ("config", "places", "checkpoints", "results.record"),
+    "run": ("config", "places", "checkpoints", "core", "data", "results"),
 }
 NEVER = {  # third parties that a room never imports, not even inside a function
     "core": ("ray", "optuna", "pyarrow"),

@@ -174,13 +174,8 @@ def ray_batches(
     pool = pool_dataset(plan.pool, data, start, stop, rank, world, cpus)
     steps = pool.iter_batches(batch_size=1, prefetch_batches=2, batch_format="numpy")
     for batch_x, batch_u in zip(labeled, steps, strict=True):
-        unreadable = np.array(json.loads(batch_u["unreadable_u"][0]), np.str_)
-        yield {
-            **batch_x,
-            "image_u": batch_u["image_u"][0],
-            "valid_u": batch_u["valid_u"][0],
-            "unreadable_u": unreadable,
-        }
+        own = {name: values[0] for name, values in batch_u.items()}
+        yield {**batch_x, **own, "unreadable_u": np.array(json.loads(own["unreadable_u"]), np.str_)}
 
 
 def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, world: int, cpus: float) -> Any:
@@ -193,7 +188,7 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
-    store = ray.cluster_resources().get("object_store_memory", 0) / (2 * world)  # every worker has such a dataset
+    store = ray.cluster_resources()["object_store_memory"] / (2 * world)  # every worker has such a dataset
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
     share, bytes_an_image = len(stream.share(rank, world)), 4 * data.crop[0] * data.crop[1]
     block_images = max(share, min(BLOCK_IMAGES, int(store / BLOCKS_AT_ONCE / bytes_an_image)))
@@ -201,8 +196,9 @@ def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, w
     held = ray.put(stream)
 
     def load(batch: Batch) -> dict[str, Any]:
-        places = ray.get(held).places(int(batch["step"][0]), rank, world)
-        found = load_share(kept_reader(data, data.cache_mb), ray.get(held), places, data)
+        order = ray.get(held)
+        places = order.places(int(batch["step"][0]), rank, world)
+        found = load_share(kept_reader(data, data.cache_mb), order, places, data)
         told = json.dumps(found.pop("unreadable_u").tolist())
         return {**{name: value[None] for name, value in found.items()}, "unreadable_u": [told]}
 

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cid_ray.data import table
 from cid_ray.data.audit import Audit
 from cid_ray.data.convert import array_row
-from cid_ray.data.table import TableWriter
+from cid_ray.data.table import LAYOUT, TableWriter
 
 VERSION = 1
 HEIGHT, WIDTH = 64, 96
@@ -37,7 +36,7 @@ IGNORE = 255
 def demo_folder() -> Path:
     """The folder of the demo table in the user's cache; made on first use, atomically."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cid_ray"
-    folder = cache / f"demo-{VERSION}.{table.VERSION}"
+    folder = cache / f"demo-{VERSION}.{LAYOUT}"
     if not (folder / "meta.json").is_file():
         cache.mkdir(parents=True, exist_ok=True)
         making = Path(tempfile.mkdtemp(dir=cache))

@@ -24,7 +24,7 @@ from cid_ray import places
 from cid_ray.config import InputError
 from cid_ray.places import Name
 
-VERSION = 2  # of the files' layout
+LAYOUT = 2  # version of the files
 GROUP_ROWS = 8
 SPLITS = ("train", "val", "test")
 SCHEMA = pa.schema(
@@ -64,7 +64,7 @@ class TableWriter:
         (folder / "meta.json").unlink(missing_ok=True)
         self.folder, self.rows, self.hash = folder, list[dict[str, Any]](), hashlib.sha256()
         self.index: list[pa.Table] = []
-        self.meta = {"version": VERSION, "classes": classes, "colors": colors, "ignore_index": ignore_index}
+        self.meta = {"version": LAYOUT, "classes": classes, "colors": colors, "ignore_index": ignore_index}
         self.file = pq.ParquetWriter(folder / "table.parquet", SCHEMA, compression="none", use_dictionary=False)
 
     def add(self, row: dict[str, Any]) -> None:

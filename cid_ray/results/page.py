@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 
+from cid_ray import checkpoints
 from cid_ray.config import Config
-from cid_ray.places import checkpoints
 from cid_ray.results import figures
 from cid_ray.results.record import Row
 from cid_ray.results.summary import METHODS, RatioSummary, settings_by_ratio, summarize, table
@@ -73,7 +73,7 @@ def _ratio(summary: RatioSummary, folder: Path, config: Config) -> dict[str, Any
         "states": summary.search.get("states", {}),
         "wanted": summary.search.get("wanted"),
         "params": cid.get("params", {}),
-        "checkpoint": f"{checkpoints(config, folder, cid['run'])}/last.pt".removeprefix(f"{folder}/") if cid else None,
+        "weights": str(checkpoints.folder_of(config, folder, cid["run"])).removeprefix(f"{folder}/") if cid else None,
         "methods": [METHODS[m] for m in methods],
         "classes": [(name, [iou[m].get(name) for m in methods]) for name in classes],
         "absent": next((row.get("test/absent", []) for row in summary.finals.values()), []),

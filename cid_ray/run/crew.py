@@ -123,8 +123,7 @@ class Crew:
 def crew_loop(setup: dict[str, Any]) -> None:
     """One worker, from the start of its group to the end, on CPUs of its own."""
     board = setup["board"]
-    if setup["cpus"] >= 1:
-        pin(int(setup["cpus"]))
+    pin(int(setup["cpus"]))  # shares of a CPU are not pinned
     while (job := agreed(board.take)) != END:
         try:
             run_job(job, board, setup["threads"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -27,6 +29,8 @@ class Device:
         if kind == "cuda":
             torch.backends.cudnn.benchmark = True
             torch.backends.cuda.matmul.allow_tf32 = True
+        else:
+            keep_memory()
         return cls(torch.device(kind), train.amp == "bf16" or (train.amp == "auto" and kind == "cuda"))
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -39,3 +43,14 @@ class Device:
 
 def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_memory() -> None:
+    """Let glibc keep the memory of large tensors instead of giving it back after each: their pages are then touched
+    for the first time once, not at every step (benchmarks/results/step)."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_max = -1, -4  # of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cid_ray import places
+from cid_ray import checkpoints, places
 from cid_ray.config import Config, InputError
 from cid_ray.core import evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
@@ -21,7 +21,7 @@ from cid_ray.core.model import Segmenter, make_teacher
 from cid_ray.data.batches import Batch, Plan, Reader
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import open_table
-from cid_ray.places import Name, checkpoints
+from cid_ray.places import Name
 from cid_ray.results.record import Row
 from cid_ray.run import build, state
 from cid_ray.run.device import Device
@@ -47,11 +47,11 @@ class Job:
 
     @property
     def last(self) -> Name:
-        return places.join(checkpoints(self.config, self.root, self.name), "last.pt")
+        return places.join(checkpoints.folder_of(self.config, self.root, self.name), "last.pt")
 
     @property
     def best(self) -> Name:
-        return places.join(checkpoints(self.config, self.root, self.name), "best.pt")
+        return places.join(checkpoints.folder_of(self.config, self.root, self.name), "best.pt")
 
 
 class Run:

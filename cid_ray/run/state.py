@@ -8,6 +8,7 @@ while one is written loses nothing.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from typing import Any
@@ -29,9 +30,8 @@ def save(name: Name, modules: dict[str, Any], config: Config, classes: list[str]
         **{part: module.state_dict() for part, module in modules.items()},
         "extra": json.dumps(extra),
     }
-    folder, own = places.split(name)
     if keep > 1 and places.exists(name):
-        places.second_name(name, places.join(folder, own.replace(".pt", f"-{time.time_ns():020d}.pt")))
+        places.second_name(name, f"{os.path.splitext(name)[0]}-{time.time_ns():020d}.pt")
     with places.writing(name) as file:
         torch.save(content, file)
     for spare in older_ones(name)[keep - 1 :]:
@@ -40,8 +40,8 @@ def save(name: Name, modules: dict[str, Any], config: Config, classes: list[str]
 
 def older_ones(name: Name) -> list[Name]:
     """The files that this one has replaced, newest first."""
-    folder, own = places.split(name)
-    pattern = re.compile(re.escape(own).replace(r"\.pt", r"-\d{20}\.pt"))
+    folder, own = os.path.split(name)
+    pattern = re.compile(re.escape(os.path.splitext(own)[0]) + r"-\d{20}\.pt")
     return [places.join(folder, found) for found in reversed(places.names(folder)) if pattern.fullmatch(found)]
 
 

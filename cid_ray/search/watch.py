@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Protocol
 
-from cid_ray import places
+from cid_ray import checkpoints, places
 from cid_ray.results.record import Row, Rows, of_event, read_rows
 from cid_ray.search.arms import Assignment
 from cid_ray.search.journal import Hold
@@ -107,7 +107,7 @@ class Watch:
             f"{name}: {how}{': ' + reason if reason else ''}  [{done}/{self.total} trials, ETA {left:.0f} s]"
         )
         if how == "pruned" or (how == "complete" and "-pair" in name):
-            places.remove(places.checkpoints(self.studies.config, self.out, name))
+            places.remove(checkpoints.folder_of(self.studies.config, self.out, name))
         if how == "failed":
             self.count_failure(reason)
 

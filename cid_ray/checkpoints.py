@@ -1,0 +1,53 @@
+"""Where a command's checkpoints lie: below its folder or, with `train.checkpoint_folder`, in a store under its name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cid_ray import places
+from cid_ray.config import Config, InputError
+from cid_ray.places import Name
+
+
+def folder_of(config: Config, root: Path, *run: str) -> Name:
+    """The folder of a run of the command whose folder is `root`, or that of all its runs."""
+    elsewhere = config.train.checkpoint_folder
+    return places.join(elsewhere, root.resolve().name, *run) if elsewhere else places.join(root, "checkpoints", *run)
+
+
+def check_new(config: Config, root: Path) -> None:
+    """InputError when a new run could not write its checkpoints, or would take another one's for its own."""
+    if not config.train.checkpoint_folder:
+        return
+    check_writable(config.train.checkpoint_folder)
+    folder = folder_of(config, root)
+    if places.names(folder, below=True):
+        raise InputError(f"{folder} already holds checkpoints of another run; choose an --out of another name")
+
+
+def check_resumed(config: Config, kept: Config, root: Path) -> None:
+    """InputError when a resumed run would look for its checkpoints where they are not, or could not write them."""
+    mine, theirs = config.train.checkpoint_folder, kept.train.checkpoint_folder
+    if mine != theirs:
+        raise InputError(
+            f"--resume {root}: its checkpoints lie in {folder_of(kept, root)}; leave out train.checkpoint_folder={mine}"
+        )
+    if mine:
+        check_writable(mine)
+
+
+def check_writable(folder: str) -> None:
+    """Before a GPU-hour, not at the first rung."""
+    probe = places.join(folder, f"probe-{os.getpid()}")
+    try:
+        with places.writing(probe) as file:
+            file.write(b"checkpoints will be written here\n")
+        places.remove(probe)
+    except OSError as error:
+        reason = str(error).split(". Detail")[0].splitlines()[0]
+        raise InputError(
+            f"train.checkpoint_folder {folder!r} cannot be written ({reason}); for an object store look at the "
+            "bucket, and at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL in the "
+            "environment"
+        ) from None
