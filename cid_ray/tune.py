@@ -62,6 +62,7 @@ def main(argv: list[str]) -> int:
             with interruptible(watch):
                 search(watch, request, at_once)
                 close(watch, request)
+            watch.tell("close")
             return exit_code(watch, started)
 
 

@@ -32,8 +32,24 @@ class Screen(Protocol):
     def rung(self, row: Row, name: str = "") -> None: ...
 
 
+class Listener(Protocol):
+    """Who else is told, after the record: metrics, loggers. Beside the search and no part of it, in its process."""
+
+    def begun(self, assignment: Assignment, resumed: bool) -> None: ...
+
+    def row(self, row: Row) -> None:
+        """Every row of a trial; those of `progress` (run, losses, speed) are told here and not kept."""
+
+    def retried(self, name: str, reason: str, again: int) -> None: ...
+
+    def ended(self, name: str, how: str, reason: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Watch:
     def __init__(self, out: Path, hold: Hold, studies: Studies, screen: Screen, deadline: float | None):
+        self.listeners: list[Listener] = []
         self.out, self.hold, self.studies, self.screen, self.deadline = out, hold, studies, screen, deadline
         self.rows, self.total = Rows(out), studies.total()
         self.ended_before = len(studies.ended())
@@ -74,7 +90,18 @@ class Watch:
 
     # ---- what run_trials tells ----
 
+    def tell(self, what: str, *news: Any) -> None:
+        """Hand news on; a listener that fails is left out from then on."""
+        for listener in list(self.listeners):
+            try:
+                getattr(listener, what)(*news)
+            except Exception as error:
+                self.listeners.remove(listener)
+                reason = (str(error).splitlines() or [""])[0]
+                self.screen.say(f"warning: {type(listener).__name__} is left out: {type(error).__name__}: {reason}")
+
     def begun(self, assignment: Assignment, resumed: bool) -> None:
+        self.tell("begun", assignment, resumed)
         shown = ", ".join(f"{k.split('.')[-1]}={_short(v)}" for k, v in assignment.params.items())
         from_ratio = assignment.trial.user_attrs.get("carried_over_from")
         carried = f" (the best settings of {from_ratio})" if from_ratio else ""
@@ -84,18 +111,20 @@ class Watch:
         if row.get("warning"):
             self.screen.say(f"{row['run']}: warning: {row['warning']}")
         if row["event"] == "progress":
-            return
+            return self.tell("row", row)
         self.test_seconds = max(self.test_seconds, row.get("test_seconds", 0.0))
         live = self.studies.live.get(row["run"])
         self.rows.add({**row, **(live.marks if live else {})})
         if row["event"] == "rung":
             self.screen.rung(row, row["run"])
+        self.tell("row", row)
 
     def retried(self, name: str, reason: str, again: int) -> None:
         self.screen.say(
             f"{name}: {reason}; it goes on from its last checkpoint (retry {again} of "
             f"{self.studies.config.search.retries})"
         )
+        self.tell("retried", name, reason, again)
 
     def ended(self, name: str, how: str, reason: str = "") -> None:
         done, spent = len(self.studies.ended()), time.monotonic() - self.started
@@ -110,6 +139,7 @@ class Watch:
             places.remove(checkpoints.folder_of(self.studies.config, self.out, name))
         if how == "failed":
             self.count_failure(reason)
+        self.tell("ended", name, how, reason)
 
     def count_failure(self, reason: str) -> None:
         """Too many failures of one kind (the reason without its numbers) end the search."""
