@@ -10,34 +10,41 @@ from cid_ray.config import Config, InputError
 from cid_ray.places import Name
 
 
-def folder_of(config: Config, root: Path, *run: str) -> Name:
+def folder_of(config: Config, root: Name, *run: str) -> Name:
     """The folder of a run of the command whose folder is `root`, or that of all its runs."""
     elsewhere = config.train.checkpoint_folder
-    return places.join(elsewhere, root.resolve().name, *run) if elsewhere else places.join(root, "checkpoints", *run)
+    return places.join(elsewhere, _own_name(root), *run) if elsewhere else places.join(root, "checkpoints", *run)
 
 
-def check_new(config: Config, root: Path) -> None:
+def _own_name(root: Name) -> str:
+    return str(root).rstrip("/").rpartition("/")[2] if places.is_remote(root) else Path(root).resolve().name
+
+
+def check_new(config: Config, root: Name) -> None:
     """InputError when a new run could not write its checkpoints, or would take another one's for its own."""
+    for key, store in (("--out", root), ("train.checkpoint_folder", config.train.checkpoint_folder)):
+        if store and places.is_remote(store):
+            check_writable(key, store)
     if not config.train.checkpoint_folder:
         return
-    check_writable(config.train.checkpoint_folder)
     folder = folder_of(config, root)
-    if places.names(folder, below=True):
+    if places.paths(folder):
         raise InputError(f"{folder} already holds checkpoints of another run; choose an --out of another name")
 
 
-def check_resumed(config: Config, kept: Config, root: Path) -> None:
+def check_resumed(config: Config, kept: Config, root: Name) -> None:
     """InputError when a resumed run would look for its checkpoints where they are not, or could not write them."""
     mine, theirs = config.train.checkpoint_folder, kept.train.checkpoint_folder
     if mine != theirs:
         raise InputError(
             f"--resume {root}: its checkpoints lie in {folder_of(kept, root)}; leave out train.checkpoint_folder={mine}"
         )
-    if mine:
-        check_writable(mine)
+    for key, store in (("--resume", root), ("train.checkpoint_folder", mine)):
+        if store and places.is_remote(store):
+            check_writable(key, store)
 
 
-def check_writable(folder: str) -> None:
+def check_writable(key: str, folder: Name) -> None:
     """Before a GPU-hour, not at the first rung."""
     probe = places.join(folder, f"probe-{os.getpid()}")
     try:
@@ -47,7 +54,7 @@ def check_writable(folder: str) -> None:
     except OSError as error:
         reason = str(error).split(". Detail")[0].splitlines()[0]
         raise InputError(
-            f"train.checkpoint_folder {folder!r} cannot be written ({reason}); for an object store look at the "
+            f"{key} {folder} cannot be written ({reason}); for an object store look at the "
             "bucket, and at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL in the "
             "environment"
         ) from None

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from cid_ray import checkpoints, places
 from cid_ray.config import Config, InputError, load, override
+from cid_ray.home import Home, new_home
 
 Command = Callable[[list[str]], int]
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
@@ -52,24 +52,28 @@ def add_config_options(
     options.set_defaults(changeable=changeable)  # may --config and --set come with --resume?
 
 
-def open_run(args: argparse.Namespace, name: str, default: str | Path | None = None) -> tuple[Config, Path]:
+def open_run(args: argparse.Namespace, name: str, default: str | Path | None = None) -> tuple[Config, Home]:
     """The resolved config and the run's folder: a new one, or that of --resume with the config kept there."""
     if args.resume:
         if args.out or ((args.config or args.changes) and not args.changeable):
             raise InputError("--resume DIR goes on with DIR's own config: leave out --config, --set and --out")
-        out = Path(args.resume)
-        if not (out / "config.yaml").is_file():
-            raise InputError(f"{out} is not a run's folder: it has no config.yaml")
-        config = absolute(load(args.config or out / "config.yaml", args.changes))
-        checkpoints.check_resumed(config, load(out / "config.yaml"), out)
-        return config, out
+        home = Home(args.resume)
+        home.fetch()
+        kept = home.here / "config.yaml"
+        if not kept.is_file():
+            raise InputError(f"{home} is not a run's folder: it has no config.yaml")
+        config = absolute(load(args.config or kept, args.changes))
+        checkpoints.check_resumed(config, load(kept), home.name)
+        return config, home
     config = absolute(load(args.config or default, args.changes))
     stem = Path(args.config or default or name).stem
-    out = Path(args.out or f"runs/{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if (out / "config.yaml").exists():
-        raise InputError(f"--out {out} already holds a run; continue it with --resume {out}, or choose another folder")
-    checkpoints.check_new(config, out)
-    return config, out
+    home = new_home(args.out, stem)
+    checkpoints.check_new(config, home.name)
+    if home.holds_run:
+        raise InputError(
+            f"--out {home} already holds a run; continue it with --resume {home}, or choose another folder"
+        )
+    return config, home
 
 
 def absolute(config: Config) -> Config:
@@ -83,15 +87,14 @@ def absolute(config: Config) -> Config:
     return override(config.model_dump(mode="json"), found)
 
 
-def claim(config: Config, out: Path) -> None:
+def claim(config: Config, home: Home) -> None:
     """Make the run's folder and keep the resolved config in it, whole or not at all."""
-    partial = out / "config.yaml.partial"
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        partial.write_text(config.to_yaml())
-        partial.replace(out / "config.yaml")
+        with places.writing(home.here / "config.yaml") as file:
+            file.write(config.to_yaml().encode())
+        home.send()
     except OSError as error:
-        raise InputError(f"--out {out} cannot be written ({error.strerror or error})") from None
+        raise InputError(f"--out {home} cannot be written ({error.strerror or error})") from None
 
 
 def shipped(name: str) -> Path:

@@ -25,6 +25,10 @@ def join(folder: Name, *parts: str) -> Name:
     return "/".join([str(folder).rstrip("/"), *parts]) if is_remote(folder) else Path(folder, *parts)
 
 
+def absolute(name: Name) -> Name:
+    return name if is_remote(name) else Path(name).resolve()
+
+
 def place(name: Name) -> tuple[Any, str]:
     """The file system of a name, and its path there."""
     if not is_remote(name):
@@ -82,13 +86,13 @@ def second_name(name: Name, other: Name) -> None:
     system.copy_file(path, place(other)[1])
 
 
-def names(folder: Name, below: bool = False) -> list[str]:
-    """The sorted names of the files in a folder, or in it and below; none when it does not exist."""
+def paths(folder: Name, below: bool = True) -> list[str]:
+    """The sorted paths of the files in a folder and below it, or in it alone; none when it does not exist."""
     from pyarrow.fs import FileSelector
 
     system, path = place(folder)
     found = system.get_file_info(FileSelector(path, recursive=below, allow_not_found=True))
-    return sorted(info.base_name for info in found if info.is_file)
+    return sorted(info.path[len(path) :].lstrip("/") for info in found if info.is_file)
 
 
 def remove(name: Name) -> None:

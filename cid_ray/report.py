@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cid_ray import checkpoints, cli
+from cid_ray import checkpoints, cli, places
 from cid_ray.config import Config, InputError, load
+from cid_ray.home import Home
 from cid_ray.results.page import gain_text, pareto_lines, repeats_text, write_page
 from cid_ray.results.record import read_rows
 from cid_ray.results.summary import RatioSummary, summarize, table
@@ -26,18 +27,20 @@ def main(argv: list[str]) -> int:
     options.add_argument("run", metavar="RUN", help="a run's folder")
     cli.add_config_options(options, "where index.html is written (default RUN/report)", resume=False)
     args = options.parse_args(argv)
-    folder = Path(args.run)
-    if not (folder / "rows.jsonl").is_file():
-        raise InputError(f"{folder} is not a run's folder: it has no rows.jsonl")
-    kept = folder / "config.yaml"
-    config = load(args.config or (kept if kept.exists() else None), args.changes)
-    write(folder, config, print, Path(args.out) if args.out else None)
+    with Home(args.run) as home:
+        home.fetch("samples")
+        if not (home.here / "rows.jsonl").is_file():
+            raise InputError(f"{home} is not a run's folder: it has no rows.jsonl")
+        kept = home.here / "config.yaml"
+        config = load(args.config or (kept if kept.exists() else None), args.changes)
+        write(home, config, print, Path(args.out) if args.out else None)
+        home.send()
     return 0
 
 
-def write(folder: Path, config: Config, say: Callable[[str], None], out: Path | None = None) -> None:
+def write(home: Home, config: Config, say: Callable[[str], None], out: Path | None = None) -> None:
     """Print the table and the verdicts, write index.html and report.md, and say where."""
-    rows = read_rows(folder)
+    rows = read_rows(home.here)
     summaries = summarize(rows, config.search.metric)
     say(as_text(summaries))
     for summary in summaries:
@@ -46,12 +49,12 @@ def write(folder: Path, config: Config, say: Callable[[str], None], out: Path | 
         if params:
             shown = ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in params.items())
             say(f"  best CID settings: {shown}")
-            say(f"  its weights: {checkpoints.folder_of(config, folder, summary.finals['cid']['run'])}/last.pt")
+            say(f"  its weights: {checkpoints.folder_of(config, home.name, summary.finals['cid']['run'])}/last.pt")
     for point in pareto_lines(summaries):
         scored = f"{point['value']:.2f} mIoU at {point['cost']} {point['of']}"
         say(f"not beaten in both: {point['ratio']}  {scored}  {point['run']}")
-    page = write_page(folder, out or folder / "report", rows, config)
-    say(f"wrote {page}")
+    write_page(home.here, out or home.here / "report", rows, config)
+    say(f"wrote {out or places.join(home.name, 'report')}/index.html")
 
 
 def as_text(summaries: list[RatioSummary]) -> str:

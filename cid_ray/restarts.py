@@ -11,9 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import FrameType
 
+from cid_ray import places
 from cid_ray.config import InputError
 
 
@@ -40,7 +40,7 @@ def guard(module: str, argv: list[str], args: argparse.Namespace) -> int:
         print(
             f"killed by {name}; " + (f"going on, {left} restart(s) left" if left else "no restart is left"), flush=True
         )
-        if (Path(folder) / "config.yaml").is_file():  # else it had not begun
+        if places.exists(places.join(folder, "config.yaml")):  # else it had not begun
             own = ["--resume", folder]
             if budget:
                 own += ["--budget", str(max(1.0, budget + started - time.monotonic()))]

@@ -7,10 +7,11 @@ Data shards the unlabeled pool over them; batch sizes and the learning rate are 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from cid_ray import checkpoints, cli, restarts
 from cid_ray.config import Config, InputError, changes, load
+from cid_ray.home import Home
+from cid_ray.places import Name
 from cid_ray.results.record import Row, Rows
 from cid_ray.run.display import Display, percent
 
@@ -29,35 +30,37 @@ def main(argv: list[str]) -> int:
     args = options.parse_args(argv)
     if args.restarts:
         return restarts.guard("cid_ray.train", argv, args)
-    config, out = cli.open_run(args, "train")
+    config, home = cli.open_run(args, "train")
     if args.resume:
-        same_run(out, config)
+        same_run(home, config)
     prepare(config)
-    cli.claim(config, out)
-    rows = Rows(out)
-    with Display(out, config.train.steps) as display:
-        display.say(f"run folder {out}")
+    cli.claim(config, home)
+    rows = Rows(home.here)
+    with home, Display(home.here, config.train.steps) as display:
+        display.say(f"run folder {home}")
         try:
-            for row in run(config, out):
+            for row in run(config, home.name):
                 display.row(row)
                 if row["event"] != "progress":
                     rows.add(row)
                 if row["event"] == "final":
-                    show_final(display, row, config, out)
+                    show_final(display, row, config, home)
+                if row["event"] != "progress":
+                    home.send()
         except KeyboardInterrupt:
-            display.say(f"interrupted; continue with: python -m cid_ray.train --resume {out}")
+            display.say(f"interrupted; continue with: python -m cid_ray.train --resume {home}")
             return 130
         except FloatingPointError as error:
-            display.say(f"failed: {error}; continue from the last checkpoint: python -m cid_ray.train --resume {out}")
+            display.say(f"failed: {error}; continue from the last checkpoint: python -m cid_ray.train --resume {home}")
             return 1
     return 0
 
 
-def same_run(out: Path, config: Config) -> None:
+def same_run(home: Home, config: Config) -> None:
     """InputError, naming them, when values that change results are not those of the folder's run."""
-    changed = changes(load(out / "config.yaml").what_counts(), config.what_counts())
+    changed = changes(load(home.here / "config.yaml").what_counts(), config.what_counts())
     if changed:
-        raise InputError(f"--resume {out} goes on with the same run: {changed}; choose another --out for that")
+        raise InputError(f"--resume {home} goes on with the same run: {changed}; choose another --out for that")
 
 
 def prepare(config: Config) -> None:
@@ -85,18 +88,18 @@ def prepare(config: Config) -> None:
     print(f"device: {device}; {config.scale} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
 
 
-def run(config: Config, out: Path) -> Iterator[Row]:
+def run(config: Config, root: Name) -> Iterator[Row]:
     if config.scale.most > 1:
         from cid_ray.run.workers import train_on_workers
 
-        return train_on_workers(config, out)
+        return train_on_workers(config, root)
     from cid_ray.run.loop import train
     from cid_ray.run.run import Job
 
-    return train(Job(config, out))
+    return train(Job(config, root))
 
 
-def show_final(display: Display, row: Row, config: Config, out: Path) -> None:
+def show_final(display: Display, row: Row, config: Config, home: Home) -> None:
     """Per-class IoU of teacher and student, last step and best-on-val step, labeled as such."""
     split = row["held_out"]
     for label, prefix in (("last step", ""), (f"best-on-val step {row['best/step']}", "best/")):
@@ -110,7 +113,9 @@ def show_final(display: Display, row: Row, config: Config, out: Path) -> None:
         display.say(f"{name:<20} {percent(teacher):>31} {percent(row['test/iou'][name]):>8}")
     if row["test/absent"]:
         display.say(f"left out of mIoU, no ground truth in {split}: {', '.join(row['test/absent'])}")
-    display.say(f"wrote {out}: rows.jsonl, log.txt; {checkpoints.folder_of(config, out, row['run'])}: last.pt, best.pt")
+    display.say(
+        f"wrote {home}: rows.jsonl, log.txt; {checkpoints.folder_of(config, home.name, row['run'])}: last.pt, best.pt"
+    )
 
 
 if __name__ == "__main__":

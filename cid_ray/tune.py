@@ -43,21 +43,21 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     if args.trials is not None:
         args.changes.append(f"search.trials={args.trials}")
-    config, out = cli.open_run(args, "tune", None if args.config or args.resume else cli.shipped("demo.yaml"))
+    config, home = cli.open_run(args, "tune", None if args.config or args.resume else cli.shipped("demo.yaml"))
     config, told = grow(config, args)
     space = check_search(config)
     counts, contents = check_data(config)
     cluster.start_ray()
     request, at_once = check_cluster(config)
     if not args.resume:
-        cli.claim(config, out)
+        cli.claim(config, home)
     deadline = started + args.budget - CLOSING_SECONDS if args.budget else None
-    with Hold(out) as hold:
-        studies = Studies(out / "study.journal", config, space, contents)
+    with home, Hold(home.here) as hold:
+        studies = Studies(home.here / "study.journal", config, space, contents)
         if args.resume:
-            cli.claim(config, out)  # only now: a changed search has been refused
-        with Display(out, studies.total(), "trial") as display:
-            watch = Watch(out, hold, studies, display, deadline)
+            cli.claim(config, home)  # only now: a changed search has been refused
+        with Display(home.here, studies.total(), "trial") as display:
+            watch = Watch(home, hold, studies, display, deadline)
             announce(watch, counts, request, at_once, told)
             with interruptible(watch):
                 search(watch, request, at_once)
@@ -145,7 +145,7 @@ def trial_rows(root: str, cpus: float, task: dict[str, Any], lasting: bool = Fal
     if config.scale.most > 1:
         from cid_ray.run.workers import train_on_workers
 
-        yield from train_on_workers(config, Path(root), task["name"], task["test"], keep=lasting)
+        yield from train_on_workers(config, root, task["name"], task["test"], keep=lasting)
         return
     from cid_ray.data.batches import kept_reader
     from cid_ray.run.loop import train
@@ -154,18 +154,20 @@ def trial_rows(root: str, cpus: float, task: dict[str, Any], lasting: bool = Fal
 
     if lasting:
         pin(int(cpus))  # shares of a CPU are not pinned
-    job = Job(config, Path(root), task["name"], threads=max(1, int(cpus)), test=task["test"])
+    job = Job(config, root, task["name"], threads=max(1, int(cpus)), test=task["test"])
     job.reader = kept_reader(config.data, config.data.cache_mb)
     yield from train(job)
 
 
 @contextlib.contextmanager
 def interruptible(watch: Watch) -> Iterator[None]:
-    former = signal.signal(signal.SIGINT, watch.interrupt)
+    """From here on Ctrl-C and SIGTERM are the search's business; set after Ray has set its own."""
+    former = [signal.signal(s, f) for s, f in ((signal.SIGINT, watch.interrupt), (signal.SIGTERM, watch.terminate))]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, former)
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), former, strict=True):
+            signal.signal(number, handler)
 
 
 # ---- the phases ----
@@ -173,7 +175,7 @@ def interruptible(watch: Watch) -> Iterator[None]:
 
 def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, at_once: int, told: str) -> None:
     say, search, studies = watch.screen.say, watch.studies.config.search, watch.studies
-    say(f"run folder {watch.out}; stop and go on with: python -m cid_ray.tune --resume {watch.out}")
+    say(f"run folder {watch.home}; stop and go on with: python -m cid_ray.tune --resume {watch.home}")
     arms = {arm.method: studies.wanted(arm) for arm in studies.search_arms()}
     each = ", ".join(f"{method} {count}" for method, count in arms.items())
     say(f"ratios {', '.join(counts.values())}; trials at each: {each}")
@@ -185,15 +187,15 @@ def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, a
     say(f"{search.sampler.name} suggests, {search.pruner.name} prunes; {at_once} trials at once, each {request}")
     if told:
         say(told)
-    if watch.ended_before:
-        again = len(studies.pending)
+    again = len(studies.pending)
+    if watch.ended_before or again:
         say(f"{watch.ended_before} of {watch.total} trials are done, {again} interrupted ones go on")
 
 
 def search(watch: Watch, request: cluster.Resources, at_once: int) -> None:
     from cid_ray.search.tuning import run_trials
 
-    source = functools.partial(trial_rows, str(watch.out.resolve()), request.cpus, lasting=True)
+    source = functools.partial(trial_rows, str(places.absolute(watch.home.name)), request.cpus, lasting=True)
     try:
         run_trials(watch.studies, watch, source, request.bundle(), at_once)
     except OSError as error:
@@ -209,9 +211,11 @@ def close(watch: Watch, request: cluster.Resources) -> None:
         drop_losers(watch)
         for row in findings.search_rows(watch.studies):
             watch.rows.add(row)
-        for row in noise_rows(summarize(read_rows(watch.out), config.search.metric)):
+        for row in noise_rows(summarize(read_rows(watch.home.here), config.search.metric)):
             watch.rows.add(row)
-        report.write(watch.out, config, watch.screen.say)
+        watch.home.fetch("samples")
+        report.write(watch.home, config, watch.screen.say)
+        watch.home.send()
     except OSError as error:
         watch.broken(error)
 
@@ -220,7 +224,7 @@ def test_winners(watch: Watch, request: cluster.Resources) -> None:
     """Score the winners on held-out images: their finished runs are resumed, which only tests."""
     import ray
 
-    root = str(watch.out.resolve())
+    root = str(places.absolute(watch.home.name))
 
     @ray.remote(num_cpus=request.cpus, num_gpus=request.gpus)
     def last_row(task: dict[str, Any]) -> Row:
@@ -232,7 +236,7 @@ def test_winners(watch: Watch, request: cluster.Resources) -> None:
             watch.rows.add({**ray.get(task), "params": dict(winner.params)})
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.out} tries again")
+            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.home} tries again")
 
 
 def drop_losers(watch: Watch) -> None:
@@ -241,11 +245,11 @@ def drop_losers(watch: Watch) -> None:
     kept = {findings.chosen(studies, arm) for arm in studies.search_arms()} | {arm.confirms for arm in studies.studies}
     for trial in (t for arm in studies.search_arms() for t in studies.ranked(arm)):
         if trial.user_attrs["run"] not in kept:
-            places.remove(checkpoints.folder_of(studies.config, watch.out, trial.user_attrs["run"]))
+            places.remove(checkpoints.folder_of(studies.config, watch.home.name, trial.user_attrs["run"]))
 
 
 def exit_code(watch: Watch, started: float) -> int:
-    say, again = watch.screen.say, f"python -m cid_ray.tune --resume {watch.out}"
+    say, again = watch.screen.say, f"python -m cid_ray.tune --resume {watch.home}"
     if watch.reason:
         say(f"stopped: {watch.reason}. Then go on with: {again}")
         return 1
@@ -255,7 +259,7 @@ def exit_code(watch: Watch, started: float) -> int:
         say(f"continue with: {again}")
         return 130
     if ended and all(state.name == "FAIL" for state in ended):
-        say(f"every trial failed; the reasons are in {watch.out}/rows.jsonl")
+        say(f"every trial failed; the reasons are in {watch.home}/rows.jsonl")
         return 1
     if len(ended) < watch.studies.total():
         say(f"the time budget is used up; continue with: {again}")

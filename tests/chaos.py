@@ -23,6 +23,7 @@ from typing import Any
 import optuna
 
 from cid_ray.config import Config, override
+from cid_ray.home import Home
 from cid_ray.results.record import Row, read_rows
 from cid_ray.search.arms import check_search, make_pruner
 from cid_ray.search.studies import Studies
@@ -197,7 +198,7 @@ def main(out: Path, at_once: int) -> int:
     with Hold(out) as hold:
         studies = Studies(out / "study.journal", config, check_search(config))
         with Display(out, studies.total(), "trial") as display:
-            watch = Watch(out, hold, studies, display, None)
+            watch = Watch(Home(out), hold, studies, display, None)
             signal.signal(signal.SIGINT, watch.interrupt)
             display.say("began")
             run_trials(

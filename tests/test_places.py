@@ -46,13 +46,13 @@ def get(name: Name) -> bytes:
 
 def test_a_file_is_written_read_listed_and_removed(folder: Name) -> None:
     name = places.join(folder, "a.pt")
-    assert places.names(folder) == [] and not places.exists(name)
+    assert places.paths(folder) == [] and not places.exists(name)
     with pytest.raises(FileNotFoundError):
         places.reading(name)
     put(name, b"one")
     put(places.join(folder, "deeper", "c.pt"), b"three")
-    assert places.exists(name) and get(name) == b"one" and places.names(folder) == ["a.pt"]
-    assert places.names(folder, below=True) == ["a.pt", "c.pt"]
+    assert places.exists(name) and get(name) == b"one" and places.paths(folder, below=False) == ["a.pt"]
+    assert places.paths(folder) == ["a.pt", "deeper/c.pt"]
     places.remove(name)
     places.remove(name)
     assert not places.exists(name) and places.exists(places.join(folder, "deeper", "c.pt"))
@@ -66,7 +66,7 @@ def test_a_file_that_is_not_finished_leaves_the_one_before(folder: Name) -> None
     with contextlib.suppress(KeyboardInterrupt), places.writing(name) as file:
         file.write(b"tw")
         raise KeyboardInterrupt
-    assert get(name) == b"one" and places.names(folder) == ["a.pt"]
+    assert get(name) == b"one" and places.paths(folder, below=False) == ["a.pt"]
 
 
 def test_a_second_name_keeps_what_the_first_one_held(folder: Name) -> None:
@@ -82,7 +82,7 @@ def test_the_last_checkpoints_stay_and_a_damaged_one_falls_back(folder: Name) ->
     for step in range(4):
         state.save(name, {}, config, ["a"], keep=3, step=step)
     kept = [state.load(older)["extra"]["step"] for older in state.older_ones(name)]
-    assert kept == [2, 1] and len(places.names(folder)) == 3
+    assert kept == [2, 1] and len(places.paths(folder)) == 3
     put(name, get(name)[:-40])
     content, told = state.load_newest(name)
     assert content["extra"]["step"] == 2 and "cannot be read" in told[0]
@@ -103,7 +103,7 @@ def test_a_run_with_pool_and_checkpoints_in_an_object_store_ends_like_one_withou
     away = ["--set", f"data.table={upload(small_demo, 'pool')}", "--set", f"train.checkpoint_folder={BUCKET}/runs"]
     assert train.main([*settings, "--set", f"data.table={small_demo}", "--out", str(tmp_path / "here")]) == 0
     assert train.main([*settings, *away, "--set", "data.cache_mb=0", "--out", str(tmp_path / "away")]) == 0
-    assert places.names(f"{BUCKET}/runs/away/train")[-1] == "last.pt"
+    assert places.paths(f"{BUCKET}/runs/away/train")[-1] == "last.pt"
     assert not (tmp_path / "away" / "checkpoints").exists()
     one = state.load(tmp_path / "here" / "checkpoints" / "train" / "last.pt")
     other = state.load(f"{BUCKET}/runs/away/train/last.pt")
@@ -125,7 +125,7 @@ def test_a_resumed_run_looks_for_its_checkpoints_where_they_are(tmp_path: Path) 
 
 
 def test_a_store_that_cannot_be_written_is_told_before_training(store: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'s3://nobody/runs' cannot be written .*AWS_ENDPOINT_URL"):
+    with pytest.raises(InputError, match=r"folder s3://nobody/runs cannot be written .*AWS_ENDPOINT_URL"):
         train.main(["--set", "train.checkpoint_folder=s3://nobody/runs", "--out", str(tmp_path / "run")])
     with pytest.raises(InputError, match=r"data.table 's3://teams/absent' is not a table"):
         train.main(["--set", "data.table=s3://teams/absent", "--out", str(tmp_path / "run")])

@@ -16,10 +16,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cid_ray.config import Config, InputError
+from cid_ray.places import Name
 from cid_ray.results.record import Row
 from cid_ray.run.board import END, Board
 from cid_ray.run.cluster import Resources
@@ -45,7 +45,7 @@ class Shape:
 class Crew:
     """The consumer's side of a crew. It dies with the process that made it, wherever its workers are."""
 
-    def __init__(self, shape: Shape, folder: Path, name: str):
+    def __init__(self, shape: Shape, folder: Name, name: str):
         import ray
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
@@ -64,7 +64,7 @@ class Crew:
             ),
             torch_config=TorchConfig(backend="nccl" if shape.each.gpus else "gloo"),
             run_config=RunConfig(
-                name=name, storage_path=str(folder.resolve()),
+                name=name, storage_path=str(folder),
                 # the board counts the failures of a job
                 failure_config=FailureConfig(max_failures=-1, controller_failure_limit=PLACING_TRIES),
             ),
@@ -143,7 +143,7 @@ def run_job(task: dict[str, Any], board: Any, threads: int) -> None:
 
     config = Config.model_validate_json(task["config"])
     job = Job(
-        config, Path(task["root"]), task["name"], dist.get_rank(), dist.get_world_size(), threads=threads,
+        config, task["root"], task["name"], dist.get_rank(), dist.get_world_size(), threads=threads,
         use_ray_data=True, test=task["test"], reader=kept_reader(config.data, config.data.cache_mb),
     )  # fmt: skip
     for row in train(job):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cid_ray import places
 from cid_ray.core import evaluate
 from cid_ray.data.table import png
 from cid_ray.results.record import Row
@@ -75,8 +76,6 @@ def keep_samples(run: Run) -> list[dict[str, Any]]:
     if not count or run.job.rank:
         return []
     rows = rows[np.linspace(0, len(rows) - 1, count + 2).round().astype(int)[1:-1]]
-    folder = run.job.root / "samples" / run.job.name
-    folder.mkdir(parents=True, exist_ok=True)
     palette = [*run.table.colors, *[[0, 0, 0]] * (256 - run.table.num_classes)]
     run.teacher.module.eval()
     found = []
@@ -92,8 +91,8 @@ def keep_samples(run: Run) -> list[dict[str, Any]]:
         }
         sample = {"image_id": run.table.ids(np.array([row]))[0]}
         for name, content in pictures.items():
-            path = folder / f"{number}_{name}.png"
-            path.write_bytes(content)
-            sample[name] = path.relative_to(run.job.root).as_posix()
+            sample[name] = f"samples/{run.job.name}/{number}_{name}.png"
+            with places.writing(places.join(run.job.root, sample[name])) as file:
+                file.write(content)
         found.append(sample)
     return found

@@ -36,7 +36,7 @@ class Job:
     """One run to be done: what, where, and as which of how many workers."""
 
     config: Config
-    root: Path  # the folder of the command: checkpoints/NAME and samples/NAME lie in it
+    root: Name  # the folder of the command: checkpoints/NAME and samples/NAME lie in it
     name: str = "train"
     rank: int = 0
     world: int = 1

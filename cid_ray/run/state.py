@@ -42,7 +42,9 @@ def older_ones(name: Name) -> list[Name]:
     """The files that this one has replaced, newest first."""
     folder, own = os.path.split(name)
     pattern = re.compile(re.escape(os.path.splitext(own)[0]) + r"-\d{20}\.pt")
-    return [places.join(folder, found) for found in reversed(places.names(folder)) if pattern.fullmatch(found)]
+    return [
+        places.join(folder, found) for found in reversed(places.paths(folder, below=False)) if pattern.fullmatch(found)
+    ]
 
 
 def load_newest(name: Name) -> tuple[dict[str, Any], list[str]]:

@@ -8,9 +8,10 @@ be kept for this process's next run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
+from cid_ray import places
 from cid_ray.config import Config
+from cid_ray.places import Name
 from cid_ray.results.record import Row
 from cid_ray.run import cluster
 from cid_ray.run.cluster import Resources
@@ -41,12 +42,13 @@ def check_workers(config: Config) -> Resources:
 
 
 def train_on_workers(
-    config: Config, root: Path, name: str = "train", test: bool = True, keep: bool = False
+    config: Config, root: Name, name: str = "train", test: bool = True, keep: bool = False
 ) -> Iterator[Row]:
     """Rows of one run on `scale.workers` workers; `keep` leaves them waiting for this process's next run."""
     cluster.start_ray()
     shape = Shape(config.scale.workers, check_workers(config))
-    job = {"config": config.model_dump_json(), "root": str(root.resolve()), "name": name, "test": test}
+    root = places.absolute(root)
+    job = {"config": config.model_dump_json(), "root": str(root), "name": name, "test": test}
     try:
         yield from _crew_of(shape, root, name).rows(job)
     finally:
@@ -62,9 +64,9 @@ def close_crew() -> None:
         crew.close()
 
 
-def _crew_of(shape: Shape, root: Path, name: str) -> Crew:
+def _crew_of(shape: Shape, root: Name, name: str) -> Crew:
     global _crew
     if _crew is None or not _crew.alive or _crew.shape != shape:
         close_crew()
-        _crew = Crew(shape, root / "ray_train", name)
+        _crew = Crew(shape, places.join(root, "ray_train"), name)
     return _crew

@@ -10,10 +10,10 @@ import os
 import re
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any, Protocol
 
 from cid_ray import checkpoints, places
+from cid_ray.home import Home
 from cid_ray.results.record import Row, Rows, of_event, read_rows
 from cid_ray.search.arms import Assignment
 from cid_ray.search.journal import Hold
@@ -48,10 +48,10 @@ class Listener(Protocol):
 
 
 class Watch:
-    def __init__(self, out: Path, hold: Hold, studies: Studies, screen: Screen, deadline: float | None):
+    def __init__(self, home: Home, hold: Hold, studies: Studies, screen: Screen, deadline: float | None):
         self.listeners: list[Listener] = []
-        self.out, self.hold, self.studies, self.screen, self.deadline = out, hold, studies, screen, deadline
-        self.rows, self.total = Rows(out), studies.total()
+        self.home, self.hold, self.studies, self.screen, self.deadline = home, hold, studies, screen, deadline
+        self.rows, self.total = Rows(home.here), studies.total()
         self.ended_before = len(studies.ended())
         self.started, self.test_seconds, self.interrupts = time.monotonic(), 0.0, 0
         self.failures: Counter[str] = Counter()
@@ -60,7 +60,7 @@ class Watch:
 
     def catch_up(self) -> None:
         """Write the end of trials that a kill left out of the record: the study knew, the rows did not."""
-        known = {row["run"] for row in of_event(read_rows(self.out), "trial")}
+        known = {row["run"] for row in of_event(read_rows(self.home.here), "trial")}
         for name, state in self.studies.ended().items():
             if name not in known:
                 self.rows.add({"event": "trial", "run": name, "state": HOW[state.name], "reason": ""})
@@ -74,6 +74,11 @@ class Watch:
             os._exit(130)
         self.screen.say("interrupted: stopping the trials and writing the report (Ctrl-C again leaves at once)")
 
+    def terminate(self, *_: Any) -> None:
+        """SIGTERM, of `ray job stop` and of batch systems, which kill soon after: leave at once, as a resume can."""
+        self.screen.say(f"told to end; go on with: python -m cid_ray.tune --resume {self.home}")
+        os._exit(130)
+
     def stopping(self) -> bool:
         late = self.deadline is not None and time.monotonic() + self.test_seconds > self.deadline
         return bool(self.interrupts or self.reason) or late
@@ -86,7 +91,7 @@ class Watch:
         """The record cannot be written: nothing more is begun, nothing that was kept is touched."""
         what = error.strerror or str(error)
         where = f" ({error.filename})" if error.filename else ""
-        self.reason = self.reason or f"{self.out} cannot be written: {what}{where}; the studies are as they were"
+        self.reason = self.reason or f"{self.home} cannot be written: {what}{where}; the studies are as they were"
 
     # ---- what run_trials tells ----
 
@@ -106,6 +111,7 @@ class Watch:
         from_ratio = assignment.trial.user_attrs.get("carried_over_from")
         carried = f" (the best settings of {from_ratio})" if from_ratio else ""
         self.screen.say(f"{assignment.name}: {'resumed' if resumed else 'begun'}  {shown}{carried}")
+        self.home.send()  # before it runs: a resume must know it
 
     def row(self, row: Row) -> None:
         if row.get("warning"):
@@ -117,6 +123,7 @@ class Watch:
         self.rows.add({**row, **(live.marks if live else {})})
         if row["event"] == "rung":
             self.screen.rung(row, row["run"])
+        self.home.send()
         self.tell("row", row)
 
     def retried(self, name: str, reason: str, again: int) -> None:
@@ -136,9 +143,10 @@ class Watch:
             f"{name}: {how}{': ' + reason if reason else ''}  [{done}/{self.total} trials, ETA {left:.0f} s]"
         )
         if how == "pruned" or (how == "complete" and "-pair" in name):
-            places.remove(checkpoints.folder_of(self.studies.config, self.out, name))
+            places.remove(checkpoints.folder_of(self.studies.config, self.home.name, name))
         if how == "failed":
             self.count_failure(reason)
+        self.home.send()
         self.tell("ended", name, how, reason)
 
     def count_failure(self, reason: str) -> None:

@@ -1,0 +1,96 @@
+"""A run's folder: where everybody finds it (`name`), and where this process keeps its own files of it (`here`).
+
+On a file system these are the same. With `--out s3://bucket/runs/mine`, rows, journal, log and page are written in a
+temporary folder and sent to the store at every event that a resume must know of; checkpoints and pictures, which other
+nodes write, go there at once. What the store holds is the truth: a resume begins with it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from cid_ray import places
+from cid_ray.config import InputError
+from cid_ray.places import Name
+from cid_ray.rules import place
+
+OF_A_JOB = "runtime_resources/working_dir_files"  # Ray removes what lies there some time after the job
+
+
+class Home:
+    def __init__(self, name: Name):
+        self.name = _checked(str(name))
+        self.remote = places.is_remote(self.name)
+        self.here = Path(self.name)
+        if self.remote:
+            self.here = Path(tempfile.mkdtemp(prefix="cid_ray-"), str(self.name).rstrip("/").rpartition("/")[2])
+        self._sent: dict[Path, tuple[int, int]] = {}
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+    def __enter__(self) -> Home:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.remote:
+            shutil.rmtree(self.here.parent, ignore_errors=True)
+
+    @property
+    def holds_run(self) -> bool:
+        return places.exists(places.join(self.name, "config.yaml"))
+
+    def fetch(self, *folders: str) -> None:
+        """Bring here what the store holds of the run: its own files, and those in `folders` of it."""
+        if not self.remote:
+            return
+        for path in [p for p in places.paths(self.name) if "/" not in p or p.split("/")[0] in folders]:
+            target = self.here / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with places.reading(places.join(self.name, path)) as file:
+                target.write_bytes(file.read())
+            self._sent[target] = _state(target)
+
+    def send(self) -> None:
+        """Put into the store what has changed here, the rows before the journal: what a study knows, rows must show.
+
+        Raises:
+            OSError: the store cannot be written.
+        """
+        if not self.remote:
+            return
+        for path in sorted(p for p in self.here.rglob("*") if p.is_file() and not p.name.startswith(".")):
+            if path.name.endswith((".lock", ".partial")) or self._sent.get(path) == (state := _state(path)):
+                continue
+            with places.writing(places.join(self.name, path.relative_to(self.here).as_posix())) as file:
+                file.write(path.read_bytes())
+            self._sent[path] = state
+
+
+def new_home(out: str | None, stem: str) -> Home:
+    """The folder of a new run: `--out`, or runs/STEM-TIME here; of a submitted job in the user's home."""
+    in_job = OF_A_JOB in Path.cwd().as_posix()
+    if out and in_job and not places.is_remote(out) and not os.path.isabs(out):
+        raise InputError(
+            f"--out {out} lies in the job's working folder, which Ray removes after it; give an absolute path on a "
+            "folder that all nodes share, or s3://bucket/path"
+        )
+    runs = Path.home() / "cid_ray" / "runs" if in_job else Path("runs")
+    return Home(out or runs / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def _checked(name: str) -> Name:
+    try:
+        return place(name) if "://" in name else Path(name)
+    except ValueError as error:
+        raise InputError(f"the run's folder {name!r} {error}") from None
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size
