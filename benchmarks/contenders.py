@@ -10,7 +10,6 @@ import itertools
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from cid_ray.config import Config, Search, Train, override
+from cid_ray.home import Home
 from cid_ray.search.space import Space
 from cid_ray.search.studies import Studies
 
@@ -41,7 +41,7 @@ class Ours:
         config = override(base.model_dump(mode="json"), {**fixed, **changes})
         self.shares, self.metric = config.train.rungs, config.search.metric
         self.folder = tempfile.TemporaryDirectory()
-        self.studies = Studies(Path(self.folder.name) / "study.journal", config, Space.parse(config.search.space))
+        self.studies = Studies(Home(self.folder.name), config, Space.parse(config.search.space))
 
     def begin(self) -> tuple[str, Mapping[str, Any]]:
         assignment = self.studies.next()

@@ -42,6 +42,10 @@ class Home:
             shutil.rmtree(self.here.parent, ignore_errors=True)
 
     @property
+    def own_name(self) -> str:
+        return self.here.resolve().name
+
+    @property
     def holds_run(self) -> bool:
         return places.exists(places.join(self.name, "config.yaml"))
 

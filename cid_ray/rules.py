@@ -46,6 +46,16 @@ def label_share(ratio: Any) -> tuple[float | None, int | None]:
     return number, None
 
 
+def database(url: str) -> str:
+    """A SQLAlchemy URL without a password, which would stand in every row."""
+    if not re.fullmatch(r"\w+(\+\w+)?://([^:@/]+@)?[^@]*", url) or "password" in url:
+        raise ValueError(
+            "must be a URL like postgresql+psycopg://host/database; user and password are taken from the environment "
+            "(PGUSER, PGPASSWORD) or ~/.pgpass"
+        )
+    return url
+
+
 def place(name: str) -> str:
     """A folder, or one in an object store: without credentials, which would stand in every row."""
     if "://" in name and not re.fullmatch(r"s3://[^@?#/]+(/[^@?#]*)?", name):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cid_ray.rules import CUTMIX_GROUP, flat, label_share, place
+from cid_ray.rules import CUTMIX_GROUP, database, flat, label_share, place
 
 Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -226,6 +226,18 @@ class Search(Section):
         return value
 
 
+class Study(Section):
+    """Where Optuna's studies lie: in the run's folder or, for several machines, in a database that they share."""
+
+    storage: str | None = None  # postgresql+psycopg://host/database; null: the run's study.journal
+    name: str | None = None  # whoever gives the same name in one database shares the studies; null: that of the folder
+
+    @field_validator("storage")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        return value and database(value)
+
+
 class Config(Section):
     method: Method = "cid"
     data: Data = Data()
@@ -235,6 +247,7 @@ class Config(Section):
     train: Train = Train()
     scale: Scale = Scale()
     search: Search = Search()
+    study: Study = Study()
 
     @model_validator(mode="after")
     def _batch_over_workers(self) -> Config:
@@ -260,7 +273,7 @@ class Config(Section):
 
     def what_counts(self) -> dict[str, Any]:
         """The values that change a run's results: dotted key -> value."""
-        kept = flat(self.model_dump(mode="json", exclude={"scale", "search"}))
+        kept = flat(self.model_dump(mode="json", exclude={"scale", "search", "study"}))
         return {key: value for key, value in kept.items() if key not in CHANGE_NO_RESULT}
 
     def to_yaml(self) -> str:

@@ -22,8 +22,9 @@ from cid_ray.results.summary import noise_rows, summarize
 from cid_ray.run import cluster
 from cid_ray.run.display import Display
 from cid_ray.search import findings
-from cid_ray.search.arms import Arm, check_search, trial_config
+from cid_ray.search.arms import Arm, Assignment, check_search, trial_config
 from cid_ray.search.journal import Hold
+from cid_ray.search.shared import ROOT
 from cid_ray.search.studies import Studies
 from cid_ray.search.watch import Watch
 
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
         cli.claim(config, home)
     deadline = started + args.budget - CLOSING_SECONDS if args.budget else None
     with home, Hold(home.here) as hold:
-        studies = Studies(home.here / "study.journal", config, space, contents)
+        studies = Studies(home, config, space, contents)
         if args.resume:
             cli.claim(config, home)  # only now: a changed search has been refused
         with Display(home.here, studies.total(), "trial") as display:
@@ -179,6 +180,10 @@ def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, a
     arms = {arm.method: studies.wanted(arm) for arm in studies.search_arms()}
     each = ", ".join(f"{method} {count}" for method, count in arms.items())
     say(f"ratios {', '.join(counts.values())}; trials at each: {each}")
+    if studies.shared:
+        say(
+            f"studies {studies.prefix.rstrip(': ')!r} in {studies.config.study.storage}, shared with whoever names them"
+        )
     untuned = [m for m in search.baselines if search.baseline_trials > 1 and arms[m] == 1]
     if untuned:
         say(f"run once, because search.space has no setting of their own (such as optim.lr): {', '.join(untuned)}")
@@ -193,20 +198,23 @@ def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, a
 
 
 def search(watch: Watch, request: cluster.Resources, at_once: int) -> None:
-    from cid_ray.search.tuning import run_trials
+    from cid_ray.search.tuning import BROKEN, run_trials
 
     source = functools.partial(trial_rows, str(places.absolute(watch.home.name)), request.cpus, lasting=True)
     try:
         run_trials(watch.studies, watch, source, request.bundle(), at_once)
-    except OSError as error:
+    except BROKEN as error:
         watch.broken(error)
 
 
 def close(watch: Watch, request: cluster.Resources) -> None:
     """Test the winners, record what was found, write the page."""
+    from cid_ray.search.tuning import BROKEN
+
     config = watch.studies.config
     try:
         watch.check()
+        watch.catch_up()
         test_winners(watch, request)
         drop_losers(watch)
         for row in findings.search_rows(watch.studies):
@@ -216,7 +224,7 @@ def close(watch: Watch, request: cluster.Resources) -> None:
         watch.home.fetch("samples")
         report.write(watch.home, config, watch.screen.say)
         watch.home.send()
-    except OSError as error:
+    except BROKEN as error:
         watch.broken(error)
 
 
@@ -224,19 +232,31 @@ def test_winners(watch: Watch, request: cluster.Resources) -> None:
     """Score the winners on held-out images: their finished runs are resumed, which only tests."""
     import ray
 
-    root = str(places.absolute(watch.home.name))
-
     @ray.remote(num_cpus=request.cpus, num_gpus=request.gpus)
-    def last_row(task: dict[str, Any]) -> Row:
+    def last_row(root: str, task: dict[str, Any]) -> Row:
         return list(trial_rows(root, request.cpus, task))[-1]
 
-    winners = findings.winners(watch.studies)
-    for winner, task in [(w, last_row.remote(w.task)) for w in winners]:
+    winners = [w for w in findings.winners(watch.studies) if at_hand(watch, w)]
+    for winner, task in [(w, last_row.remote(root_of(watch, w), w.task)) for w in winners]:
         try:
             watch.rows.add({**ray.get(task), "params": dict(winner.params)})
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
             watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.home} tries again")
+
+
+def root_of(watch: Watch, winner: Assignment) -> str:
+    """The folder of the run that holds a winner's checkpoint: with a shared study another machine's, perhaps."""
+    return str(winner.trial.user_attrs.get(ROOT) or places.absolute(watch.home.name))
+
+
+def at_hand(watch: Watch, winner: Assignment) -> bool:
+    """Whether a winner can be tested from here; if its checkpoint is not seen, it would be trained again."""
+    folder = checkpoints.folder_of(winner.config, root_of(watch, winner), winner.name)
+    seen = watch.studies.is_mine(winner.trial) or places.exists(places.join(folder, "last.pt"))
+    if not seen:
+        watch.screen.say(f"{winner.name} is not tested from here: {folder} belongs to another machine; resume there")
+    return seen
 
 
 def drop_losers(watch: Watch) -> None:
@@ -261,6 +281,9 @@ def exit_code(watch: Watch, started: float) -> int:
     if ended and all(state.name == "FAIL" for state in ended):
         say(f"every trial failed; the reasons are in {watch.home}/rows.jsonl")
         return 1
+    if elsewhere := watch.studies.elsewhere():
+        say(f"{elsewhere} trials still run on other machines; when they have ended, get all of them with: {again}")
+        return 0
     if len(ended) < watch.studies.total():
         say(f"the time budget is used up; continue with: {again}")
     return 0

@@ -105,7 +105,7 @@ def simulated_row(config: Config, name: str, step: int) -> Row:
 
 def uninterrupted(folder: Path, config: Config) -> Studies:
     """The same search, trial after trial in this process, with no Ray and no kills."""
-    studies = Studies(folder / "study.journal", config, check_search(config))
+    studies = Studies(Home(folder), config, check_search(config))
     while (assignment := studies.next()) is not None:
         for step in assignment.config.train.rung_steps:
             row = simulated_row(assignment.config, assignment.name, step)
@@ -132,7 +132,7 @@ CLEAN = {"trials lost": 0, "trials run twice": 0, "ends told wrong": 0, "pruning
 def weathered(out: Path, at_once: int) -> Studies:
     """The studies of a storm as they are on disk."""
     config = storm_config(at_once)
-    return Studies(out / "study.journal", config, check_search(config))
+    return Studies(Home(out), config, check_search(config))
 
 
 def account(out: Path, at_once: int) -> dict[str, int]:
@@ -196,7 +196,7 @@ def main(out: Path, at_once: int) -> int:
     cluster.start_ray()
     out.mkdir(parents=True, exist_ok=True)
     with Hold(out) as hold:
-        studies = Studies(out / "study.journal", config, check_search(config))
+        studies = Studies(Home(out), config, check_search(config))
         with Display(out, studies.total(), "trial") as display:
             watch = Watch(Home(out), hold, studies, display, None)
             signal.signal(signal.SIGINT, watch.interrupt)

@@ -21,9 +21,7 @@ BUCKET = "s3://teams"
 @contextmanager
 def serving() -> Iterator[dict[str, str]]:
     """The environment that names the server; set in this process too, as it was before afterwards."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     env = {
@@ -42,6 +40,12 @@ def serving() -> Iterator[dict[str, str]]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         server.kill()
         server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as chosen:
+        chosen.bind(("127.0.0.1", 0))
+        return int(chosen.getsockname()[1])
 
 
 def wait_for(port: int) -> None:

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from cid_ray.results.record import of_event, read_rows
+from tests.object_store import free_port
 from tests.test_tune import space_file, states
 
 pytestmark = pytest.mark.ray
@@ -42,18 +42,10 @@ class Cluster:
         return self.ray("job", "submit", *waits, "--working-dir", ".", "--", "python", "-m", *command, token=token)
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    found = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return found
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """`ray start --head` of 2 CPUs that asks for a token; its processes are one group, which is killed at the end."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client = (free_port() for _ in range(3))
     token = secrets.token_hex(32)
     away = ("RAY_ADDRESS", "PYTHONPATH")
     env = {**{k: v for k, v in os.environ.items() if k not in away}, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}

@@ -21,10 +21,11 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from cid_ray.config import CHANGE_NO_RESULT, Config, InputError, changes, flat
 
+JOURNAL = "study.journal"
 IDENTITY = "identity"  # the study attribute that holds what must not change
 GRACE_SECONDS = 3  # after which the journal lock of a killed process is taken over
 FREE_TO_CHANGE = (  # on a resume: what changes no result, how long the search goes on, and how
-    *CHANGE_NO_RESULT, "model.weights", "train.samples", "train.alarm_steps", "scale.", "search.trials",
+    *CHANGE_NO_RESULT, "study.", "model.weights", "train.samples", "train.alarm_steps", "scale.", "search.trials",
     "search.baseline_trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial",
     "search.confirm.", "search.retries", "search.max_failures",
 )  # fmt: skip
@@ -84,7 +85,7 @@ def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
     return {key: value for key, value in kept.items() if not key.startswith(FREE_TO_CHANGE)} | dict(contents)
 
 
-def same_search(study: optuna.Study, mine: Mapping[str, Any], folder: Path) -> None:
+def same_search(study: optuna.Study, mine: Mapping[str, Any], name: str, new: str) -> None:
     """Keep the identity of a new study; InputError, naming what changed, when an old one has another."""
     mine = json.loads(json.dumps(mine))
     theirs = study.user_attrs.get(IDENTITY)
@@ -94,6 +95,6 @@ def same_search(study: optuna.Study, mine: Mapping[str, Any], folder: Path) -> N
     changed = changes(theirs, mine)
     if changed:
         raise InputError(
-            f"{folder} holds another search: {changed}. Old and new trials do not compare: "
-            f"restore it, or begin a new run (--warm-start {folder} starts from its best settings)"
+            f"{name} holds another search: {changed}. Old and new trials do not compare: "
+            f"restore it, or begin a new run ({new})"
         )

@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from cid_ray import places
 from cid_ray.config import Config, label_share
+from cid_ray.home import Home
 from cid_ray.results.record import Row
-from cid_ray.search import decide
+from cid_ray.search import decide, shared
 from cid_ray.search.arms import DIRECTIONS, Arm, Assignment, make_pruner, make_sampler, trial_config, wanted
-from cid_ray.search.journal import identity, open_journal, same_search
+from cid_ray.search.journal import JOURNAL, identity, open_journal, same_search
 from cid_ray.search.space import Space
 
 NO_VALUE = "val has no ground truth"
@@ -33,7 +34,7 @@ ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 @dataclass
 class Studies:
-    journal: Path
+    home: Home
     config: Config
     space: Space
     contents: Mapping[str, str] = field(default_factory=dict)  # hashes of data and weights: part of its identity
@@ -42,7 +43,13 @@ class Studies:
     studies: dict[Arm, optuna.Study] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.storage = open_journal(self.journal)
+        url, folder = self.config.study.storage, self.home.here
+        self.shared = bool(url)
+        self.storage = shared.open_shared(url) if url else open_journal(folder / JOURNAL)
+        self.prefix = f"{self.config.study.name or self.home.own_name}: " if url else ""
+        self.owner, self.fresh = shared.owner_of(folder) if url else ("", True)
+        if self.shared:  # its arms may not all be the same
+            self.check(optuna.create_study(storage=self.storage, study_name=self.prefix[:-2], load_if_exists=True))
         for method in (*self.config.search.baselines, "cid"):
             for ratio in self.config.search.ratios:
                 self.open_arm(Arm(ratio, method))
@@ -53,22 +60,38 @@ class Studies:
         search, many = self.config.search, self.wanted(arm) > 1
         study = optuna.create_study(
             storage=self.storage,
-            study_name=arm.study_name,
+            study_name=self.prefix + arm.study_name,
             directions=DIRECTIONS[bool(search.cost)],
             pruner=make_pruner(self.config, arm.method) if many and not arm.confirms else optuna.pruners.NopPruner(),
             load_if_exists=True,
         )
-        if not self.studies:
-            same_search(study, identity(self.config, self.contents), self.journal.parent)
+        if not self.studies and not self.shared:
+            self.check(study)
         self.studies[arm] = study
         if not arm.confirms and many:
             own = {p.key for p in self.space.of_method(arm.method).parameters}
             for point in search.start:
                 study.enqueue_trial({k: v for k, v in point.items() if k in own}, skip_if_exists=True)
-        self.pending += [(arm, t._trial_id) for t in self.trials(arm, TrialState.RUNNING)]
+        self.pending += [(arm, t._trial_id) for t in self.trials(arm, TrialState.RUNNING) if self.is_mine(t)]
+
+    def check(self, study: optuna.Study) -> None:
+        new = f"--warm-start {self.home} starts from its best settings"
+        if self.shared:
+            new = "with another study.name"
+        same_search(study, identity(self.config, self.contents), self.prefix[:-2] or str(self.home), new)
 
     def trials(self, arm: Arm, *states: TrialState) -> list[FrozenTrial]:
-        return self.studies[arm].get_trials(deepcopy=False, states=states or None)
+        found = self.studies[arm].get_trials(deepcopy=False, states=states or None)
+        return [t for t in found if not t.user_attrs.get(shared.SURPLUS)] if self.shared else found
+
+    def is_mine(self, trial: FrozenTrial) -> bool:
+        """Of a shared study: taken by this run's folder, or by nobody because a kill came in between."""
+        owner = trial.user_attrs.get(shared.OWNER)
+        return not self.shared or owner == self.owner or (owner is None and not self.fresh)
+
+    def elsewhere(self) -> int:
+        """How many trials other machines run now."""
+        return sum(not self.is_mine(t) for arm in self.studies for t in self.trials(arm, TrialState.RUNNING))
 
     def wanted(self, arm: Arm) -> int:
         return wanted(self.config, self.space, arm)
@@ -87,16 +110,29 @@ class Studies:
             arm, trial_id = self.pending.pop(0)
             number = self.storage.get_trial(trial_id).number
             return self.assign(arm, optuna.Trial(self.seeded(arm, number), trial_id))
-        self.confirm()
-        open_arms = [arm for arm in self.studies if self.begun(arm) < self.wanted(arm)]
-        if not open_arms:
-            return None
-        arm = min(open_arms, key=self.turn)
-        if self.config.search.carry_over and arm.method == "cid" and not self.begun(arm):
-            self.carry_over(arm)
-        waiting = self.trials(arm, TrialState.WAITING)
-        number = waiting[0].number if waiting else len(self.trials(arm))
-        return self.assign(arm, self.seeded(arm, number).ask())
+        while True:
+            self.confirm()
+            open_arms = [arm for arm in self.studies if self.begun(arm) < self.wanted(arm)]
+            if not open_arms:
+                return None
+            arm = min(open_arms, key=self.turn)
+            if self.config.search.carry_over and arm.method == "cid" and not self.begun(arm):
+                self.carry_over(arm)
+            waiting = self.trials(arm, TrialState.WAITING)
+            number = waiting[0].number if waiting else len(self.trials(arm))
+            trial = self.seeded(arm, number).ask()
+            if not self.shared or self.take(arm, trial):
+                return self.assign(arm, trial)
+
+    def take(self, arm: Arm, trial: optuna.Trial) -> bool:
+        """Whether a shared trial is this machine's to run, and not one too many."""
+        shared.claim(trial, self.owner, places.absolute(self.home.name))
+        before = [t for t in self.trials(arm) if t.number < trial.number and t.state != TrialState.WAITING]
+        if len(before) < self.wanted(arm):
+            return True
+        trial.set_user_attr(shared.SURPLUS, True)
+        self.studies[arm].tell(trial.number, state=TrialState.FAIL)
+        return False
 
     def turn(self, arm: Arm) -> tuple[float, ...]:
         """Sorts the open arms: baselines, then CID, then repeats; within each the one with the fewest trials."""
@@ -120,7 +156,8 @@ class Studies:
 
     def seeded(self, arm: Arm, number: int) -> optuna.Study:
         study = self.studies[arm]
-        study.sampler = make_sampler(self.config, list(self.studies).index(arm), number)
+        salt = int(self.owner[:8], 16) if self.shared else 0  # or two machines would suggest the same
+        study.sampler = make_sampler(self.config, list(self.studies).index(arm), number + salt)
         return study
 
     def assign(self, arm: Arm, trial: optuna.Trial) -> Assignment:
@@ -138,6 +175,16 @@ class Studies:
         return self.live[name]
 
     # ---- being told ----
+
+    def keep(self, name: str, row: Row) -> None:
+        """The row of a live trial, for the other machines of a shared study."""
+        if self.shared and name in self.live:
+            shared.keep_row(self.live[name].trial, row)
+
+    def kept_rows(self) -> list[Row]:
+        """Of a shared study: the rows of all trials, whoever ran them."""
+        found = (t for arm in self.studies for t in self.trials(arm, *ENDED)) if self.shared else ()
+        return [row for trial in found for row in shared.rows_of(trial)]
 
     def rung(self, name: str, row: Row) -> bool:
         """Report a rung to its study; True when the trial is to be pruned (it is then told PRUNED, with its curve)."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.exceptions import StorageInternalError
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -25,6 +26,7 @@ from cid_ray.search.studies import Assignment, Studies
 
 DIED = "the trial's process died (out of memory, killed, or its node was lost)"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # no trial's fault: the search stops
+BROKEN = (OSError, StorageInternalError)  # record or study cannot be written
 STOP, CONTINUE = str(TrialScheduler.STOP), str(TrialScheduler.CONTINUE)
 RowSource = Callable[[dict[str, Any]], Iterator[Row]]  # a trial's config -> its rows
 
@@ -44,7 +46,7 @@ class Progress(Protocol):
 
     def check(self) -> None: ...
 
-    def broken(self, error: OSError) -> None: ...
+    def broken(self, error: Exception) -> None: ...
 
 
 class StudySearcher(Searcher):
@@ -60,7 +62,7 @@ class StudySearcher(Searcher):
         try:
             self.progress.check()
             assignment = None if self.progress.stopping() else self.studies.next()
-        except OSError as error:
+        except BROKEN as error:
             self.progress.broken(error)
             return Searcher.FINISHED
         if assignment is None:  # while trials run there may be more to come: retries, repeats of the best
@@ -82,7 +84,7 @@ class StudySearcher(Searcher):
             else:
                 self.studies.fail(name, DIED)
                 self.progress.ended(name, "failed", DIED)
-        except OSError as problem:
+        except BROKEN as problem:
             self.progress.broken(problem)
 
     def save(self, checkpoint_path: str) -> None:
@@ -109,7 +111,7 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
         try:
             self.progress.check()
             return self.decide(json.loads(result["row"]))
-        except OSError as error:
+        except BROKEN as error:
             self.progress.broken(error)
             return STOP
 

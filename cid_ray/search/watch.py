@@ -59,8 +59,11 @@ class Watch:
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Write the end of trials that a kill left out of the record: the study knew, the rows did not."""
-        known = {row["run"] for row in of_event(read_rows(self.home.here), "trial")}
+        """Write what the study knows and the rows do not: ends that a kill left out, and trials of other machines."""
+        rows = read_rows(self.home.here)
+        known = {row["run"] for row in of_event(rows, "trial")}
+        for row in [row for row in self.studies.kept_rows() if row["run"] not in known]:
+            self.rows.add(row)
         for name, state in self.studies.ended().items():
             if name not in known:
                 self.rows.add({"event": "trial", "run": name, "state": HOW[state.name], "reason": ""})
@@ -87,10 +90,11 @@ class Watch:
         """OSError when the run's folder is no longer there."""
         self.hold.check()
 
-    def broken(self, error: OSError) -> None:
-        """The record cannot be written: nothing more is begun, nothing that was kept is touched."""
-        what = error.strerror or str(error)
-        where = f" ({error.filename})" if error.filename else ""
+    def broken(self, error: Exception) -> None:
+        """Record or study cannot be written: nothing more is begun, nothing that was kept is touched."""
+        what = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        name = getattr(error, "filename", None)
+        where = f" ({name})" if name else ""
         self.reason = self.reason or f"{self.home} cannot be written: {what}{where}; the studies are as they were"
 
     # ---- what run_trials tells ----
@@ -120,7 +124,9 @@ class Watch:
             return self.tell("row", row)
         self.test_seconds = max(self.test_seconds, row.get("test_seconds", 0.0))
         live = self.studies.live.get(row["run"])
-        self.rows.add({**row, **(live.marks if live else {})})
+        row = {**row, **(live.marks if live else {})}
+        self.rows.add(row)
+        self.studies.keep(row["run"], row)
         if row["event"] == "rung":
             self.screen.rung(row, row["run"])
         self.home.send()

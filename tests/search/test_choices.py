@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cid_ray.config import InputError
+from cid_ray.home import Home
 from cid_ray.results.record import Rows
 from cid_ray.search import findings
 from cid_ray.search.arms import check_search
@@ -34,11 +35,11 @@ def test_a_sampler_by_choice_suggests_the_same_whether_killed_or_not(tmp_path: P
     (tmp_path / "calm").mkdir()
     calm = outcome(uninterrupted(tmp_path / "calm", config))
     space = check_search(config)
-    while (assignment := (book := Studies(tmp_path / "study.journal", config, space)).next()) is not None:
-        again = Studies(tmp_path / "study.journal", config, space).next()  # a kill in the middle of the trial
+    while (assignment := (book := Studies(Home(tmp_path), config, space)).next()) is not None:
+        again = Studies(Home(tmp_path), config, space).next()  # a kill in the middle of the trial
         assert again is not None and (again.name, again.params) == (assignment.name, assignment.params)
         book.complete(assignment.name, simulated_row(assignment.config, assignment.name, 80))
-    killed = outcome(Studies(tmp_path / "study.journal", config, space))
+    killed = outcome(Studies(Home(tmp_path), config, space))
     assert {k: v[:2] for k, v in killed.items()} == {k: v[:2] for k, v in calm.items()}
     assert len({json.dumps(params) for _, params, _ in calm.values()}) >= 8
 
@@ -67,7 +68,7 @@ def test_two_objectives_cannot_be_pruned_and_say_so() -> None:
 
 def test_two_objectives_end_in_a_pareto_front_that_none_beats(tmp_path: Path) -> None:
     config = simulated_config(trials=10, **{**PLAIN, "search.cost": "latency_ms"})
-    book = Studies(tmp_path / "study.journal", config, check_search(config))
+    book = Studies(Home(tmp_path), config, check_search(config))
     seen: dict[str, tuple[float, float]] = {}
     while (assignment := book.next()) is not None:
         row = simulated_row(assignment.config, assignment.name, 80)
@@ -114,7 +115,7 @@ def test_a_baseline_with_nothing_to_tune_is_run_once(tmp_path: Path) -> None:
 
 def test_the_best_and_the_baselines_are_repeated_in_pairs_of_seed_and_draw(tmp_path: Path) -> None:
     config = simulated_config(trials=6, **{"search.confirm": {"repeats": 3, "top": 2}})
-    book, configs = Studies(tmp_path / "study.journal", config, check_search(config)), {}
+    book, configs = Studies(Home(tmp_path), config, check_search(config)), {}
     while (assignment := book.next()) is not None:
         if assignment.arm.confirms:
             configs[assignment.name] = assignment
@@ -132,7 +133,7 @@ def test_the_best_and_the_baselines_are_repeated_in_pairs_of_seed_and_draw(tmp_p
 
 def test_after_confirming_the_best_mean_over_repeats_is_chosen_not_the_luckiest(tmp_path: Path) -> None:
     config = simulated_config(trials=4, **{"search.confirm": {"repeats": 2, "top": 2}, "search.baselines": []})
-    book, lucky = Studies(tmp_path / "study.journal", config, check_search(config)), "1_8-cid-001"
+    book, lucky = Studies(Home(tmp_path), config, check_search(config)), "1_8-cid-001"
     while (assignment := book.next()) is not None:
         row = simulated_row(assignment.config, assignment.name, 80)
         row["val/miou_teacher"] = {lucky: 90.0, "1_8-cid-002": 80.0}.get(assignment.name, 50.0)
@@ -149,7 +150,7 @@ def test_after_confirming_the_best_mean_over_repeats_is_chosen_not_the_luckiest(
 
 def test_the_best_of_fewer_labels_starts_the_next_ratio(tmp_path: Path) -> None:
     config = simulated_config(trials=5, **{**PLAIN, "search.carry_over": True, "search.ratios": ["1/4", "1/16", "1/8"]})
-    order, book = [], Studies(tmp_path / "study.journal", config, check_search(config))
+    order, book = [], Studies(Home(tmp_path), config, check_search(config))
     while (assignment := book.next()) is not None:
         order.append(assignment)
         book.complete(assignment.name, simulated_row(assignment.config, assignment.name, 80))

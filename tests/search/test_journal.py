@@ -13,6 +13,7 @@ import optuna
 import pytest
 
 from cid_ray.config import InputError, override
+from cid_ray.home import Home
 from cid_ray.search.arms import check_search
 from cid_ray.search.journal import Hold, open_journal
 from cid_ray.search.studies import Studies
@@ -21,7 +22,7 @@ from tests.chaos import outcome, simulated_config, uninterrupted
 
 def reopened(folder: Path, contents: dict[str, str] | None = None, **changes: Any) -> Studies:
     config = override(simulated_config(trials=4).model_dump(mode="json"), changes)
-    return Studies(folder / "study.journal", config, check_search(config), contents or {})
+    return Studies(Home(folder), config, check_search(config), contents or {})
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import optuna
 import pytest
 
 from cid_ray.config import Config, override
+from cid_ray.home import Home
 from cid_ray.search import findings
 from cid_ray.search.arms import Assignment
 from cid_ray.search.space import Space
@@ -34,7 +35,7 @@ def config(trials: int = 9, **changes: Any) -> Config:
 
 
 def studies(folder: Path, cfg: Config) -> Studies:
-    return Studies(folder / "study.journal", cfg, Space.parse(cfg.search.space, cfg.search.start))
+    return Studies(Home(folder), cfg, Space.parse(cfg.search.space, cfg.search.start))
 
 
 def row(assignment: Assignment, step: int) -> dict[str, Any]:
