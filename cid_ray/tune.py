@@ -19,8 +19,9 @@ from cid_ray import checkpoints, cli, places, report, restarts
 from cid_ray.config import Config, InputError, override
 from cid_ray.results.record import Row, read_rows
 from cid_ray.results.summary import noise_rows, summarize
-from cid_ray.run import cluster
+from cid_ray.run import cluster, demand
 from cid_ray.run.display import Display
+from cid_ray.run.fleet import Resources
 from cid_ray.search import findings
 from cid_ray.search.arms import Arm, Assignment, check_search, trial_config
 from cid_ray.search.journal import Hold
@@ -118,23 +119,10 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     return counts, {"the data set": table.fingerprint, "the weights file": digest}
 
 
-def check_cluster(config: Config) -> tuple[cluster.Resources, int]:
-    """What one trial asks for, and how many run at once; InputError when not even one can ever be placed."""
-    search = config.search
-    if config.scale.most > 1:
-        from cid_ray.run.workers import check_workers
-
-        worker = check_workers(config)
-        total = sum(node.cpus for node in cluster.nodes())
-        fit = int(total // (config.scale.most * worker.cpus + config.scale.data_cpus + 0.01))
-        return cluster.Resources(0.01, 0), max(1, min(fit, search.concurrency or fit))
-    gpus = (1.0 if cluster.has_gpus() else 0.0) if search.gpus_per_trial is None else search.gpus_per_trial
-    request = cluster.Resources(search.cpus_per_trial, gpus)
-    cluster.check_placeable(
-        request, 1, "a trial", "Lower search.cpus_per_trial or search.gpus_per_trial, or add nodes."
-    )
-    fit = cluster.places(request)
-    return request, min(fit, search.concurrency or fit)
+def check_cluster(config: Config) -> tuple[Resources, int]:
+    """What one trial's process asks for, and how many run at once; InputError when not even one can ever be placed."""
+    group, at_once = demand.trials(config, cluster.fleet())
+    return Resources(demand.DRIVER_CPUS, 0) if config.scale.most > 1 else group.each, at_once
 
 
 def trial_rows(root: str, cpus: float, task: dict[str, Any], lasting: bool = False) -> Iterator[Row]:
@@ -174,7 +162,7 @@ def interruptible(watch: Watch) -> Iterator[None]:
 # ---- the phases ----
 
 
-def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, at_once: int, told: str) -> None:
+def announce(watch: Watch, counts: dict[str, str], request: Resources, at_once: int, told: str) -> None:
     say, search, studies = watch.screen.say, watch.studies.config.search, watch.studies
     say(f"run folder {watch.home}; stop and go on with: python -m cid_ray.tune --resume {watch.home}")
     arms = {arm.method: studies.wanted(arm) for arm in studies.search_arms()}
@@ -197,7 +185,7 @@ def announce(watch: Watch, counts: dict[str, str], request: cluster.Resources, a
         say(f"{watch.ended_before} of {watch.total} trials are done, {again} interrupted ones go on")
 
 
-def search(watch: Watch, request: cluster.Resources, at_once: int) -> None:
+def search(watch: Watch, request: Resources, at_once: int) -> None:
     from cid_ray.search.tuning import BROKEN, run_trials
 
     source = functools.partial(trial_rows, str(places.absolute(watch.home.name)), request.cpus, lasting=True)
@@ -207,7 +195,7 @@ def search(watch: Watch, request: cluster.Resources, at_once: int) -> None:
         watch.broken(error)
 
 
-def close(watch: Watch, request: cluster.Resources) -> None:
+def close(watch: Watch, request: Resources) -> None:
     """Test the winners, record what was found, write the page."""
     from cid_ray.search.tuning import BROKEN
 
@@ -228,7 +216,7 @@ def close(watch: Watch, request: cluster.Resources) -> None:
         watch.broken(error)
 
 
-def test_winners(watch: Watch, request: cluster.Resources) -> None:
+def test_winners(watch: Watch, request: Resources) -> None:
     """Score the winners on held-out images: their finished runs are resumed, which only tests."""
     import ray
 

@@ -1,13 +1,15 @@
-"""Starting Ray, and the check that a request can be placed at all: a clear error at once instead of a silent wait."""
+"""Starting Ray, and what a running cluster has and may still start."""
 
 from __future__ import annotations
 
+import functools
 import os
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cid_ray.config import InputError
 from cid_ray.run.device import available_cpus
+from cid_ray.run.fleet import Fleet, Living, Resources, grown
+from cid_ray.run.plans import kuberay_plan, read_plan
 
 ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # ray.train.report blocks for up to this long
@@ -20,18 +22,8 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # fills the dashboard's Train tab
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
-
-
-@dataclass(frozen=True)
-class Resources:
-    cpus: float
-    gpus: float
-
-    def __str__(self) -> str:
-        return f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
-
-    def bundle(self) -> dict[str, float]:
-        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+GROUP_LABEL = "ray.io/node-group"  # of a node that an autoscaler started: the name of its type
+HEAD = "node:__internal_head__"  # a resource that the head node alone has
 
 
 def start_ray() -> None:
@@ -52,36 +44,58 @@ def start_ray() -> None:
         ray.init(log_to_driver=False, logging_level="ERROR")  # a local cluster is already running: join it
 
 
-def nodes() -> list[Resources]:
-    """What each living node has in all."""
+def fleet() -> Fleet:
+    """The living nodes, and those that the cluster's autoscaler may still start."""
     import ray
 
-    alive = [n["Resources"] for n in ray.nodes() if n["Alive"]]
-    return [Resources(float(r.get("CPU", 0)), float(r.get("GPU", 0))) for r in alive]
-
-
-def has_gpus() -> bool:
-    return any(node.gpus for node in nodes())
-
-
-def places(request: Resources) -> int:
-    """How many such requests fit on the empty cluster at once, each on one node."""
-    total = 0
-    for node in nodes():
-        by_cpu = node.cpus / request.cpus if request.cpus else float("inf")
-        by_gpu = node.gpus / request.gpus if request.gpus else float("inf")
-        total += int(min(by_cpu, by_gpu) + 1e-9)
-    return total
-
-
-def check_placeable(request: Resources, count: int, what: str, remedy: str, spare_cpus: float = 0.0) -> None:
-    """InputError when `count` requests and some spare CPUs can never run together on this cluster."""
-    have = nodes()
-    cpus = sum(node.cpus for node in have)
-    if places(request) < count or cpus < count * request.cpus + spare_cpus - 1e-9:
-        listed = ", ".join(str(node) for node in have)
-        spare = f", and {spare_cpus:g} CPU for Ray Data's tasks" if spare_cpus else ""
-        raise InputError(
-            f"{what} asks for {count} x ({request}){spare}; this can never be placed: the cluster has "
-            f"{len(have)} node(s) with {listed}. {remedy}"
+    alive = [
+        Living(
+            Resources(float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0))),
+            node["Labels"].get(GROUP_LABEL, ""),
         )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return grown(alive, plan(ray.get_runtime_context().gcs_address))
+
+
+@functools.cache
+def plan(gcs_address: str) -> Fleet | None:
+    """What the cluster's autoscaler may start; None: there is no autoscaler. Read on the head node, where it runs."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    head = next((node["NodeID"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]), None)
+    if head in (None, ray.get_runtime_context().get_node_id()):
+        return planned_here(gcs_address)
+    there = NodeAffinitySchedulingStrategy(head, soft=False)
+    return ray.get(ray.remote(num_cpus=0, scheduling_strategy=there)(planned_here).remote(gcs_address))
+
+
+def planned_here(gcs_address: str) -> Fleet | None:
+    """On the head node: the plan of the autoscaler that `ray up` started, or of KubeRay's.
+
+    Ray reports its limits nowhere (`ray._private.state.state.get_cluster_config` is filled by hosted Ray alone), so
+    they are read where the autoscaler itself reads them: from its file, or from the Kubernetes API.
+    """
+    import psutil  # part of Ray
+
+    for process in psutil.process_iter(["cmdline"]):
+        options = dict(part.split("=", 1) for part in process.info["cmdline"] or () if "=" in part)
+        if options.get("--gcs-address") == gcs_address and "--autoscaling-config" in options:
+            return read_plan(Path(options["--autoscaling-config"]).expanduser())
+    if "KUBERNETES_SERVICE_HOST" in os.environ and "RAY_CLUSTER_NAME" in os.environ:
+        return planned_in_kubernetes()
+    return None
+
+
+def planned_in_kubernetes() -> Fleet | None:
+    """The plan of the RayCluster that this head pod belongs to; with an autoscaler, KubeRay lets the pod read it."""
+    from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
+
+    try:
+        api = KubernetesHttpApiClient(namespace=os.environ["RAY_CLUSTER_NAMESPACE"])
+        cluster = api.get(f"rayclusters/{os.environ['RAY_CLUSTER_NAME']}")
+    except Exception as error:
+        return Fleet((), 0, note=f"what KubeRay may add could not be read: {error}".splitlines()[0])
+    return kuberay_plan(cluster["spec"]) if cluster["spec"].get("enableInTreeAutoscaling") else None

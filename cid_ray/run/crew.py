@@ -22,7 +22,7 @@ from cid_ray.config import Config, InputError
 from cid_ray.places import Name
 from cid_ray.results.record import Row
 from cid_ray.run.board import END, Board
-from cid_ray.run.cluster import Resources
+from cid_ray.run.fleet import Resources
 from cid_ray.run.pinning import pin
 
 CLOSE_SECONDS = 30.0  # for workers with nothing to do to leave

@@ -13,32 +13,16 @@ from cid_ray import places
 from cid_ray.config import Config
 from cid_ray.places import Name
 from cid_ray.results.record import Row
-from cid_ray.run import cluster
-from cid_ray.run.cluster import Resources
+from cid_ray.run import cluster, demand
 from cid_ray.run.crew import Crew, Shape
+from cid_ray.run.fleet import Resources
 
 _crew: Crew | None = None  # of this process
 
 
-def worker_resources(config: Config) -> Resources:
-    """What one worker asks for; unset values share out what the cluster has, keeping Ray Data's CPUs free."""
-    scale = config.scale
-    gpus = (1.0 if cluster.has_gpus() else 0.0) if scale.gpus_per_worker is None else scale.gpus_per_worker
-    cpus = scale.cpus_per_worker
-    if cpus is None:
-        total = sum(node.cpus for node in cluster.nodes())
-        share = max(0.0, total - scale.data_cpus - 0.1) / scale.most
-        cpus = float(int(share)) if share >= 1 else max(0.1, int(share * 10) / 10)
-    return Resources(cpus, gpus)
-
-
 def check_workers(config: Config) -> Resources:
-    request = worker_resources(config)
-    cluster.check_placeable(
-        request, config.scale.least, f"scale.workers={config.scale.workers}",
-        "Lower scale.workers, scale.cpus_per_worker or scale.data_cpus, or add nodes.", config.scale.data_cpus,
-    )  # fmt: skip
-    return request
+    """What one worker asks for of the running cluster; InputError when the group can never be placed."""
+    return demand.worker(config, cluster.fleet())
 
 
 def train_on_workers(
