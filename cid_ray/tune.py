@@ -24,6 +24,7 @@ from cid_ray.run.display import Display
 from cid_ray.search import findings
 from cid_ray.search.arms import Arm, check_search, trial_config
 from cid_ray.search.journal import Hold
+from cid_ray.search.metrics import Metrics
 from cid_ray.search.studies import Studies
 from cid_ray.search.watch import Watch
 
@@ -58,6 +59,7 @@ def main(argv: list[str]) -> int:
             cli.claim(config, out)  # only now: a changed search has been refused
         with Display(out, studies.total(), "trial") as display:
             watch = Watch(out, hold, studies, display, deadline)
+            watch.listeners.append(Metrics(out, studies, deadline))
             announce(watch, counts, request, at_once, told)
             with interruptible(watch):
                 search(watch, request, at_once)
