@@ -97,12 +97,12 @@ def claim(config: Config, home: Home) -> None:
         raise InputError(f"--out {home} cannot be written ({error.strerror or error})") from None
 
 
-def shipped(name: str) -> Path:
-    """A file of `search_spaces/`, from the working folder or from the source tree."""
-    for folder in (Path("search_spaces"), Path(__file__).resolve().parent.parent / "search_spaces"):
-        if (folder / name).is_file():
-            return folder / name
-    raise InputError(f"search_spaces/{name} is not here; run from the project's folder or pass --config FILE")
+def shipped(name: str, folder: str = "search_spaces", otherwise: str = "pass --config FILE") -> Path:
+    """A file of a folder beside the package, from the working folder or from the source tree."""
+    for root in (Path(), Path(__file__).resolve().parent.parent):
+        if (root / folder / name).is_file():
+            return root / folder / name
+    raise InputError(f"{folder}/{name} is not here; run from the project's folder or {otherwise}")
 
 
 def run(command: Command) -> None:

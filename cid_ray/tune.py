@@ -25,6 +25,7 @@ from cid_ray.run.fleet import Resources
 from cid_ray.search import findings
 from cid_ray.search.arms import Arm, Assignment, check_search, trial_config
 from cid_ray.search.journal import Hold
+from cid_ray.search.metrics import Metrics
 from cid_ray.search.shared import ROOT
 from cid_ray.search.studies import Studies
 from cid_ray.search.watch import Watch
@@ -60,6 +61,7 @@ def main(argv: list[str]) -> int:
             cli.claim(config, home)  # only now: a changed search has been refused
         with Display(home.here, studies.total(), "trial") as display:
             watch = Watch(home, hold, studies, display, deadline)
+            watch.listeners.append(Metrics(home.here, studies, deadline))
             announce(watch, counts, request, at_once, told)
             with interruptible(watch):
                 search(watch, request, at_once)
