@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from cid_ray import cli
 from cid_ray.config import InputError
 
 
@@ -41,7 +42,7 @@ def guard(module: str, argv: list[str], args: argparse.Namespace) -> int:
             f"killed by {name}; " + (f"going on, {left} restart(s) left" if left else "no restart is left"), flush=True
         )
         if (Path(folder) / "config.yaml").is_file():  # else it had not begun
-            own = ["--resume", folder]
+            own = ["--resume", folder, *cli.SCREEN_FLAGS[args.loudness]]
             if budget:
                 own += ["--budget", str(max(1.0, budget + started - time.monotonic()))]
     return 1

@@ -26,6 +26,7 @@ from cid_ray.search.arms import Arm, check_search, trial_config
 from cid_ray.search.journal import Hold
 from cid_ray.search.studies import Studies
 from cid_ray.search.watch import Watch
+from cid_ray.terminal import Terminal
 
 EXAMPLES = """
   python -m cid_ray.tune
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
     config, told = grow(config, args)
     space = check_search(config)
     counts, contents = check_data(config)
-    cluster.start_ray()
+    cluster.start_ray(args.loudness > 0)
     request, at_once = check_cluster(config)
     if not args.resume:
         cli.claim(config, out)
@@ -56,8 +57,9 @@ def main(argv: list[str]) -> int:
         studies = Studies(out / "study.journal", config, space, contents)
         if args.resume:
             cli.claim(config, out)  # only now: a changed search has been refused
-        with Display(out, studies.total(), "trial") as display:
+        with Display(out, studies.total(), "trial", args.loudness) as display:
             watch = Watch(out, hold, studies, display, deadline)
+            watch.listeners.append(Terminal(display, studies, counts))
             announce(watch, counts, request, at_once, told)
             with interruptible(watch):
                 search(watch, request, at_once)
@@ -69,6 +71,7 @@ def main(argv: list[str]) -> int:
 def options() -> cli.Parser:
     options = cli.parser("tune", __doc__ or "", EXAMPLES)
     cli.add_config_options(options, changeable=True)
+    cli.add_screen_options(options)
     restarts.add_option(options)
     options.add_argument("--trials", type=int, metavar="N", help="CID trials per ratio (search.trials)")
     options.add_argument("--extend", type=int, metavar="N", help="with --resume: N more CID trials per ratio")
@@ -211,7 +214,7 @@ def close(watch: Watch, request: cluster.Resources) -> None:
             watch.rows.add(row)
         for row in noise_rows(summarize(read_rows(watch.out), config.search.metric)):
             watch.rows.add(row)
-        report.write(watch.out, config, watch.screen.say)
+        report.write(watch.out, config, functools.partial(watch.screen.say, always=True))
     except OSError as error:
         watch.broken(error)
 
@@ -232,7 +235,7 @@ def test_winners(watch: Watch, request: cluster.Resources) -> None:
             watch.rows.add({**ray.get(task), "params": dict(winner.params)})
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.out} tries again")
+            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.out} tries again", True)
 
 
 def drop_losers(watch: Watch) -> None:
@@ -245,7 +248,7 @@ def drop_losers(watch: Watch) -> None:
 
 
 def exit_code(watch: Watch, started: float) -> int:
-    say, again = watch.screen.say, f"python -m cid_ray.tune --resume {watch.out}"
+    say, again = functools.partial(watch.screen.say, always=True), f"python -m cid_ray.tune --resume {watch.out}"
     if watch.reason:
         say(f"stopped: {watch.reason}. Then go on with: {again}")
         return 1

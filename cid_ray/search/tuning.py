@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 import tempfile
 import traceback
@@ -26,6 +27,7 @@ from cid_ray.search.studies import Assignment, Studies
 DIED = "the trial's process died (out of memory, killed, or its node was lost)"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # no trial's fault: the search stops
 STOP, CONTINUE = str(TrialScheduler.STOP), str(TrialScheduler.CONTINUE)
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)  # its snapshots are never read
 RowSource = Callable[[dict[str, Any]], Iterator[Row]]  # a trial's config -> its rows
 
 
