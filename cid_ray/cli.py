@@ -16,6 +16,7 @@ from cid_ray.config import Config, InputError, load, override
 from cid_ray.home import Home, new_home
 
 Command = Callable[[list[str]], int]
+SCREEN_FLAGS = {-1: ["-q"], 0: [], 1: ["-v"]}  # loudness -> how it is asked for
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
 
 
@@ -50,6 +51,19 @@ def add_config_options(
     if resume:
         options.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
     options.set_defaults(changeable=changeable)  # may --config and --set come with --resume?
+
+
+def add_screen_options(options: Parser) -> None:
+    """-q and -v: `loudness` is what run.display.Display takes."""
+    screen = options.add_mutually_exclusive_group()
+    screen.add_argument(
+        "-q", "--quiet", dest="loudness", action="store_const", const=-1, default=0,
+        help="on the screen only how it ends, warnings and errors; log.txt stays complete",
+    )  # fmt: skip
+    screen.add_argument(
+        "-v", "--verbose", dest="loudness", action="store_const", const=1,
+        help="also where runs are between their rungs, tracebacks, and what Ray's processes print",
+    )  # fmt: skip
 
 
 def open_run(args: argparse.Namespace, name: str, default: str | Path | None = None) -> tuple[Config, Home]:

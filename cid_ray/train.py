@@ -6,6 +6,7 @@ Data shards the unlabeled pool over them; batch sizes and the learning rate are 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 from cid_ray import checkpoints, cli, restarts
@@ -26,6 +27,7 @@ EXAMPLES = """
 def main(argv: list[str]) -> int:
     options = cli.parser("train", __doc__ or "", EXAMPLES)
     cli.add_config_options(options, changeable=True)
+    cli.add_screen_options(options)
     restarts.add_option(options)
     args = options.parse_args(argv)
     if args.restarts:
@@ -33,11 +35,12 @@ def main(argv: list[str]) -> int:
     config, home = cli.open_run(args, "train")
     if args.resume:
         same_run(home, config)
-    prepare(config)
+    told = prepare(config, verbose=args.loudness > 0)
     cli.claim(config, home)
     rows = Rows(home.here)
-    with home, Display(home.here, config.train.steps) as display:
-        display.say(f"run folder {home}")
+    with home, Display(home.here, config.train.steps, loudness=args.loudness) as display:
+        for line in (*told, f"run folder {home}"):
+            display.say(line)
         try:
             for row in run(config, home.name):
                 display.row(row)
@@ -48,10 +51,11 @@ def main(argv: list[str]) -> int:
                 if row["event"] != "progress":
                     home.send()
         except KeyboardInterrupt:
-            display.say(f"interrupted; continue with: python -m cid_ray.train --resume {home}")
+            display.say(f"interrupted; continue with: python -m cid_ray.train --resume {home}", True)
             return 130
         except FloatingPointError as error:
-            display.say(f"failed: {error}; continue from the last checkpoint: python -m cid_ray.train --resume {home}")
+            again = f"continue from the last checkpoint: python -m cid_ray.train --resume {home}"
+            display.say(f"failed: {error}; {again}", True)
             return 1
     return 0
 
@@ -63,8 +67,11 @@ def same_run(home: Home, config: Config) -> None:
         raise InputError(f"--resume {home} goes on with the same run: {changed}; choose another --out for that")
 
 
-def prepare(config: Config) -> None:
-    """Every error that can be known before training: table, split, model, weights, and room for the workers."""
+def prepare(config: Config, verbose: bool) -> list[str]:
+    """Every error that can be known before training: table, split, model, weights, room for the workers.
+
+    Returns what is to be told of them.
+    """
     from cid_ray.core.model import Segmenter
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
@@ -75,17 +82,19 @@ def prepare(config: Config) -> None:
     split = make_split(table, config.data)
     check(config, table, split)
     Segmenter(config.model, table.num_classes)
+    told = []
     if config.scale.most > 1:
         from cid_ray.run.cluster import start_ray
         from cid_ray.run.workers import check_workers
 
-        start_ray()
-        print(f"each worker gets {check_workers(config)}; {config.scale.data_cpus:g} CPU stay free for Ray Data")
+        start_ray(verbose)
+        told.append(f"each worker gets {check_workers(config)}; {config.scale.data_cpus:g} CPU stay free for Ray Data")
     device = Device.choose(config.train)
-    print(
-        f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes"
-    )
-    print(f"device: {device}; {config.scale} worker(s); fingerprint {config.fingerprint(table.fingerprint)}")
+    return [
+        *told,
+        f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes",
+        f"device: {device}; {config.scale} worker(s); fingerprint {config.fingerprint(table.fingerprint)}",
+    ]
 
 
 def run(config: Config, root: Name) -> Iterator[Row]:
@@ -101,21 +110,20 @@ def run(config: Config, root: Name) -> Iterator[Row]:
 
 def show_final(display: Display, row: Row, config: Config, home: Home) -> None:
     """Per-class IoU of teacher and student, last step and best-on-val step, labeled as such."""
-    split = row["held_out"]
+    split, say = row["held_out"], functools.partial(display.say, always=True)
     for label, prefix in (("last step", ""), (f"best-on-val step {row['best/step']}", "best/")):
-        display.say(
+        say(
             f"{label}: val mIoU teacher {percent(row[prefix + 'val/miou_teacher'])} student "
             f"{percent(row[prefix + 'val/miou'])}; {split} mIoU teacher {percent(row[prefix + 'test/miou_teacher'])} "
             f"student {percent(row[prefix + 'test/miou'])}"
         )
-    display.say(f"{'class':<20} {split} IoU, last step: teacher  student")
+    say(f"{'class':<20} {split} IoU, last step: teacher  student")
     for name, teacher in row["test/iou_teacher"].items():
-        display.say(f"{name:<20} {percent(teacher):>31} {percent(row['test/iou'][name]):>8}")
+        say(f"{name:<20} {percent(teacher):>31} {percent(row['test/iou'][name]):>8}")
     if row["test/absent"]:
-        display.say(f"left out of mIoU, no ground truth in {split}: {', '.join(row['test/absent'])}")
-    display.say(
-        f"wrote {home}: rows.jsonl, log.txt; {checkpoints.folder_of(config, home.name, row['run'])}: last.pt, best.pt"
-    )
+        say(f"left out of mIoU, no ground truth in {split}: {', '.join(row['test/absent'])}")
+    weights = checkpoints.folder_of(config, home.name, row["run"])
+    say(f"wrote {home}: rows.jsonl, log.txt; {weights}: last.pt, best.pt")
 
 
 if __name__ == "__main__":

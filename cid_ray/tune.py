@@ -29,6 +29,7 @@ from cid_ray.search.metrics import Metrics
 from cid_ray.search.shared import ROOT
 from cid_ray.search.studies import Studies
 from cid_ray.search.watch import Watch
+from cid_ray.terminal import Terminal
 
 EXAMPLES = """
   python -m cid_ray.tune
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
     config, told = grow(config, args)
     space = check_search(config)
     counts, contents = check_data(config)
-    cluster.start_ray()
+    cluster.start_ray(args.loudness > 0)
     request, at_once = check_cluster(config)
     if not args.resume:
         cli.claim(config, home)
@@ -59,9 +60,9 @@ def main(argv: list[str]) -> int:
         studies = Studies(home, config, space, contents)
         if args.resume:
             cli.claim(config, home)  # only now: a changed search has been refused
-        with Display(home.here, studies.total(), "trial") as display:
+        with Display(home.here, studies.total(), "trial", args.loudness) as display:
             watch = Watch(home, hold, studies, display, deadline)
-            watch.listeners.append(Metrics(home.here, studies, deadline))
+            watch.listeners += [Metrics(home.here, studies, deadline), Terminal(display, studies, counts)]
             announce(watch, counts, request, at_once, told)
             with interruptible(watch):
                 search(watch, request, at_once)
@@ -73,6 +74,7 @@ def main(argv: list[str]) -> int:
 def options() -> cli.Parser:
     options = cli.parser("tune", __doc__ or "", EXAMPLES)
     cli.add_config_options(options, changeable=True)
+    cli.add_screen_options(options)
     restarts.add_option(options)
     options.add_argument("--trials", type=int, metavar="N", help="CID trials per ratio (search.trials)")
     options.add_argument("--extend", type=int, metavar="N", help="with --resume: N more CID trials per ratio")
@@ -212,7 +214,7 @@ def close(watch: Watch, request: Resources) -> None:
         for row in noise_rows(summarize(read_rows(watch.home.here), config.search.metric)):
             watch.rows.add(row)
         watch.home.fetch("samples")
-        report.write(watch.home, config, watch.screen.say)
+        report.write(watch.home, config, functools.partial(watch.screen.say, always=True))
         watch.home.send()
     except BROKEN as error:
         watch.broken(error)
@@ -232,7 +234,7 @@ def test_winners(watch: Watch, request: Resources) -> None:
             watch.rows.add({**ray.get(task), "params": dict(winner.params)})
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.home} tries again")
+            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.home} tries again", True)
 
 
 def root_of(watch: Watch, winner: Assignment) -> str:
@@ -245,7 +247,8 @@ def at_hand(watch: Watch, winner: Assignment) -> bool:
     folder = checkpoints.folder_of(winner.config, root_of(watch, winner), winner.name)
     seen = watch.studies.is_mine(winner.trial) or places.exists(places.join(folder, "last.pt"))
     if not seen:
-        watch.screen.say(f"{winner.name} is not tested from here: {folder} belongs to another machine; resume there")
+        told = f"{winner.name} is not tested from here: {folder} belongs to another machine; resume there"
+        watch.screen.say(told, True)
     return seen
 
 
@@ -259,7 +262,7 @@ def drop_losers(watch: Watch) -> None:
 
 
 def exit_code(watch: Watch, started: float) -> int:
-    say, again = watch.screen.say, f"python -m cid_ray.tune --resume {watch.home}"
+    say, again = functools.partial(watch.screen.say, always=True), f"python -m cid_ray.tune --resume {watch.home}"
     if watch.reason:
         say(f"stopped: {watch.reason}. Then go on with: {again}")
         return 1

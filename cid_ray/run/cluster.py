@@ -26,8 +26,11 @@ GROUP_LABEL = "ray.io/node-group"  # of a node that an autoscaler started: the n
 HEAD = "node:__internal_head__"  # a resource that the head node alone has
 
 
-def start_ray() -> None:
-    """Join the cluster of RAY_ADDRESS or a running local one, else start one with this machine's CPUs."""
+def start_ray(verbose: bool = False) -> None:
+    """Join the cluster of RAY_ADDRESS or a running local one, else start one with this machine's CPUs.
+
+    `verbose`: what Ray's processes print is shown here too.
+    """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -36,12 +39,13 @@ def start_ray() -> None:
         return
     running = os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if running else {"num_cpus": available_cpus()}
+    every: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "ERROR"}
     try:
-        ray.init(log_to_driver=False, logging_level="ERROR", include_dashboard=None if running else True, **own)
+        ray.init(include_dashboard=None if running else True, **every, **own)
     except ValueError as error:
         if "num_cpus" not in str(error):
             raise
-        ray.init(log_to_driver=False, logging_level="ERROR")  # a local cluster is already running: join it
+        ray.init(**every)  # a local cluster is already running: join it
 
 
 def fleet() -> Fleet:

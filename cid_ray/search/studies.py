@@ -30,6 +30,7 @@ from cid_ray.search.space import Space
 
 NO_VALUE = "val has no ground truth"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+HOW = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}  # in words
 
 
 @dataclass

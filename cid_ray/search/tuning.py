@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 import tempfile
 import traceback
@@ -28,6 +29,7 @@ DIED = "the trial's process died (out of memory, killed, or its node was lost)"
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # no trial's fault: the search stops
 BROKEN = (OSError, StorageInternalError)  # record or study cannot be written
 STOP, CONTINUE = str(TrialScheduler.STOP), str(TrialScheduler.CONTINUE)
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)  # its snapshots are never read
 RowSource = Callable[[dict[str, Any]], Iterator[Row]]  # a trial's config -> its rows
 
 

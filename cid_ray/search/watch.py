@@ -17,15 +17,13 @@ from cid_ray.home import Home
 from cid_ray.results.record import Row, Rows, of_event, read_rows
 from cid_ray.search.arms import Assignment
 from cid_ray.search.journal import Hold
-from cid_ray.search.studies import Studies
-
-HOW = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+from cid_ray.search.studies import HOW, Studies
 
 
 class Screen(Protocol):
     """What of run.display.Display a search needs."""
 
-    def say(self, text: str) -> None: ...
+    def say(self, text: str, always: bool = False) -> None: ...
 
     def move(self, done: float, text: str = "") -> None: ...
 
@@ -75,7 +73,7 @@ class Watch:
         self.interrupts += 1
         if self.interrupts > 1:
             os._exit(130)
-        self.screen.say("interrupted: stopping the trials and writing the report (Ctrl-C again leaves at once)")
+        self.screen.say("interrupted: stopping the trials and writing the report (Ctrl-C again leaves at once)", True)
 
     def terminate(self, *_: Any) -> None:
         """SIGTERM, of `ray job stop` and of batch systems, which kill soon after: leave at once, as a resume can."""
@@ -107,7 +105,9 @@ class Watch:
             except Exception as error:
                 self.listeners.remove(listener)
                 reason = (str(error).splitlines() or [""])[0]
-                self.screen.say(f"warning: {type(listener).__name__} is left out: {type(error).__name__}: {reason}")
+                self.screen.say(
+                    f"warning: {type(listener).__name__} is left out: {type(error).__name__}: {reason}", always=True
+                )
 
     def begun(self, assignment: Assignment, resumed: bool) -> None:
         self.tell("begun", assignment, resumed)
@@ -119,7 +119,7 @@ class Watch:
 
     def row(self, row: Row) -> None:
         if row.get("warning"):
-            self.screen.say(f"{row['run']}: warning: {row['warning']}")
+            self.screen.say(f"{row['run']}: warning: {row['warning']}", always=True)
         if row["event"] == "progress":
             return self.tell("row", row)
         self.test_seconds = max(self.test_seconds, row.get("test_seconds", 0.0))
@@ -135,7 +135,8 @@ class Watch:
     def retried(self, name: str, reason: str, again: int) -> None:
         self.screen.say(
             f"{name}: {reason}; it goes on from its last checkpoint (retry {again} of "
-            f"{self.studies.config.search.retries})"
+            f"{self.studies.config.search.retries})",
+            always=True,
         )
         self.tell("retried", name, reason, again)
 
@@ -146,7 +147,8 @@ class Watch:
         self.rows.add({"event": "trial", "run": name, "state": how, "reason": reason})
         self.screen.move(done, f"{name} {how}")
         self.screen.say(
-            f"{name}: {how}{': ' + reason if reason else ''}  [{done}/{self.total} trials, ETA {left:.0f} s]"
+            f"{name}: {how}{': ' + reason if reason else ''}  [{done}/{self.total} trials, ETA {left:.0f} s]",
+            always=how == "failed",
         )
         if how == "pruned" or (how == "complete" and "-pair" in name):
             places.remove(checkpoints.folder_of(self.studies.config, self.home.name, name))
