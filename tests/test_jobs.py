@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,24 +15,51 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from cid_ray.results.record import of_event, read_rows
-from tests.object_store import free_port
+from tests.object_store import free_port, wait_for
 from tests.test_tune import space_file, states
 
 pytestmark = pytest.mark.ray
 RAY = str(Path(sys.executable).with_name("ray"))
 SOURCE = Path(__file__).resolve().parent.parent
+PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
 
 
 @dataclass
 class Cluster:
-    address: str
+    """`ray start --head` of 2 CPUs that asks for a token; its processes are one group, which is killed at the end."""
+
+    folder: Path
     env: dict[str, str]
+    ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
+    head: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.ports['dashboard-port']}"
+
+    def start(self) -> None:
+        ports = [f"--{name}={port}" for name, port in self.ports.items()]
+        command = [
+            RAY, "start", "--head", "--block", f"--temp-dir={self.folder}", "--num-cpus=2", *ports,
+            "--dashboard-host=127.0.0.1", "--disable-usage-stats",
+        ]  # fmt: skip
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.head = subprocess.Popen(command, env=self.env, start_new_session=True, **quiet)
+        deadline = time.monotonic() + 120
+        while self.ray("job", "submit", "--no-wait", "--", "true").returncode:  # its agent takes a while
+            assert self.head.poll() is None and time.monotonic() < deadline
+            time.sleep(1)
+
+    def kill(self) -> None:
+        assert self.head
+        os.killpg(self.head.pid, signal.SIGKILL)
+        self.head.wait()
 
     def ray(self, *words: str, token: bool = True, seconds: float = 280) -> subprocess.CompletedProcess[str]:
         env = {**self.env, **({} if token else {"RAY_AUTH_TOKEN": "not-the-one"})}
@@ -42,33 +71,24 @@ class Cluster:
         return self.ray("job", "submit", *waits, "--working-dir", ".", "--", "python", "-m", *command, token=token)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    """`ray start --head` of 2 CPUs that asks for a token; its processes are one group, which is killed at the end."""
-    port, dashboard, client = (free_port() for _ in range(3))
-    token = secrets.token_hex(32)
-    away = ("RAY_ADDRESS", "PYTHONPATH")
-    env = {**{k: v for k, v in os.environ.items() if k not in away}, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+@contextlib.contextmanager
+def heading(**env: str) -> Iterator[Cluster]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
+    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), **env}
+    kept["PATH"] = f"{Path(sys.executable).parent}:{kept['PATH']}"
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        command = [
-            RAY, "start", "--head", "--block", f"--port={port}", f"--temp-dir={folder}", "--num-cpus=2",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
-            "--disable-usage-stats",
-        ]  # fmt: skip
-        head = subprocess.Popen(
-            command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        found = Cluster(f"http://127.0.0.1:{dashboard}", env)
+        found = Cluster(Path(folder), kept)
         try:
-            deadline = time.monotonic() + 120
-            while found.ray("job", "list").returncode:
-                assert head.poll() is None and time.monotonic() < deadline
-                time.sleep(1)
+            found.start()
             yield found
         finally:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
+            found.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with heading() as found:
+        yield found
 
 
 def small_space(folder: Path, table: Path, **search: object) -> Path:
@@ -118,3 +138,38 @@ def test_a_stopped_job_is_resumed_by_another_beside_a_third(cluster: Cluster, sm
     other = re.search(r"raysubmit_\w+", beside.stdout)
     assert other and cluster.ray("job", "logs", "--follow", other.group()).returncode == 0
     assert all(counts == {"COMPLETE": 1} for counts in states(tmp_path / "two").values())
+
+
+@pytest.mark.slow
+def test_a_job_is_resumed_after_the_head_was_lost_and_the_cluster_remembers_it(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    if not shutil.which("redis-server"):
+        pytest.skip("redis-server is not here: install Debian's redis-server")
+    port = free_port()
+    redis = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port)
+        with heading(RAY_REDIS_ADDRESS=f"127.0.0.1:{port}") as cluster:
+            out, space = tmp_path / "run", small_space(tmp_path, small_demo)
+            long = ["--set", "train.steps=400", "--set", "train.rungs=[0.05,1.0]"]
+            begun = cluster.submit("cid_ray.tune", "--config", str(space), "--out", str(out), *long, wait=False)
+            job = re.search(r"raysubmit_\w+", begun.stdout)
+            assert job, begun.stdout + begun.stderr
+            deadline = time.monotonic() + 200
+            while not of_event(read_rows(out), "rung"):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            cluster.kill()
+            assert any("RUNNING" in counts for counts in states(out).values())
+            cluster.start()
+            assert job.group() in cluster.ray("job", "list").stdout
+            resumed = cluster.submit("cid_ray.tune", "--resume", str(out))
+            assert resumed.returncode == 0 and "interrupted ones go on" in resumed.stdout, resumed.stdout
+            assert all(counts == {"COMPLETE": 1} for counts in states(out).values())
+    finally:
+        redis.kill()
+        redis.wait()
