@@ -7,7 +7,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cid_ray.results.record import of_event, read_rows
@@ -32,7 +32,7 @@ PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-se
 
 @dataclass
 class Cluster:
-    """`ray start --head` of 2 CPUs that asks for a token; its processes are one group, which is killed at the end."""
+    """`ray start --head` of 2 CPUs that asks for a token, on ports and in a folder of its own."""
 
     folder: Path
     env: dict[str, str]
@@ -57,8 +57,12 @@ class Cluster:
             time.sleep(1)
 
     def kill(self) -> None:
+        """As when the machine is lost: all that runs on it, the drivers of jobs too."""
         assert self.head
-        os.killpg(self.head.pid, signal.SIGKILL)
+        for process in psutil.Process(self.head.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.head.kill()
         self.head.wait()
 
     def ray(self, *words: str, token: bool = True, seconds: float = 280) -> subprocess.CompletedProcess[str]:
