@@ -69,7 +69,7 @@ def accepted_by_ray(path: Path) -> None:
     except ValidationError as error:
         where = ".".join(map(str, error.absolute_path))
         raise InputError(f"{path}: `ray up` refuses it: {where + ': ' if where else ''}{error.message}") from None
-    except (ValueError, RuntimeError, KeyError, click.ClickException) as error:
+    except (ValueError, RuntimeError, KeyError, TypeError, click.ClickException) as error:
         raise InputError(f"{path}: `ray up` refuses it: {error}") from None
 
 

@@ -149,6 +149,7 @@ def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.train", {"ray", "torch"}),
         ("cid_ray.report", {"ray", "torch"}),
         ("cid_ray.prepare", {"ray", "torch"}),
+        ("cid_ray.cluster", {"ray", "torch"}),
     ],
 )
 def test_importing_leaves_out_what_is_not_needed(module: str, absent: set[str]) -> None:

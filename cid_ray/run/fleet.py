@@ -80,9 +80,10 @@ class Fleet:
         return self._solve(group, None, [0.0] * len(self.types))[1]
 
     def nodes_for(self, group: Group, count: int, price: Price) -> dict[NodeType, int]:
-        """The cheapest nodes on which `count` groups run; the fewest, where a price is not known."""
+        """The cheapest nodes on which `count` groups run; of those with a price, where that is possible."""
         prices = [price(kind) for kind in self.types]
-        costs = [1.0 if None in prices else float(cost or 0) for cost in prices]
+        unknown = 1.0 + max((cost for cost in prices if cost is not None), default=0.0)
+        costs = [unknown if cost is None else cost for cost in prices]
         return dict(zip(self.types, self._solve(group, count, costs)[0], strict=True))
 
     def without_spot(self) -> Fleet:
@@ -119,7 +120,7 @@ class Fleet:
         text = f"{len(here)} node(s) with {', '.join(here)}" if here else "no node"
         if growing:
             each = ", ".join(f"{kind.most - kind.least} {kind.name} ({kind.each})" for kind in growing)
-            text += f", and its autoscaler may start up to {each}, {max(self.most - len(here), 0)} node(s) in all"
+            text += f", and may still start {each}, at most {max(self.most - len(here), 0)} node(s) together"
         return text + (f" ({self.note})" if self.note else "")
 
 
@@ -139,12 +140,21 @@ def fixed(nodes: Iterable[Resources]) -> Fleet:
 
 
 def grown(alive: list[Living], plan: Fleet | None) -> Fleet:
-    """A living cluster with what its autoscaler may add: nodes of the plan are counted once, others come on top."""
-    planned = {kind.name: kind for kind in plan.types if kind.each.cpus or kind.each.gpus} if plan else {}
-    by_size = {kind.each: kind.name for kind in planned.values()}
-    names = [node.group if node.group in planned else by_size.get(node.each) for node in alive]
-    running = Counter(names)
-    others = fixed(node.each for node, name in zip(alive, names, strict=True) if name is None)
-    types = [replace(kind, least=running[name], most=max(kind.most, running[name])) for name, kind in planned.items()]
-    cap = plan.most if plan else 0
-    return Fleet((*others.types, *types), others.most + cap, note=plan.note if plan else "")
+    """A living cluster with what its autoscaler may add: nodes of the plan are counted once, others come on top.
+
+    A plan that does not know its nodes' resources (machines of one's own) adds nothing.
+    """
+    known = plan is not None and any(kind.each.cpus for kind in plan.types)
+    planned = plan.types if plan and known else ()
+    kinds = [_kind_of(node, planned) for node in alive]
+    running = Counter(kinds)
+    others = fixed(node.each for node, kind in zip(alive, kinds, strict=True) if kind is None)
+    types = [replace(kind, least=running[kind], most=max(kind.most, running[kind])) for kind in planned]
+    cap = plan.most if plan and known else 0
+    return Fleet((*others.types, *types), others.most + cap, note=plan.note if plan and not known else "")
+
+
+def _kind_of(node: Living, planned: Iterable[NodeType]) -> NodeType | None:
+    """The type of its size, by name where it has one: autoscaler v1 does not name its nodes."""
+    sized = [kind for kind in planned if kind.each == node.each]
+    return next((kind for kind in sized if kind.name == node.group), sized[0] if sized else None)

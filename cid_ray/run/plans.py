@@ -15,7 +15,7 @@ import yaml
 from cid_ray.config import InputError
 from cid_ray.run.fleet import Fleet, NodeType, Resources
 
-UNKNOWN = "the resources of its machines are known only once it runs"
+UNKNOWN = "what its machines have is known only once they run"
 MACHINE_LABELS = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type")
 SPOT_LABELS = {  # of Kubernetes nodes that their cloud may take back
     "cloud.google.com/gke-spot": "true",
@@ -23,7 +23,6 @@ SPOT_LABELS = {  # of Kubernetes nodes that their cloud may take back
     "karpenter.sh/capacity-type": "spot",
 }
 HEAD_GROUP = "headgroup"  # KubeRay's name for it
-UNITS = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30}
 
 
 def read_plan(path: Path, machines: Mapping[str, Resources] | None = None) -> Fleet:
@@ -123,7 +122,5 @@ def _group(name: str, group: dict[str, Any], least: int, most: int) -> NodeType:
 def _whole(quantity: Any) -> float:
     """A Kubernetes quantity such as 8, "500m" or "1.5", rounded up to whole units."""
     text = str(quantity)
-    number = text.rstrip("".join(set("".join(UNITS))))
-    if text[len(number) :] not in UNITS:
-        raise ValueError(f"{text!r} is not a quantity of Kubernetes")
-    return float(math.ceil(float(number) * UNITS[text[len(number) :]] - 1e-9))
+    amount = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+    return float(math.ceil(amount - 1e-9))
