@@ -6,6 +6,7 @@ COMMANDS = """cid_ray: semi-supervised segmentation by Cross-Image Distillation,
   python -m cid_ray.train     one training run: one process, or N workers with Ray Train and Ray Data
   python -m cid_ray.tune      search CID's settings across label ratios with Ray Tune and Optuna
   python -m cid_ray.report    rebuild a run's table and page from its rows
+  python -m cid_ray.grafana   put the dashboard of a running search where Ray's Grafana finds it
 
 Each has --help. `python -m cid_ray.tune` with no options runs the embedded example in about five minutes."""
 
