@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cid_ray.results.record import Row, read_rows
+from cid_ray.results.record import Row, of_event, read_rows
 from cid_ray.search.arms import Assignment
 from cid_ray.search.studies import ENDED, Studies
 from cid_ray.search.watch import HOW
@@ -60,13 +60,13 @@ class Metrics:
         self.trials: dict[str, dict[str, str]] = {}  # those that run -> their tags
         self.points: dict[tuple[str, Tags], float] = {}  # what is true now
         self.known: dict[tuple[str, str], float] = {}  # (sum, run) -> what the sum has of that run
-        self.done_before = len(studies.ended())
         if deadline is not None:
             self.put("budget_seconds", deadline - self.started)
         self.count_trials()
-        for row in read_rows(out):
-            if row["event"] in ("rung", "final"):
-                self.sum_up(row, {"ratio": row["ratio"], "method": row["method"]})
+        self.rank()
+        self.done_before = self.done
+        for row in of_event(read_rows(out), "rung"):
+            self.sum_up(row, {"ratio": row["ratio"], "method": row["method"]})
         self.lock, self.over = threading.Lock(), threading.Event()  # of points; no more beats
         self.thread = threading.Thread(target=self.beat, daemon=True, name="cid-ray-metrics")
         self.thread.start()
@@ -111,6 +111,7 @@ class Metrics:
         with self.news():
             self.forget(name)
             self.count_trials()
+            self.rank()
 
     def close(self) -> None:
         """The last word; trials that were stopped wait for a resume."""
@@ -141,33 +142,37 @@ class Metrics:
         for name in ("images_seen", "skipped_steps"):
             before = self.known.get((name, row["run"]), 0)
             now = self.known[name, row["run"]] = row.get(name, before)
-            self.points[name, arm] += now - before
-        most = self.points["unreadable_images", arm]
+            self.points[name, arm] = self.points.get((name, arm), 0) + now - before
+        most = self.points.get(("unreadable_images", arm), 0)
         self.points["unreadable_images", arm] = max(most, row.get("unreadable", 0))
 
     def count_trials(self) -> None:
         """From the studies, which are right after a kill too. An interrupted trial waits."""
-        counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         running = Counter((tags["ratio"], tags["method"]) for tags in self.trials.values())
-        for arm in self.studies.studies:
-            count, ended = counts[arm.ratio, arm.method], self.studies.trials(arm, *ENDED)
-            count.update(HOW[trial.state.name] for trial in ended)
-            count["waiting"] += max(0, self.studies.wanted(arm) - len(ended))
-            count["restarts"] += sum(int(t.user_attrs.get("retries", 0)) for t in self.studies.trials(arm))
-        for (ratio, method), count in counts.items():
+        states: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        restarts: Counter[tuple[str, str]] = Counter()
+        for arm, study in self.studies.studies.items():
+            key, trials = (arm.ratio, arm.method), study.get_trials(deepcopy=False)
+            ended = [HOW[trial.state.name] for trial in trials if trial.state in ENDED]
+            states[key].update(ended, waiting=max(0, self.studies.wanted(arm) - len(ended)))
+            restarts[key] += sum(int(trial.user_attrs.get("retries", 0)) for trial in trials)
+        for (ratio, method), count in states.items():
             tags = {"ratio": ratio, "method": method}
             count["running"] = running[ratio, method]
             count["waiting"] = max(0, count["waiting"] - count["running"])
-            for name in SUMS:
-                self.points.setdefault((name, tuple(tags.items())), 0.0)
-            self.put("restarts", count["restarts"], **tags)
             for state in ("waiting", "running", *HOW.values()):
                 self.put("trials", count[state], **tags, state=state)
+            self.put("restarts", restarts[ratio, method], **tags)
+            for name in SUMS:
+                self.points.setdefault((name, tuple(tags.items())), 0.0)
+        self.planned = self.studies.total()
+        self.done = sum(count[state] for count in states.values() for state in HOW.values())
+        self.put("trials_planned", self.planned)
+
+    def rank(self) -> None:
         for arm in self.studies.search_arms():
             for best in self.studies.ranked(arm)[:1]:
                 self.put("best_miou", best.values[0], ratio=arm.ratio, method=arm.method)
-        self.done, self.planned = len(self.studies.ended()), self.studies.total()
-        self.put("trials_planned", self.planned)
 
     def tell_time(self) -> None:
         now = time.monotonic()
