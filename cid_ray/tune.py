@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray import checkpoints, cli, places, report, restarts
+from cid_ray import beside, checkpoints, cli, places, report, restarts
 from cid_ray.config import Config, InputError, override
+from cid_ray.results.pulse import Pulse
 from cid_ray.results.record import Row, read_rows
 from cid_ray.results.summary import noise_rows, summarize
 from cid_ray.run import cluster
@@ -58,8 +59,9 @@ def main(argv: list[str]) -> int:
             cli.claim(config, out)  # only now: a changed search has been refused
         with Display(out, studies.total(), "trial") as display:
             watch = Watch(out, hold, studies, display, deadline)
+            watch.listeners.append(Pulse(watch))
             announce(watch, counts, request, at_once, told)
-            with interruptible(watch):
+            with beside.dashboard(args.dashboard, out, display.say), interruptible(watch):
                 search(watch, request, at_once)
                 close(watch, request)
             watch.tell("close")
@@ -73,6 +75,7 @@ def options() -> cli.Parser:
     options.add_argument("--trials", type=int, metavar="N", help="CID trials per ratio (search.trials)")
     options.add_argument("--extend", type=int, metavar="N", help="with --resume: N more CID trials per ratio")
     options.add_argument("--budget", type=float, metavar="SECONDS", help="end, report included, in about this time")
+    beside.add_option(options)
     options.add_argument("--warm-start", metavar="RUN", help="begin with the best settings of an earlier run's records")
     return options
 
