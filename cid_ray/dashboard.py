@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import subprocess
 from importlib.util import find_spec
@@ -72,7 +73,7 @@ def listen(host: str, port: int | None) -> socket.socket:
             if port is None and getattr(error, "errno", None) == errno.EADDRINUSE:
                 continue
             asked = f"--port {port}" if port is not None else f"--host {host}"
-            reason = getattr(error, "strerror", None) or error
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
             raise InputError(f"{asked} cannot be listened on ({reason}); choose another, or leave it out") from None
     raise InputError(f"ports {PORT} to {PORT + TRIED - 1} are all taken; choose one with --port")
 

@@ -200,7 +200,7 @@ def draw_curves(summaries: list[RatioSummary]) -> str:
             if how == "running":
                 axis.plot(*curve["points"][-1], ">", color=COLORS[method])
         signs = [text for how, text in SIGNS.items() if how in summary.ended.values()]
-        axis.set_title(f"{summary.name}  {'; '.join(signs)}", fontsize=10)
+        axis.set_title(", ".join([summary.name, *signs]), fontsize=10)
         axis.set_xlabel("images seen")
         axis.set_ylabel("val mIoU, %")
         axis.legend(frameon=False, fontsize=7)

@@ -127,4 +127,4 @@ def status(now: Now) -> str:
     of = f" of {now.total}" if now.total else ""
     left = f", {span(now.eta)} left at this pace" if now.eta is not None else ""
     at_work = f", {len(now.running)} running" if now.running else ""
-    return f"{WORDS[now.state]}: {now.done}{of} trials ended{at_work}{left}."
+    return f"{WORDS[now.state]}: {now.done}{of} trials ended{at_work}{left}"

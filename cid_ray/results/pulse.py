@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from cid_ray.results.record import Row
 
 NAME = "pulse.json"
-SECONDS = 1.0  # between two writings, unless a trial begins or ends
+SECONDS = 1.0  # between two writings, unless a trial begins, ends or reaches a rung
 SHOWN = ("step", "images_seen", "seconds", "images_per_s", "losses")  # of a trial's rows
 
 
@@ -55,7 +55,7 @@ class Pulse:
     def row(self, row: Row) -> None:
         if row["run"] in self.running:
             self.running[row["run"]] |= {key: row[key] for key in SHOWN if key in row}
-        if time.time() - self.written > SECONDS:
+        if row["event"] == "rung" or time.time() - self.written > SECONDS:
             self.write()
 
     def retried(self, name: str, reason: str, again: int) -> None:
