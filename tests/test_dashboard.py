@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,10 +15,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cid_ray import beside, dashboard
 from cid_ray.config import InputError
+from cid_ray.results.pulse import read_pulse
 from tests.searching import search_until, tiny_search
 
 KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "camvid-cpu"
@@ -233,3 +237,37 @@ def test_a_dashboard_that_cannot_start_does_no_harm(halfway: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
     assert said[0].startswith(f"error: --port {taken} cannot be listened on (Address already in use)")
+
+
+@pytest.mark.ray
+def test_a_search_survives_its_dashboard(ray_cluster: str, small_demo: Path, tmp_path: Path) -> None:
+    """`tune --dashboard`: it answers while the search works; killed in the middle, it takes nothing with it."""
+    out, port = tmp_path / "run", free_port()
+    (tmp_path / "space.yaml").write_text(tiny_search(small_demo).to_yaml())
+    command = ["cid_ray.tune", "--config", str(tmp_path / "space.yaml"), "--out", str(out), "--dashboard", str(port)]
+    search = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        env={**os.environ, "RAY_ADDRESS": ray_cluster}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 150
+    while not reachable(port):
+        assert search.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "trials ended" in ask(port, "/")[1]
+    os.kill(of_port(port), signal.SIGKILL)
+    said, _ = search.communicate(timeout=150)
+    assert search.returncode == 0
+    assert f"dashboard http://127.0.0.1:{port}/" in said and f"ssh -L {port}:127.0.0.1:{port}" in said
+    assert (out / "report" / "index.html").is_file() and not reachable(port)
+    assert "8 of 8 trials ended" in said and read_pulse(out)["state"] == "closed"
+
+
+def of_port(port: int) -> int:
+    """The process whose command line names this port of the dashboard."""
+    found = [p.pid for p in psutil.process_iter(["cmdline"]) if is_dashboard(p.info["cmdline"] or [], port)]
+    assert len(found) == 1
+    return found[0]
+
+
+def is_dashboard(command: list[str], port: int) -> bool:
+    return "cid_ray.dashboard" in command and str(port) in command and command[1] == "-c"

@@ -148,6 +148,7 @@ def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     [
         ("cid_ray.train", {"ray", "torch"}),
         ("cid_ray.report", {"ray", "torch"}),
+        ("cid_ray.dashboard", {"ray", "torch", "optuna"}),
         ("cid_ray.prepare", {"ray", "torch"}),
     ],
 )
