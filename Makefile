@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow chaos two-hosts check golden clean
+.PHONY: demo test test-slow chaos two-hosts screenshots check golden clean
 
 .venv: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ chaos: .venv           ## kill -9 at random moments, many times: nothing lost, n
 
 two-hosts: .venv       ## training over a real link between two network namespaces, cut in the middle; needs root
 	$(BIN)/python -m tests.two_hosts
+
+screenshots: .venv     ## README's two pictures, of a search at work and of a kept run; needs chromium
+	$(BIN)/python -m tests.screenshots
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .

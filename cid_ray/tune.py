@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray import checkpoints, cli, places, report, restarts
+from cid_ray import beside, checkpoints, cli, places, report, restarts
 from cid_ray.config import Config, InputError, override
+from cid_ray.results.pulse import Pulse
 from cid_ray.results.record import Row, read_rows
 from cid_ray.results.summary import noise_rows, summarize
 from cid_ray.run import cluster, demand
@@ -62,9 +63,10 @@ def main(argv: list[str]) -> int:
             cli.claim(config, home)  # only now: a changed search has been refused
         with Display(home.here, studies.total(), "trial", args.loudness) as display:
             watch = Watch(home, hold, studies, display, deadline)
-            watch.listeners += [Metrics(home.here, studies, deadline), Terminal(display, studies, counts)]
+            metrics, terminal = Metrics(home.here, studies, deadline), Terminal(display, studies, counts)
+            watch.listeners += [metrics, terminal, Pulse(watch)]
             announce(watch, counts, request, at_once, told)
-            with interruptible(watch):
+            with beside.dashboard(args.dashboard, home.here, display.say), interruptible(watch):
                 search(watch, request, at_once)
                 close(watch, request)
             watch.tell("close")
@@ -79,6 +81,7 @@ def options() -> cli.Parser:
     options.add_argument("--trials", type=int, metavar="N", help="CID trials per ratio (search.trials)")
     options.add_argument("--extend", type=int, metavar="N", help="with --resume: N more CID trials per ratio")
     options.add_argument("--budget", type=float, metavar="SECONDS", help="end, report included, in about this time")
+    beside.add_option(options)
     options.add_argument("--warm-start", metavar="RUN", help="begin with the best settings of an earlier run's records")
     return options
 

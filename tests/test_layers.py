@@ -26,7 +26,7 @@ ROOMS = ("core", "data", "search", "results", "run")
 MAY_IMPORT = {
     "core": ("config",),
     "data": ("config", "places"),
-    "results": ("config", "places", "checkpoints"),
+    "results": ("config", "places", "checkpoints", "home"),
     "search": ("config", "places", "checkpoints", "results.record"),
     "run": ("config", "places", "checkpoints", "core", "data", "results"),
 }
@@ -148,6 +148,7 @@ def python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
     [
         ("cid_ray.train", {"ray", "torch"}),
         ("cid_ray.report", {"ray", "torch"}),
+        ("cid_ray.dashboard", {"ray", "torch", "optuna"}),
         ("cid_ray.prepare", {"ray", "torch"}),
         ("cid_ray.cluster", {"ray", "torch"}),
     ],

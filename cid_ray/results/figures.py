@@ -12,6 +12,7 @@ COLORS = {"supervised": "#6b7280", "pool_bn": "#d97706", "mean_teacher": "#2563e
 RATIO_COLORS = ("#7c3aed", "#059669", "#ea580c", "#0284c7", "#be185d", "#4d7c0f")
 COSTS = {"seconds": "seconds", "latency_ms": "latency, ms"}
 PARETO_COLUMNS, SLICE_COLUMNS = 2, 4
+SIGNS = {"pruned": "dotted: pruned", "running": "arrow: running"}  # how a curve shows its end
 WIDE = 10  # values that span less than this have a linear axis
 
 
@@ -55,13 +56,15 @@ def floor_data(summaries: list[RatioSummary], split: str = "test") -> list[tuple
 def history_data(summary: RatioSummary) -> list[dict[str, Any]]:
     """CID trials in order: number, value at the last rung reached, share of full length, how it ended, best so far."""
     found, best = [], None
-    for run in sorted(r for r in summary.rungs if run_method(summary, r) == "cid"):
+    for place, run in enumerate(sorted(r for r in summary.rungs if run_method(summary, r) == "cid")):
         last = summary.rungs[run][-1]
         value, how = last[summary.metric], summary.ended[run]
         if how == "complete" and value is not None:
             best = value if best is None else max(best, value)
         share = last["step"] / last["steps"]
-        found.append({"trial": int(run.rsplit("-", 1)[1]), "value": value, "share": share, "how": how, "best": best})
+        number = run.rpartition("-")[2]  # a run of `train` has none
+        trial = int(number) if number.isdigit() else place
+        found.append({"trial": trial, "value": value, "share": share, "how": how, "best": best})
     return found
 
 
@@ -172,6 +175,7 @@ def draw_history(summaries: list[RatioSummary]) -> str:
                 axis.axhline(score, color=COLORS[method], ls="--", lw=1, label=METHODS[method])
                 if floor is not None and method == "supervised":
                     axis.axhspan(score - floor, score + floor, color=COLORS[method], alpha=0.12, lw=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel("CID trial")
         axis.set_ylabel("val mIoU at its last rung, %")
@@ -184,16 +188,19 @@ def draw_curves(summaries: list[RatioSummary]) -> str:
     for axis, summary in zip(axes, summaries, strict=True):
         shown = set()
         for curve in curves_data(summary).values():
-            method, pruned = curve["method"], curve["how"] == "pruned"
+            method, how = curve["method"], curve["how"]
             if not curve["points"]:
                 continue
             axis.plot(
                 *zip(*curve["points"], strict=True), color=COLORS[method], lw=1 if method == "cid" else 2,
-                ls=":" if pruned else "-", alpha=0.55 if method == "cid" else 1, marker=".",
+                ls=":" if how == "pruned" else "-", alpha=0.55 if method == "cid" else 1, marker=".",
                 label=None if method in shown else METHODS[method],
             )  # fmt: skip
             shown.add(method)
-        axis.set_title(f"{summary.name} (dotted: pruned)", fontsize=10)
+            if how == "running":
+                axis.plot(*curve["points"][-1], ">", color=COLORS[method])
+        signs = [text for how, text in SIGNS.items() if how in summary.ended.values()]
+        axis.set_title(", ".join([summary.name, *signs]), fontsize=10)
         axis.set_xlabel("images seen")
         axis.set_ylabel("val mIoU, %")
         axis.legend(frameon=False, fontsize=7)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from cid_ray.results.record import Row
 from cid_ray.results.summary import METHODS, RatioSummary, settings_by_ratio, summarize, table
 from cid_ray.results.verdict import caution, verdict
 
+ONE_PANEL, READABLE = 400, 0.8  # points; pixels for each of them
 PED_ANOVA = "PED-ANOVA over trials of full length only"  # what the first search rows meant
 
 
@@ -32,31 +36,46 @@ def write_page(folder: Path, out: Path, rows: list[Row], config: Config) -> Path
         "failures": [row for row in rows if row.get("event") == "trial" and row["state"] == "failed"],
         "warnings": sorted({w for row in rows if row.get("event") == "final" for w in row.get("warnings", [])}),
         "provenance": next((row for row in reversed(rows) if row.get("versions")), {}),
-        "legend": _legend(rows),
-        "label_curve": _drawn(figures.draw_label_curve, [s for s in summaries if s.finals]),
-        "history": _drawn(figures.draw_history, [s for s in summaries if figures.history_data(s)]),
-        "curves": _drawn(figures.draw_curves, summaries),
-        "importances": _drawn(figures.draw_importances, summaries),
+        "legend": legend(rows),
+        "label_curve": drawn(figures.draw_label_curve, [s for s in summaries if s.finals]),
+        "history": drawn(figures.draw_history, [s for s in summaries if figures.history_data(s)]),
+        "curves": drawn(figures.draw_curves, summaries),
+        "importances": drawn(figures.draw_importances, summaries),
         "importance_methods": importance_methods(summaries),
-        "slices": _drawn(figures.draw_slices, summaries),
-        "pareto": _drawn(figures.draw_pareto, summaries),
+        "slices": drawn(figures.draw_slices, summaries),
+        "pareto": drawn(figures.draw_pareto, summaries),
         "pareto_lines": pareto_lines(summaries),
         "ratios": [summary.name for summary in summaries],
         "moved": moved(summaries),
     }
     out.mkdir(parents=True, exist_ok=True)
-    pages = Environment(loader=PackageLoader("cid_ray.results", "."), autoescape=select_autoescape(["html.j2", "html"]))
-    pages.filters["score"] = lambda value: "–" if value is None else f"{value:.2f}"
-    pages.filters["signed"] = lambda value: "–" if value is None else f"{value:+.2f}"
-    pages.filters |= {"setting": _setting, "repeats": repeats_text, "gain": gain_text}
-    (out / "index.html").write_text(pages.get_template("page.html.j2").render(**content))
+    (out / "index.html").write_text(templates().get_template("page.html.j2").render(**content))
     (out / "report.md").write_text(markdown(summaries))
     return out / "index.html"
 
 
-def _drawn(draw: Any, summaries: list[RatioSummary]) -> Markup | None:
+@lru_cache(maxsize=1)
+def templates() -> Environment:
+    """The pages' templates and what they write numbers with."""
+    pages = Environment(loader=PackageLoader("cid_ray.results", "."), autoescape=select_autoescape(["html.j2", "html"]))
+    pages.filters["score"] = lambda value: "–" if value is None else f"{value:.2f}"
+    pages.filters["signed"] = lambda value: "–" if value is None else f"{value:+.2f}"
+    pages.filters |= {"setting": _setting, "repeats": repeats_text, "gain": gain_text, "span": span}
+    return pages
+
+
+@dataclass(frozen=True)
+class Drawing:
+    svg: Markup
+    least: int  # pixels that it needs to be read; narrower screens scroll it
+
+
+def drawn(draw: Callable[[list[RatioSummary]], str | None], summaries: list[RatioSummary]) -> Drawing | None:
     svg = draw(summaries) if summaries else None
-    return Markup(svg) if svg else None  # our own drawing; every text in it went through matplotlib's escaping
+    if not svg:
+        return None
+    wide = float(svg.partition('width="')[2].partition("pt")[0])
+    return Drawing(Markup(svg), round(READABLE * wide) if wide > ONE_PANEL else 0)  # matplotlib escapes its texts
 
 
 def _ratio(summary: RatioSummary, folder: Path, config: Config) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def _embedded(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _legend(rows: list[Row]) -> list[tuple[str, str]]:
+def legend(rows: list[Row]) -> list[tuple[str, str]]:
     colors: dict[str, list[int]] = next((row["colors"] for row in reversed(rows) if row.get("colors")), {})
     return [(name, "rgb({}, {}, {})".format(*color)) for name, color in colors.items()]
 
@@ -218,6 +237,14 @@ def _signed(value: float | None) -> str:
 
 def _text(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def span(seconds: float) -> str:
+    """ "40 s", "12 min", "3 h 20 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _setting(value: Any) -> str:

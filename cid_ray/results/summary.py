@@ -126,6 +126,7 @@ def _line(summary: RatioSummary, method: str) -> dict[str, Any]:
     return {
         "ratio": summary.name,
         "method": METHODS[method],
+        "key": method,
         "baseline": method != "cid",
         "val": summary.score(method, "val"),
         "test": summary.score(method, "test"),

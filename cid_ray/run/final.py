@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
 
-from cid_ray import places
 from cid_ray.core import evaluate
-from cid_ray.data.table import png
 from cid_ray.results.record import Row
 from cid_ray.run import state
+from cid_ray.run.pictures import keep_pictures
 from cid_ray.run.run import Run, Scores
 
 LATENCY_RUNS = 9
@@ -38,8 +36,7 @@ def closing_scores(run: Run) -> Row:
     again = run.split.test_selects
     row = {"held_out": run.split.held_out, "held_out_selects": again, **scores_row("val", run.last_val)}
     last = run.last_val if again else run.evaluate("test")
-    colors = dict(zip(run.table.classes, run.table.colors, strict=True))
-    row |= scores_row("test", last) | {"samples": keep_samples(run), "colors": colors}
+    row |= scores_row("test", last) | {"samples": keep_pictures(run, "test"), "colors": run.colors}
     best = {"step": run.best["step"], **scores_row("val", run.best["val"])}
     if best["step"] == run.step:
         best |= scores_row("test", last)
@@ -67,32 +64,3 @@ def latency_ms(run: Run) -> float:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return round(1000 * float(np.median(seconds[2:])), 3)  # the first two warm up
-
-
-def keep_samples(run: Run) -> list[dict[str, Any]]:
-    """The teacher's predictions on a few evenly spaced held-out images, as indexed PNG files beside the rows."""
-    rows = run.held_out_rows("test")
-    count = min(run.config.train.samples, len(rows))
-    if not count or run.job.rank:
-        return []
-    rows = rows[np.linspace(0, len(rows) - 1, count + 2).round().astype(int)[1:-1]]
-    palette = [*run.table.colors, *[[0, 0, 0]] * (256 - run.table.num_classes)]
-    run.teacher.module.eval()
-    found = []
-    for number, (row, (image, mask)) in enumerate(zip(rows, run.held_out(rows), strict=True)):
-        with torch.no_grad(), run.device.autocast():
-            guess = evaluate.predict(
-                run.teacher.module, image[None], (mask.shape[0], mask.shape[1]), run.config.train.window
-            )
-        pictures = {
-            "image": png(image.permute(1, 2, 0).cpu().numpy()),
-            "label": png(mask.cpu().numpy(), palette),
-            "prediction": png(guess[0].to(torch.uint8).cpu().numpy(), palette),
-        }
-        sample = {"image_id": run.table.ids(np.array([row]))[0]}
-        for name, content in pictures.items():
-            sample[name] = f"samples/{run.job.name}/{number}_{name}.png"
-            with places.writing(places.join(run.job.root, sample[name])) as file:
-                file.write(content)
-        found.append(sample)
-    return found

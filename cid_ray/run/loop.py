@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from cid_ray.data.batches import Batch, local_batches, ray_batches
 from cid_ray.results.record import Row, provenance
 from cid_ray.run.final import closing_scores, latency_ms, scores_row
+from cid_ray.run.pictures import keep_pictures
 from cid_ray.run.run import Job, Run
 
 PROGRESS_SECONDS = 2.0
@@ -51,7 +52,15 @@ def train(job: Job) -> Iterator[Row]:
         val = run.evaluate("val")
         run.remember(val)
         run.seconds = clock.read()["seconds"]
-        run.last_rung = {"event": "rung", **cost, "losses": shown, **scores_row("val", val), **run.health.row()}
+        pictures = {"samples": keep_pictures(run, "val"), "colors": run.colors}
+        run.last_rung = {
+            "event": "rung",
+            **cost,
+            "losses": shown,
+            **scores_row("val", val),
+            **pictures,
+            **run.health.row(),
+        }
         run.save()
         yield {**head, **run.last_rung}
     cost = {**run.place(), **clock.read()}

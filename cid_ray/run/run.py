@@ -246,6 +246,10 @@ class Run:
         data = self.config.data
         return data.batch_size + (data.batch_size_u if feeds_pool(self.config.method) else 0)
 
+    @property
+    def colors(self) -> dict[str, list[int]]:
+        return dict(zip(self.table.classes, self.table.colors, strict=True))
+
     def place(self) -> Row:
         return {"step": self.step, "images_seen": self.step * self.images_per_step}
 

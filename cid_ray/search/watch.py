@@ -121,6 +121,8 @@ class Watch:
         if row.get("warning"):
             self.screen.say(f"{row['run']}: warning: {row['warning']}", always=True)
         if row["event"] == "progress":
+            if row.get("warning"):  # a rung's stands in its own row
+                self.rows.add({"event": "warning", "run": row["run"], "name": row["warning"], "at": time.time()})
             return self.tell("row", row)
         self.test_seconds = max(self.test_seconds, row.get("test_seconds", 0.0))
         live = self.studies.live.get(row["run"])
@@ -138,13 +140,14 @@ class Watch:
             f"{self.studies.config.search.retries})",
             always=True,
         )
+        self.rows.add({"event": "retried", "run": name, "name": f"retry {again}", "reason": reason, "at": time.time()})
         self.tell("retried", name, reason, again)
 
     def ended(self, name: str, how: str, reason: str = "") -> None:
         done, spent = len(self.studies.ended()), time.monotonic() - self.started
         self.total = self.studies.total()
         left = spent / max(1, done - self.ended_before) * (self.total - done)
-        self.rows.add({"event": "trial", "run": name, "state": how, "reason": reason})
+        self.rows.add({"event": "trial", "run": name, "state": how, "reason": reason, "at": time.time()})
         self.screen.move(done, f"{name} {how}")
         self.screen.say(
             f"{name}: {how}{': ' + reason if reason else ''}  [{done}/{self.total} trials, ETA {left:.0f} s]",
