@@ -18,6 +18,7 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from cid_ray import cli
-from cid_ray.results.record import Row, read_rows
+from cid_ray import cli, grafana
+from cid_ray.config import InputError
+from cid_ray.results.record import Row, of_event, read_rows
 from tests.test_tune import space_file
 
 Samples = list[dict[str, Any]]  # what Prometheus answers: {"metric": labels, "value": [instant, text]}
