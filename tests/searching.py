@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cid_ray import cli
 from cid_ray.config import Config, override
+from cid_ray.home import Home
 from cid_ray.results.pulse import Pulse
 from cid_ray.run.display import Display
 from cid_ray.run.loop import train
@@ -30,9 +31,10 @@ def tiny_search(table: Path) -> Config:
 
 def search_until(out: Path, config: Config, rungs: int | None = None) -> Watch:
     """Trial after trial as `cid_ray.tune` does, left in the middle of a trial after so many rungs; None: to the end."""
-    cli.claim(config, out)
-    studies = Studies(out / "study.journal", config, check_search(config))
-    watch = Watch(out, Hold(out), studies, Display(out, studies.total(), "trial"), None)
+    home = Home(out)
+    cli.claim(config, home)
+    studies = Studies(home, config, check_search(config))
+    watch = Watch(home, Hold(out), studies, Display(out, studies.total(), "trial"), None)
     watch.listeners.append(Pulse(watch))
     seen = itertools.count(1)
     while (assignment := studies.next()) is not None:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "core": ("config",),
     "data": ("config", "places"),
     "results": ("config", "places", "checkpoints", "home"),
-    "search": ("config", "places", "checkpoints", "results.record"),
+    "search": ("config", "places", "checkpoints", "home", "results.record"),
     "run": ("config", "places", "checkpoints", "core", "data", "results"),
 }
 NEVER = {  # third parties that a room never imports, not even inside a function

@@ -18,6 +18,7 @@ import yaml
 
 from cid_ray import train, tune
 from cid_ray.config import InputError, override
+from cid_ray.home import Home
 from cid_ray.results.record import of_event, read_rows
 from cid_ray.run.display import NORMAL, QUIET, VERBOSE, Display
 from cid_ray.search.arms import check_search
@@ -206,7 +207,7 @@ def test_the_standing_is_that_of_the_studies_whether_counted_or_read_back(tmp_pa
     """Told trial by trial, and begun anew from the journal, it is the same; and equal to what the studies hold."""
     config = simulated_config(trials=6)
     names = {ratio: f"{ratio} (10)" for ratio in config.search.ratios}
-    studies = Studies(tmp_path / "study.journal", config, check_search(config))
+    studies = Studies(Home(tmp_path), config, check_search(config))
     told = Standing(studies, names)
     while (assignment := studies.next()) is not None:
         told.begun(assignment, False)
@@ -224,7 +225,7 @@ def test_the_standing_is_that_of_the_studies_whether_counted_or_read_back(tmp_pa
             told.row({**row, "event": "final"})
             how, _ = studies.complete(assignment.name, row)
         told.ended(assignment.name, how, "")
-    again = Standing(Studies(tmp_path / "study.journal", config, check_search(config)), names)
+    again = Standing(Studies(Home(tmp_path), config, check_search(config)), names)
     counted = [(x.ratio, x.method, x.wanted, x.ended, x.running, x.best, x.over, x.repeats) for x in told.lines()]
     assert counted == [
         (x.ratio, x.method, x.wanted, x.ended, x.running, x.best, x.over, x.repeats) for x in again.lines()
@@ -241,7 +242,7 @@ def test_the_eta_is_the_pace_so_far_times_what_is_left(tmp_path: Path) -> None:
     config = override(
         simulated_config(trials=4).model_dump(mode="json"), {"search.baselines": [], "search.ratios": ["1/8"]}
     )
-    studies = Studies(tmp_path / "study.journal", config, check_search(config))
+    studies = Studies(Home(tmp_path), config, check_search(config))
     clock = iter([100.0, 110.0, 110.0])
     standing = Standing(studies, {"1/8": "1/8 (10)"}, now=lambda: next(clock))
     assignment = studies.next()

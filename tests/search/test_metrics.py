@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cid_ray.home import Home
 from cid_ray.results.record import Row, Rows, read_rows
 from cid_ray.run.display import Display
 from cid_ray.search.arms import Assignment
@@ -146,7 +147,7 @@ def test_the_best_is_the_best_of_full_length(search: tuple[Studies, Metrics]) ->
 def test_metrics_that_fail_are_left_out_and_say_nothing_more(tmp_path: Path) -> None:
     book = studies(tmp_path, config(trials=3))
     with Hold(tmp_path) as hold, Display(tmp_path, 12) as screen:
-        watch = Watch(tmp_path, hold, book, screen, None)
+        watch = Watch(Home(tmp_path), hold, book, screen, None)
         metrics = Metrics(tmp_path, book, None)
         watch.listeners.append(metrics)
         trial = book.next()
