@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cid_ray.home import Home
 from cid_ray.results.record import Row, Rows, read_rows
 from cid_ray.run.display import Display
 from cid_ray.search.arms import Assignment
@@ -108,6 +109,18 @@ def test_a_trial_whose_process_died_waits_and_is_counted_as_a_restart(search: tu
     assert states(metrics) == {"running": 1, "waiting": 11}
 
 
+def test_a_trial_that_another_machine_runs_is_running(tmp_path: Path) -> None:
+    cfg = config(trials=3, **{"study.storage": f"sqlite:///{tmp_path}/shared.db", "study.name": "both"})
+    mine, theirs = studies(tmp_path / "mine", cfg), studies(tmp_path / "theirs", cfg)
+    assert theirs.next()
+    metrics = Metrics(tmp_path / "mine", mine, None)
+    assert states(metrics) == {"running": 1, "waiting": 11}
+    begin(mine, metrics)
+    assert states(metrics) == {"running": 2, "waiting": 10}
+    metrics.close()
+    assert states(metrics) == {"running": 1, "waiting": 11}
+
+
 def test_after_a_stop_the_metrics_of_the_record_are_the_same(tmp_path: Path) -> None:
     book, rows = studies(tmp_path, config(trials=3)), Rows(tmp_path)
     before = Metrics(tmp_path, book, None)
@@ -146,7 +159,7 @@ def test_the_best_is_the_best_of_full_length(search: tuple[Studies, Metrics]) ->
 def test_metrics_that_fail_are_left_out_and_say_nothing_more(tmp_path: Path) -> None:
     book = studies(tmp_path, config(trials=3))
     with Hold(tmp_path) as hold, Display(tmp_path, 12) as screen:
-        watch = Watch(tmp_path, hold, book, screen, None)
+        watch = Watch(Home(tmp_path), hold, book, screen, None)
         metrics = Metrics(tmp_path, book, None)
         watch.listeners.append(metrics)
         trial = book.next()
