@@ -11,7 +11,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import yaml
 from cid_ray import cli, grafana
 from cid_ray.config import InputError
 from cid_ray.results.record import Row, of_event, read_rows
+from tests.object_store import free_port
 from tests.test_tune import space_file
 
 Samples = list[dict[str, Any]]  # what Prometheus answers: {"metric": labels, "value": [instant, text]}
@@ -76,12 +76,6 @@ class Scene:
         """A metric's last values by some of its labels; Prometheus keeps them when the search is gone."""
         found = self.ask(f"last_over_time(ray_cid_{metric}[1h])")
         return {tuple(one["metric"][label] for label in labels): float(one["value"][1]) for one in found}
-
-
-def free_port() -> int:
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        return int(chosen.getsockname()[1])
 
 
 def until(true: Callable[[], Any], what: str, seconds: float = 90) -> None:

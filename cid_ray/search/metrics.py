@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from optuna.trial import TrialState
+
 from cid_ray.results.record import Row, of_event, read_rows
 from cid_ray.search.arms import Assignment
-from cid_ray.search.studies import ENDED, Studies
-from cid_ray.search.watch import HOW
+from cid_ray.search.studies import ENDED, HOW, Studies
 
 BEAT_SECONDS = 1.0  # Ray's shortest report interval
 ARM = ("ratio", "method")
@@ -147,19 +148,20 @@ class Metrics:
         self.points["unreadable_images", arm] = max(most, row.get("unreadable", 0))
 
     def count_trials(self) -> None:
-        """From the studies, which are right after a kill too. An interrupted trial waits."""
-        running = Counter((tags["ratio"], tags["method"]) for tags in self.trials.values())
+        """From the studies, which are right after a kill too. An interrupted trial waits; one elsewhere may run."""
+        here = Counter((tags["ratio"], tags["method"]) for tags in self.trials.values())
         states: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         restarts: Counter[tuple[str, str]] = Counter()
-        for arm, study in self.studies.studies.items():
-            key, trials = (arm.ratio, arm.method), study.get_trials(deepcopy=False)
+        for arm in self.studies.studies:
+            key, trials = (arm.ratio, arm.method), self.studies.trials(arm)
             ended = [HOW[trial.state.name] for trial in trials if trial.state in ENDED]
-            states[key].update(ended, waiting=max(0, self.studies.wanted(arm) - len(ended)))
+            elsewhere = [t for t in trials if t.state == TrialState.RUNNING and not self.studies.is_mine(t)]
+            states[key].update(ended, running=len(elsewhere))
+            states[key].update(waiting=max(0, self.studies.wanted(arm) - len(ended) - len(elsewhere)))
             restarts[key] += sum(int(trial.user_attrs.get("retries", 0)) for trial in trials)
         for (ratio, method), count in states.items():
             tags = {"ratio": ratio, "method": method}
-            count["running"] = running[ratio, method]
-            count["waiting"] = max(0, count["waiting"] - count["running"])
+            count.update(running=here[ratio, method], waiting=-min(here[ratio, method], count["waiting"]))
             for state in ("waiting", "running", *HOW.values()):
                 self.put("trials", count[state], **tags, state=state)
             self.put("restarts", restarts[ratio, method], **tags)

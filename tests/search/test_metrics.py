@@ -109,6 +109,18 @@ def test_a_trial_whose_process_died_waits_and_is_counted_as_a_restart(search: tu
     assert states(metrics) == {"running": 1, "waiting": 11}
 
 
+def test_a_trial_that_another_machine_runs_is_running(tmp_path: Path) -> None:
+    cfg = config(trials=3, **{"study.storage": f"sqlite:///{tmp_path}/shared.db", "study.name": "both"})
+    mine, theirs = studies(tmp_path / "mine", cfg), studies(tmp_path / "theirs", cfg)
+    assert theirs.next()
+    metrics = Metrics(tmp_path / "mine", mine, None)
+    assert states(metrics) == {"running": 1, "waiting": 11}
+    begin(mine, metrics)
+    assert states(metrics) == {"running": 2, "waiting": 10}
+    metrics.close()
+    assert states(metrics) == {"running": 1, "waiting": 11}
+
+
 def test_after_a_stop_the_metrics_of_the_record_are_the_same(tmp_path: Path) -> None:
     book, rows = studies(tmp_path, config(trials=3)), Rows(tmp_path)
     before = Metrics(tmp_path, book, None)
