@@ -53,7 +53,8 @@ class Home:
         """Bring here what the store holds of the run: its own files, and those in `folders` of it."""
         if not self.remote:
             return
-        for path in [p for p in places.paths(self.name) if "/" not in p or p.split("/")[0] in folders]:
+        whole = [p for p in places.paths(self.name) if not p.endswith(".partial")]
+        for path in [p for p in whole if "/" not in p or p.split("/")[0] in folders]:
             target = self.here / path
             target.parent.mkdir(parents=True, exist_ok=True)
             with places.reading(places.join(self.name, path)) as file:

@@ -15,13 +15,13 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
-from cid_ray import tune
 from cid_ray.config import Config, InputError, override
 from cid_ray.home import Home
-from cid_ray.results.record import of_event, read_rows
+from cid_ray.results.record import Row, of_event, read_rows
 from cid_ray.search.space import Space
 from cid_ray.search.studies import Studies
-from tests.postgres import serving
+from tests import object_store
+from tests.postgres import PASSWORD, serving
 from tests.support import TINY
 from tests.test_tune import METHODS, space_file
 
@@ -94,37 +94,50 @@ def test_what_cannot_be_opened_is_told_without_the_password(
             override(TINY, {"study.storage": url})
 
 
+def rows_in(name: str) -> list[Row]:
+    with Home(name) as home:
+        home.fetch()
+        return read_rows(home.here)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_commands_share_a_search_and_one_that_is_killed_goes_on(
+@pytest.mark.timeout(600)
+def test_two_commands_share_a_search_in_a_store_and_one_that_is_killed_goes_on(
     database: str, small_demo: Path, tmp_path: Path
 ) -> None:
     space = space_file(tmp_path, small_demo, trials=4, concurrency=1)
-    config = yaml.safe_load(space.read_text())
-    config |= {"study": {"storage": database, "name": "pair"}}
+    config = yaml.safe_load(space.read_text()) | {"study": {"storage": database, "name": "pair"}}
     space.write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "cid_ray.tune", "--config", str(space), "--set", "train.steps=60"]
-    env = {**os.environ, "RAY_ADDRESS": "local"}
-    outs = [tmp_path / "one", tmp_path / "two"]
-    machines = [
-        subprocess.Popen([*command, "--out", str(out)], env=env, stdout=subprocess.DEVNULL, start_new_session=True)
-        for out in outs
-    ]
-    deadline = time.monotonic() + 250
-    while len(of_event(read_rows(outs[0]), "trial")) < 3:
-        assert machines[0].poll() is None and time.monotonic() < deadline
-        time.sleep(0.2)
-    os.killpg(machines[0].pid, signal.SIGKILL)
-    machines[0].wait()
-    assert machines[1].wait(280) == 0
-    assert tune.main(["--resume", str(outs[0])]) == 0
-    expected = 2 * (len(METHODS) - 1 + 4)
-    ended = of_event(read_rows(outs[0]), "trial")
-    assert len(ended) == expected == len({row["run"] for row in ended})
-    assert {row["state"] for row in ended} <= {"complete", "pruned"}
-    finals = {row["run"] for row in of_event(read_rows(outs[0]), "final")}
-    assert finals >= {row["run"] for row in ended if row["state"] == "complete"}
-    assert all(b"hidden-word" not in f.read_bytes() for out in outs for f in out.rglob("*.*") if f.is_file())
+    with object_store.serving() as store:
+        command, env = [sys.executable, "-m", "cid_ray.tune"], {**os.environ, "RAY_ADDRESS": "local"}
+        begin = [*command, "--config", str(space), "--set", "train.steps=60", "--out"]
+        outs = [f"{object_store.BUCKET}/pair/{name}" for name in ("one", "two")]
+        one, two = (
+            subprocess.Popen([*begin, out], env=env, stdout=subprocess.DEVNULL, start_new_session=True) for out in outs
+        )
+        deadline = time.monotonic() + 250
+        while len(of_event(rows_in(outs[0]), "trial")) < 3:
+            assert one.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        os.killpg(one.pid, signal.SIGKILL)
+        one.wait()
+        assert two.wait(280) == 0
+        subprocess.run([*command, "--resume", outs[0]], env=env, check=True, stdout=subprocess.DEVNULL)
+        rows = rows_in(outs[0])
+        ended = of_event(rows, "trial")
+        assert len(ended) == 2 * (len(METHODS) - 1 + 4) == len({row["run"] for row in ended})
+        assert {row["state"] for row in ended} <= {"complete", "pruned"}
+        complete = {row["run"] for row in ended if row["state"] == "complete"}
+        assert {row["run"] for row in of_event(rows, "final")} >= complete
+        tested = {(row["ratio"], row["method"]) for row in of_event(rows, "final") if "test/miou" in row}
+        assert len(tested) == 2 * len(METHODS), "every winner is tested, whoever trained it"
+        secrets = [store["AWS_SECRET_ACCESS_KEY"].encode(), PASSWORD.encode()]
+        for out in outs:
+            with Home(out) as home:
+                home.fetch("report", "samples")
+                files = [file.read_bytes() for file in home.here.rglob("*.*") if file.is_file()]
+                assert len(files) > 5 and not any(secret in content for secret in secrets for content in files)
 
 
 def test_the_place_of_the_studies_changes_no_result(database: str) -> None:
