@@ -58,7 +58,7 @@ def worth_seeing(run: Path) -> bool:
     if not (run / "config.yaml").is_file():
         return False
     now: Now = look(read_rows(run), load(run / "config.yaml"), read_pulse(run), time.time())
-    return now.done >= 11 and len([t for t in now.running if t.losses and t.value is not None]) >= 2
+    return now.done >= 9 and len(now.running) == 2 and all(t.losses and t.value for t in now.running)
 
 
 def shoot(chrome: Any, address: str, out: Path, scheme: str, height: int) -> None:

@@ -245,6 +245,7 @@ def test_a_search_survives_its_dashboard(ray_cluster: str, small_demo: Path, tmp
     out, port = tmp_path / "run", free_port()
     (tmp_path / "space.yaml").write_text(tiny_search(small_demo).to_yaml())
     command = ["cid_ray.tune", "--config", str(tmp_path / "space.yaml"), "--out", str(out), "--dashboard", str(port)]
+    command += ["--trials", "1", "--set", "search.ratios=[1/8]"]
     search = subprocess.Popen(
         [sys.executable, "-m", *command],
         env={**os.environ, "RAY_ADDRESS": ray_cluster}, stdout=subprocess.PIPE, text=True,
@@ -259,7 +260,7 @@ def test_a_search_survives_its_dashboard(ray_cluster: str, small_demo: Path, tmp
     assert search.returncode == 0
     assert f"dashboard http://127.0.0.1:{port}/" in said and f"ssh -L {port}:127.0.0.1:{port}" in said
     assert (out / "report" / "index.html").is_file() and not reachable(port)
-    assert "8 of 8 trials ended" in said and read_pulse(out)["state"] == "closed"
+    assert "2 of 2 trials ended" in said and read_pulse(out)["state"] == "closed"
 
 
 def of_port(port: int) -> int:

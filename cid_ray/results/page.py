@@ -59,7 +59,7 @@ def templates() -> Environment:
     """The pages' templates and what they write numbers with."""
     pages = Environment(loader=PackageLoader("cid_ray.results", "."), autoescape=select_autoescape(["html.j2", "html"]))
     pages.filters["score"] = lambda value: "–" if value is None else f"{value:.2f}"
-    pages.filters["signed"] = lambda value: "–" if value is None else f"{value:+.2f}"
+    pages.filters["signed"] = lambda value: "–" if value is None else f"{round(value, 2) + 0.0:+.2f}"  # no -0.00
     pages.filters |= {"setting": _setting, "repeats": repeats_text, "gain": gain_text, "span": span}
     return pages
 

@@ -58,6 +58,7 @@ class Site:
                 web.get("/news", self.news, allow_head=False),
                 web.get("/style.css", self.static("style.css", "text/css")),
                 web.get("/live.js", self.static("live.js", "text/javascript")),
+                web.get("/favicon.ico", self.no_icon),  # asked for by reports of before
             ]
         )
         app.cleanup_ctx.append(self.watching)
@@ -125,6 +126,9 @@ class Site:
         if path not in run.files or not found.is_relative_to(run.folder.resolve()) or not found.is_file():
             raise web.HTTPNotFound(text="no such picture\n")
         return web.FileResponse(found, headers={"Content-Type": "image/png"})
+
+    async def no_icon(self, _: web.Request) -> web.Response:
+        return web.Response(status=204)
 
     def static(self, name: str, kind: str) -> Handler:
         text = files("cid_ray.results").joinpath(name).read_text()
