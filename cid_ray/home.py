@@ -49,15 +49,16 @@ class Home:
     def holds_run(self) -> bool:
         return places.exists(places.join(self.name, "config.yaml"))
 
-    def fetch(self, *folders: str) -> None:
-        """Bring here what the store holds of the run: its own files, and those in `folders` of it."""
+    def fetch(self, folder: str = "") -> None:
+        """Bring here what the store holds of the run: its own files, or all that lies in one folder of it."""
         if not self.remote:
             return
-        whole = [p for p in places.paths(self.name) if not p.endswith(".partial")]
-        for path in [p for p in whole if "/" not in p or p.split("/")[0] in folders]:
-            target = self.here / path
+        for path in places.paths(places.join(self.name, folder) if folder else self.name, below=bool(folder)):
+            if path.endswith(".partial"):
+                continue
+            target = self.here / folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            with places.reading(places.join(self.name, path)) as file:
+            with places.reading(places.join(self.name, *filter(None, (folder, path)))) as file:
                 target.write_bytes(file.read())
             self._sent[target] = _state(target)
 

@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
     cli.add_config_options(options, "where index.html is written (default RUN/report)", resume=False)
     args = options.parse_args(argv)
     with Home(args.run) as home:
+        home.fetch()
         home.fetch("samples")
         if not (home.here / "rows.jsonl").is_file():
             raise InputError(f"{home} is not a run's folder: it has no rows.jsonl")

@@ -40,7 +40,9 @@ def test_what_changed_is_sent_and_another_machine_finds_it(store: dict[str, str]
     with Home(name) as theirs:
         theirs.fetch()
         assert (theirs.here / "rows.jsonl").read_text() == "1\n2\n" and not (theirs.here / "report").exists()
+        (theirs.here / "rows.jsonl").write_text("mine, newer")
         theirs.fetch("report")
+        assert (theirs.here / "rows.jsonl").read_text() == "mine, newer"
         assert (theirs.here / "report" / "index.html").read_text() == "page"
 
 
@@ -79,11 +81,13 @@ def test_a_search_in_a_store_is_killed_and_goes_on_elsewhere(
     process.wait()
     subprocess.run([*command[:3], "--resume", name], env=env, check=True, stdout=subprocess.DEVNULL)
     with Home(name) as home:
-        home.fetch("report", "samples")
+        for folder in ("", "report", "samples"):
+            home.fetch(folder)
         rows = read_rows(home.here)
         assert {row["run"]: row["state"] for row in of_event(rows, "trial")}.keys() == {
             "1_8-supervised-000", "1_8-cid-000", "1_8-cid-001",
         }  # fmt: skip
+        assert {row["method"] for row in of_event(rows, "final") if "test/miou" in row} == {"supervised", "cid"}
         assert "data:image/png" in (home.here / "report" / "index.html").read_text()
         assert list((home.here / "samples").glob("1_8-cid-*/*.png"))
         for file in home.here.rglob("*.*"):

@@ -135,7 +135,8 @@ def test_two_commands_share_a_search_in_a_store_and_one_that_is_killed_goes_on(
         secrets = [store["AWS_SECRET_ACCESS_KEY"].encode(), PASSWORD.encode()]
         for out in outs:
             with Home(out) as home:
-                home.fetch("report", "samples")
+                for folder in ("", "report", "samples"):
+                    home.fetch(folder)
                 files = [file.read_bytes() for file in home.here.rglob("*.*") if file.is_file()]
                 assert len(files) > 5 and not any(secret in content for secret in secrets for content in files)
 
