@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: demo test test-slow chaos two-hosts screenshots check golden clean
+.PHONY: demo test test-slow chaos two-hosts screenshots autoscaling check golden clean
 
 .venv: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,6 +26,9 @@ two-hosts: .venv       ## training over a real link between two network namespac
 
 screenshots: .venv     ## README's two pictures, of a search at work and of a kept run; needs chromium
 	$(BIN)/python -m tests.screenshots
+
+autoscaling: .venv     ## Ray's own autoscaler under a search: nodes come and go, one is taken away in the middle
+	$(BIN)/python -m pytest -m slow tests/test_autoscaling.py
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .

@@ -15,19 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray import beside, checkpoints, cli, places, report, restarts
+from cid_ray import beside, cli, closing, places, restarts
 from cid_ray.config import Config, InputError, override
 from cid_ray.results.pulse import Pulse
-from cid_ray.results.record import Row, read_rows
-from cid_ray.results.summary import noise_rows, summarize
+from cid_ray.results.record import Row
 from cid_ray.run import cluster, demand
 from cid_ray.run.display import Display
 from cid_ray.run.fleet import Resources
 from cid_ray.search import findings
-from cid_ray.search.arms import Arm, Assignment, check_search, trial_config
+from cid_ray.search.arms import Arm, check_search, trial_config
 from cid_ray.search.journal import Hold
 from cid_ray.search.metrics import Metrics
-from cid_ray.search.shared import ROOT
 from cid_ray.search.studies import Studies
 from cid_ray.search.watch import Watch
 from cid_ray.terminal import Terminal
@@ -63,12 +61,11 @@ def main(argv: list[str]) -> int:
             cli.claim(config, home)  # only now: a changed search has been refused
         with Display(home.here, studies.total(), "trial", args.loudness) as display:
             watch = Watch(home, hold, studies, display, deadline)
-            metrics, terminal = Metrics(home.here, studies, deadline), Terminal(display, studies, counts)
-            watch.listeners += [metrics, terminal, Pulse(watch)]
+            watch.listeners += [Metrics(home.here, studies, deadline), Terminal(display, studies, counts), Pulse(watch)]
             announce(watch, counts, request, at_once, told)
             with beside.dashboard(args.dashboard, home.here, display.say), interruptible(watch):
                 search(watch, request, at_once)
-                close(watch, request)
+                closing.close(watch, request, trial_rows)
             watch.tell("close")
             return exit_code(watch, started)
 
@@ -200,68 +197,6 @@ def search(watch: Watch, request: Resources, at_once: int) -> None:
         run_trials(watch.studies, watch, source, request.bundle(), at_once)
     except BROKEN as error:
         watch.broken(error)
-
-
-def close(watch: Watch, request: Resources) -> None:
-    """Test the winners, record what was found, write the page."""
-    from cid_ray.search.tuning import BROKEN
-
-    config = watch.studies.config
-    try:
-        watch.check()
-        watch.catch_up()
-        test_winners(watch, request)
-        drop_losers(watch)
-        for row in findings.search_rows(watch.studies):
-            watch.rows.add(row)
-        for row in noise_rows(summarize(read_rows(watch.home.here), config.search.metric)):
-            watch.rows.add(row)
-        watch.home.fetch("samples")
-        report.write(watch.home, config, functools.partial(watch.screen.say, always=True))
-        watch.home.send()
-    except BROKEN as error:
-        watch.broken(error)
-
-
-def test_winners(watch: Watch, request: Resources) -> None:
-    """Score the winners on held-out images: their finished runs are resumed, which only tests."""
-    import ray
-
-    @ray.remote(num_cpus=request.cpus, num_gpus=request.gpus)
-    def last_row(root: str, task: dict[str, Any]) -> Row:
-        return list(trial_rows(root, request.cpus, task))[-1]
-
-    winners = [w for w in findings.winners(watch.studies) if at_hand(watch, w)]
-    for winner, task in [(w, last_row.remote(root_of(watch, w), w.task)) for w in winners]:
-        try:
-            watch.rows.add({**ray.get(task), "params": dict(winner.params)})
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            watch.screen.say(f"{winner.name} could not be tested ({reason}); --resume {watch.home} tries again", True)
-
-
-def root_of(watch: Watch, winner: Assignment) -> str:
-    """The folder of the run that holds a winner's checkpoint: with a shared study another machine's, perhaps."""
-    return str(winner.trial.user_attrs.get(ROOT) or places.absolute(watch.home.name))
-
-
-def at_hand(watch: Watch, winner: Assignment) -> bool:
-    """Whether a winner can be tested from here; if its checkpoint is not seen, it would be trained again."""
-    folder = checkpoints.folder_of(winner.config, root_of(watch, winner), winner.name)
-    seen = watch.studies.is_mine(winner.trial) or places.exists(places.join(folder, "last.pt"))
-    if not seen:
-        told = f"{winner.name} is not tested from here: {folder} belongs to another machine; resume there"
-        watch.screen.say(told, True)
-    return seen
-
-
-def drop_losers(watch: Watch) -> None:
-    """Keep the checkpoints of each arm's best, of what was repeated, and of trials that can go on."""
-    studies = watch.studies
-    kept = {findings.chosen(studies, arm) for arm in studies.search_arms()} | {arm.confirms for arm in studies.studies}
-    for trial in (t for arm in studies.search_arms() for t in studies.ranked(arm)):
-        if trial.user_attrs["run"] not in kept:
-            places.remove(checkpoints.folder_of(studies.config, watch.home.name, trial.user_attrs["run"]))
 
 
 def exit_code(watch: Watch, started: float) -> int:

@@ -109,6 +109,8 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "search.concurrency": 1,
     "search.cpus_per_trial": 2.0,
     "search.gpus_per_trial": 0.5,
+    "study.storage": "postgresql+psycopg://db.lab/studies",
+    "study.name": "camvid",
 }
 # What a run keeps or says, not what it learns: free to be in the fingerprint or out of it.
 EITHER = {"train.samples", "train.alarm_steps", "train.compile"}

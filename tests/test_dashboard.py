@@ -240,6 +240,7 @@ def test_a_dashboard_that_cannot_start_does_no_harm(halfway: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_survives_its_dashboard(ray_cluster: str, small_demo: Path, tmp_path: Path) -> None:
     """`tune --dashboard`: it answers while the search works; killed in the middle, it takes nothing with it."""
     out, port = tmp_path / "run", free_port()

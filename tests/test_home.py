@@ -65,6 +65,7 @@ def test_a_folder_that_would_show_credentials_is_refused(name: str) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_in_a_store_is_killed_and_goes_on_elsewhere(
     store: dict[str, str], small_demo: Path, tmp_path: Path
 ) -> None:

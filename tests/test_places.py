@@ -96,6 +96,7 @@ def test_a_table_in_an_object_store_is_the_table(store: dict[str, str], small_de
             assert np.array_equal(np.asarray(mine), np.asarray(theirs))
 
 
+@pytest.mark.slow
 def test_a_run_with_pool_and_checkpoints_in_an_object_store_ends_like_one_without(
     store: dict[str, str], small_demo: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def wait_for_checkpoint(out: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_from_its_checkpoint_and_ends_the_same(small_demo: Path, tmp_path: Path) -> None:
     assert train.main([*SETTINGS, f"--set=data.table={small_demo}", "--out", str(tmp_path / "whole")]) == 0
     hit = start(tmp_path / "hit", small_demo, "--restarts", "1")

@@ -36,7 +36,10 @@ class Listener(Protocol):
     def begun(self, assignment: Assignment, resumed: bool) -> None: ...
 
     def row(self, row: Row) -> None:
-        """Every row of a trial; those of `progress` (run, losses, speed) are told here and not kept."""
+        """Every row of a trial; those of `progress` (run, losses, speed) are told here and not kept.
+
+        The final row of a run that the search has chosen comes once more, with its test score.
+        """
 
     def retried(self, name: str, reason: str, again: int) -> None: ...
 
@@ -104,10 +107,8 @@ class Watch:
                 getattr(listener, what)(*news)
             except Exception as error:
                 self.listeners.remove(listener)
-                reason = (str(error).splitlines() or [""])[0]
-                self.screen.say(
-                    f"warning: {type(listener).__name__} is left out: {type(error).__name__}: {reason}", always=True
-                )
+                told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                self.screen.say(f"warning: {type(listener).__name__} is left out: {told}", always=True)
 
     def begun(self, assignment: Assignment, resumed: bool) -> None:
         self.tell("begun", assignment, resumed)
@@ -132,6 +133,11 @@ class Watch:
         if row["event"] == "rung":
             self.screen.rung(row, row["run"])
         self.home.send()
+        self.tell("row", row)
+
+    def tested(self, row: Row) -> None:
+        """The final row of a run that has ended, with its test score."""
+        self.rows.add(row)
         self.tell("row", row)
 
     def retried(self, name: str, reason: str, again: int) -> None:

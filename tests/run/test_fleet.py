@@ -157,7 +157,8 @@ def test_workers_share_what_there_is_and_leave_ray_datas_cpus_free(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("version", ["v2", pytest.param("v1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("version", ["v2", "v1"])
 def test_a_live_cluster_counts_what_its_autoscaler_may_start(version: str) -> None:
     """Ray's own autoscaler over its fake cloud, whose nodes are processes here: from the head, and from a new node."""
     from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
