@@ -64,13 +64,14 @@ class StudySearcher(Searcher):
         try:
             self.progress.check()
             assignment = None if self.progress.stopping() else self.studies.next()
+            if assignment:
+                self.progress.begun(assignment, resumed)
         except BROKEN as error:
             self.progress.broken(error)
             return Searcher.FINISHED
         if assignment is None:  # while trials run there may be more to come: retries, repeats of the best
             return None if self.studies.live and not self.progress.stopping() else Searcher.FINISHED
         self.names[trial_id] = assignment.name
-        self.progress.begun(assignment, resumed)
         return assignment.task
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

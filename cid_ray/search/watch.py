@@ -80,7 +80,7 @@ class Watch:
 
     def terminate(self, *_: Any) -> None:
         """SIGTERM, of `ray job stop` and of batch systems, which kill soon after: leave at once, as a resume can."""
-        self.screen.say(f"told to end; go on with: python -m cid_ray.tune --resume {self.home}")
+        self.screen.say(f"told to end; go on with: python -m cid_ray.tune --resume {self.home}", True)
         os._exit(130)
 
     def stopping(self) -> bool:
