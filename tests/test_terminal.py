@@ -81,7 +81,7 @@ def shown(
     out = folder / "run"
     command = [sys.executable, "-m", "cid_ray.tune", "--config", str(path), "--out", str(out), "-v"]
     env = {**os.environ, "RAY_ADDRESS": ray_cluster, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
-    code, pictures, output = in_a_terminal([*command, "--set", "loss.style_ramp=0"], env)
+    code, pictures, output = in_a_terminal([*command, "--set", "loss.style_ramp=0", "--set", "train.steps=80"], env)
     assert code == 0, output[-3000:]
     return out, pictures, output
 
@@ -108,10 +108,10 @@ def test_the_last_live_table_shows_the_numbers_of_the_rows(shown: tuple[Path, li
 def test_a_running_trial_is_shown_with_its_rung_and_its_miou(shown: tuple[Path, list[list[str]], str]) -> None:
     out, pictures, _ = shown
     rung = next(r for r in of_event(read_rows(out), "rung") if r["run"] == "1_4-supervised-000")
-    assert rung["step"] == 3
+    assert rung["step"] == 40
     seen = {" ".join(line.split()) for picture in pictures for line in picture if line.lstrip().startswith("- 1_4-")}
-    assert "- 1_4-supervised-000 0/6 -" in seen
-    assert any(line.startswith(f"- 1_4-supervised-000 3/6 {rung['val/miou_teacher']:.2f} 0:") for line in seen), seen
+    assert "- 1_4-supervised-000 0/80 -" in seen
+    assert any(line.startswith(f"- 1_4-supervised-000 40/80 {rung['val/miou_teacher']:.2f} 0:") for line in seen), seen
 
 
 @pytest.mark.ray
