@@ -51,10 +51,6 @@ def check_writable(key: str, folder: Name) -> None:
         with places.writing(probe) as file:
             file.write(b"checkpoints will be written here\n")
         places.remove(probe)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no name of a bucket
         reason = str(error).split(". Detail")[0].splitlines()[0]
-        raise InputError(
-            f"{key} {folder} cannot be written ({reason}); for an object store look at the "
-            "bucket, and at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL in the "
-            "environment"
-        ) from None
+        raise InputError(f"{key} {folder} cannot be written ({reason}); {places.STORE_REMEDY}") from None

@@ -75,6 +75,8 @@ def drop_losers(watch: Watch) -> None:
     """Keep the checkpoints of each arm's best, of what was repeated, and of trials that can go on."""
     studies = watch.studies
     kept = {findings.chosen(studies, arm) for arm in studies.search_arms()} | {arm.confirms for arm in studies.studies}
+    if studies.config.search.confirm.repeats:  # of a search that was stopped: any of these may be chosen yet
+        kept |= {arm.confirms for ratio in studies.config.search.ratios for arm in studies.candidates(ratio)}
     for trial in (t for arm in studies.search_arms() for t in studies.ranked(arm)):
         if trial.user_attrs["run"] not in kept:
             places.remove(checkpoints.folder_of(studies.config, watch.home.name, trial.user_attrs["run"]))

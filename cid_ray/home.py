@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,9 @@ class Home:
 
     def __exit__(self, *_: Any) -> None:
         if self.remote:
+            if self._sent:
+                with suppress(OSError):  # the last lines of the log; what must not be lost was sent before
+                    self.send()
             shutil.rmtree(self.here.parent, ignore_errors=True)
 
     @property
@@ -47,20 +52,22 @@ class Home:
 
     @property
     def holds_run(self) -> bool:
-        return places.exists(places.join(self.name, "config.yaml"))
+        with readable(self.name):
+            return places.exists(places.join(self.name, "config.yaml"))
 
     def fetch(self, folder: str = "") -> None:
         """Bring here what the store holds of the run: its own files, or all that lies in one folder of it."""
-        if not self.remote:
-            return
-        for path in places.paths(places.join(self.name, folder) if folder else self.name, below=bool(folder)):
-            if path.endswith(".partial"):
-                continue
-            target = self.here / folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with places.reading(places.join(self.name, *filter(None, (folder, path)))) as file:
-                target.write_bytes(file.read())
-            self._sent[target] = _state(target)
+        if self.remote:
+            with readable(self.name):
+                self._fetch(places.join(self.name, folder) if folder else self.name, self.here / folder, bool(folder))
+
+    def _fetch(self, source: Name, target: Path, below: bool) -> None:
+        for path in places.paths(source, below):
+            if not path.endswith(".partial"):
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                with places.reading(places.join(source, path)) as file:
+                    (target / path).write_bytes(file.read())
+                self._sent[target / path] = _state(target / path)
 
     def send(self) -> None:
         """Put into the store what has changed here, the rows before the journal: what a study knows, rows must show.
@@ -76,6 +83,16 @@ class Home:
             with places.writing(places.join(self.name, path.relative_to(self.here).as_posix())) as file:
                 file.write(path.read_bytes())
             self._sent[path] = state
+
+
+@contextmanager
+def readable(name: Name) -> Iterator[None]:
+    """An InputError for what a store does not let us read."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: no name of a bucket
+        reason = str(error).split(". Detail")[0].splitlines()[0]
+        raise InputError(f"{name} cannot be read ({reason}); {places.STORE_REMEDY}") from None
 
 
 def new_home(out: str | None, stem: str) -> Home:

@@ -7,7 +7,9 @@ written is an OSError, FileNotFoundError among them, as of `open`.
 
 from __future__ import annotations
 
+import errno
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -15,6 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 Name = str | Path
+STORE_REMEDY = (
+    "for an object store look at the bucket, and at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, "
+    "AWS_ENDPOINT_URL in the environment"
+)
 
 
 def is_remote(name: Name) -> bool:
@@ -58,7 +64,7 @@ def reading(name: Name) -> IO[bytes]:
 @contextmanager
 def writing(name: Name) -> Iterator[IO[bytes]]:
     """A file that takes its name when it is whole: until then, and whatever happens, the one before keeps it."""
-    partial = f"{name}.{os.getpid()}.partial"
+    partial = f"{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.partial"  # process numbers of containers are alike
     system, path = place(name)
     try:
         if is_remote(name):
@@ -72,8 +78,10 @@ def writing(name: Name) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, name)
-    except BaseException:
+    except BaseException as error:
         remove(partial)
+        if is_remote(name) and isinstance(error, OSError):  # an object store gives no number: it is the store's fault
+            raise OSError(error.errno or errno.EIO, str(error), str(name)) from error
         raise
 
 

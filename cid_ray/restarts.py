@@ -13,8 +13,9 @@ import sys
 import time
 from types import FrameType
 
-from cid_ray import cli, places
+from cid_ray import cli
 from cid_ray.config import InputError
+from cid_ray.home import Home
 
 
 def add_option(options: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def guard(module: str, argv: list[str], args: argparse.Namespace) -> int:
         print(
             f"killed by {name}; " + (f"going on, {left} restart(s) left" if left else "no restart is left"), flush=True
         )
-        if places.exists(places.join(folder, "config.yaml")):  # else it had not begun
+        if Home(folder).holds_run:  # else it had not begun
             own = ["--resume", folder, *cli.SCREEN_FLAGS[args.loudness]]
             if budget:
                 own += ["--budget", str(max(1.0, budget + started - time.monotonic()))]

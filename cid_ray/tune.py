@@ -98,7 +98,7 @@ def grow(config: Config, args: Any) -> tuple[Config, str]:
         return config, ""
     if args.resume:
         raise InputError("--warm-start begins a new run: leave out --resume, or leave out --warm-start")
-    points, told = findings.warm_start(Path(args.warm_start), check_search(config), config.search.metric)
+    points, told = findings.warm_start(args.warm_start, check_search(config), config.search.metric)
     return override(tree, {"search.start": [*points, *config.search.start]}), told
 
 

@@ -64,6 +64,22 @@ def test_a_folder_that_would_show_credentials_is_refused(name: str) -> None:
         Home(name)
 
 
+@pytest.mark.parametrize("name", ["s3://nobody/runs", "s3://Bad Bucket/x"])
+def test_a_store_that_cannot_be_read_or_written_is_told_in_one_line(store: dict[str, str], name: str) -> None:
+    with pytest.raises(InputError, match=r"s3://.* AWS_ENDPOINT_URL"):
+        tune.main(["--out", name])
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL|is not a run's folder"):
+        tune.main(["--resume", name])
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL|is not a run's folder"):
+        report.main([name])
+
+
+def test_a_write_that_a_store_refuses_bears_a_number(store: dict[str, str]) -> None:
+    with pytest.raises(OSError, match="nobody") as told, places.writing("s3://nobody/runs/x") as file:
+        file.write(b"x")
+    assert told.value.errno
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_search_in_a_store_is_killed_and_goes_on_elsewhere(

@@ -11,6 +11,8 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import InputError
+from cid_ray.home import Home
+from cid_ray.places import Name
 from cid_ray.results.record import Row, of_event, read_rows
 from cid_ray.search.arms import Arm, Assignment, trial_config
 from cid_ray.search.space import Space
@@ -108,13 +110,15 @@ def pareto(study: optuna.Study) -> list[dict[str, Any]]:
     return [{"run": t.user_attrs["run"], "params": t.params, "value": t.values[0], "cost": t.values[1]} for t in front]
 
 
-def warm_start(path: Path, space: Space, metric: str) -> tuple[list[dict[str, Any]], str]:
+def warm_start(path: Name, space: Space, metric: str) -> tuple[list[dict[str, Any]], str]:
     """Starting points from an earlier run's records, the best few of each of its ratios; and in words what they are."""
-    folder = path.parent if path.is_file() else path
-    if not (folder / "rows.jsonl").is_file():
-        raise InputError(f"--warm-start {path} is not a run's folder: it has no rows.jsonl")
+    with Home(Path(path).parent if Path(path).is_file() else path) as home:
+        home.fetch()
+        if not (home.here / "rows.jsonl").is_file():
+            raise InputError(f"--warm-start {path} is not a run's folder: it has no rows.jsonl")
+        earlier = of_event(read_rows(home.here), "final")
     finals: dict[str, list[Row]] = {}
-    for row in of_event(read_rows(folder), "final"):
+    for row in earlier:
         if row["method"] == "cid" and "confirms" not in row and row.get("params") and row.get(metric) is not None:
             finals.setdefault(row["ratio"], []).append(row)
     points: list[dict[str, Any]] = []

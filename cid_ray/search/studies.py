@@ -49,6 +49,7 @@ class Studies:
         self.storage = shared.open_shared(url) if url else open_journal(folder / JOURNAL)
         self.prefix = f"{self.config.study.name or self.home.own_name}: " if url else ""
         self.owner, self.fresh = shared.owner_of(folder) if url else ("", True)
+        self.home.send()  # the id, before a trial bears it
         if self.shared:  # its arms may not all be the same
             self.check(optuna.create_study(storage=self.storage, study_name=self.prefix[:-2], load_if_exists=True))
         for method in (*self.config.search.baselines, "cid"):
@@ -179,7 +180,7 @@ class Studies:
 
     def keep(self, name: str, row: Row) -> None:
         """The row of a live trial, for the other machines of a shared study."""
-        if self.shared and name in self.live:
+        if self.shared and name in self.live and "images_seen" in row:  # not of a failure: its study says it
             shared.keep_row(self.live[name].trial, row)
 
     def kept_rows(self) -> list[Row]:

@@ -18,8 +18,11 @@ from optuna.trial import TrialState
 from cid_ray.config import Config, InputError, override
 from cid_ray.home import Home
 from cid_ray.results.record import Row, of_event, read_rows
+from cid_ray.run.display import Display
+from cid_ray.search.journal import Hold
 from cid_ray.search.space import Space
 from cid_ray.search.studies import Studies
+from cid_ray.search.watch import Watch
 from tests import object_store
 from tests.postgres import PASSWORD, serving
 from tests.support import TINY
@@ -73,6 +76,19 @@ def test_a_resume_takes_its_own_interrupted_trials_and_no_others(database: str, 
     assert [arm.run_name(again.storage.get_trial(i).number) for arm, i in again.pending] == [mine.name]
     resumed = again.next()
     assert resumed and resumed.name == mine.name and dict(resumed.params) == dict(mine.params)
+
+
+def test_a_trial_that_fails_fails_alone(database: str, tmp_path: Path) -> None:
+    book = studies(tmp_path / "one", database, "failing")
+    with Hold(tmp_path / "one") as hold, Display(tmp_path / "one", book.total(), "trial") as display:
+        watch = Watch(book.home, hold, book, display, None)
+        assignment = book.next()
+        assert assignment
+        row = {"event": "failed", "run": assignment.name, "reason": "RuntimeError: no", "traceback": "..."}
+        watch.row(row)
+        book.fail(assignment.name, row["reason"])
+        watch.ended(assignment.name, "failed", row["reason"])
+    assert book.ended()[assignment.name] == TrialState.FAIL and book.next()
 
 
 def test_another_search_of_the_same_name_is_refused(database: str, tmp_path: Path) -> None:
