@@ -98,7 +98,17 @@ def absolute(config: Config) -> Config:
     elsewhere = config.train.checkpoint_folder
     if elsewhere and not places.is_remote(elsewhere):
         found["train.checkpoint_folder"] = str(Path(elsewhere).resolve())
+    if store := config.search.trackers.get("mlflow", {}).get("tracking_uri"):
+        found["search.trackers.mlflow.tracking_uri"] = absolute_store(str(store))
     return override(config.model_dump(mode="json"), found)
+
+
+def absolute_store(uri: str) -> str:
+    """An MLflow store in a file or folder by its absolute path; any other as it is."""
+    prefix = next(p for p in ("sqlite:///", "file://", "file:", "") if uri.startswith(p))
+    path = uri.removeprefix(prefix)
+    elsewhere = not path or path.startswith(("/", "databricks")) or "://" in path
+    return uri if elsewhere else prefix + str(Path(path).resolve())
 
 
 def claim(config: Config, home: Home) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cid_ray.rules import CUTMIX_GROUP, flat, label_share, share_of
+from cid_ray.rules import CUTMIX_GROUP, Secret, flat, label_share, share_of
 from cid_ray.sections import (
     CHANGE_NO_RESULT,
     Config,
@@ -128,7 +128,8 @@ def explain(error: ValidationError) -> str:
         line = f"unknown key `{key}`{_nearest(key)}"
     else:
         rule = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-        line = f"`{key}` is {first['input']!r}: {rule}{_in_percent(first)}" if key else rule
+        shown = "" if isinstance(first.get("ctx", {}).get("error"), Secret) else f" is {first['input']!r}"
+        line = f"`{key}`{shown}: {rule}{_in_percent(first)}" if key else rule
     return line + (f" (and {more} more mistake{'s' * (more > 1)})" if more else "")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 CUTMIX_GROUP = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -46,10 +47,14 @@ def label_share(ratio: Any) -> tuple[float | None, int | None]:
     return number, None
 
 
+class Secret(ValueError):
+    """A rule that was broken by a value which nobody may repeat."""
+
+
 def database(url: str) -> str:
     """A SQLAlchemy URL without a password, which would stand in every row."""
     if not re.fullmatch(r"\w+(\+\w+)?://([^:@/]+@)?[^@]*", url) or "password" in url:
-        raise ValueError(
+        raise Secret(
             "must be a URL like postgresql+psycopg://host/database; user and password are taken from the environment "
             "(PGUSER, PGPASSWORD) or ~/.pgpass"
         )
@@ -59,8 +64,22 @@ def database(url: str) -> str:
 def place(name: str) -> str:
     """A folder, or one in an object store: without credentials, which would stand in every row."""
     if "://" in name and not re.fullmatch(r"s3://[^@?#/]+(/[^@?#]*)?", name):
-        raise ValueError(
+        raise (Secret if "@" in name else ValueError)(
             "must be a folder or s3://bucket/path; credentials and endpoint are taken "
             "from the environment (AWS_ACCESS_KEY_ID, ..., AWS_ENDPOINT_URL)"
         )
     return name
+
+
+def trackers(wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Known trackers without keys, tokens and passwords, which would stand in the run's folder."""
+    for name in wanted:
+        if name not in TRACKERS:
+            raise ValueError(f"must name {', '.join(TRACKERS)}, each with its arguments; {name!r} is none of them")
+    for key, value in flat(wanted).items():
+        if re.search(r"(key|token|password|secret)$", key, re.IGNORECASE) or re.search(r"://[^/\s]*@", str(value)):
+            raise Secret(
+                f"holds a secret in {key}, which would stand in the run's folder: leave it out and set it in the "
+                "environment (MLFLOW_TRACKING_URI, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, WANDB_API_KEY)"
+            )
+    return wanted

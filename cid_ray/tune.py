@@ -22,7 +22,7 @@ from cid_ray.results.record import Row
 from cid_ray.run import cluster, demand
 from cid_ray.run.display import Display
 from cid_ray.run.fleet import Resources
-from cid_ray.search import findings
+from cid_ray.search import findings, tracking
 from cid_ray.search.arms import Arm, check_search, trial_config
 from cid_ray.search.journal import Hold
 from cid_ray.search.metrics import Metrics
@@ -49,6 +49,7 @@ def main(argv: list[str]) -> int:
     config, home = cli.open_run(args, "tune", None if args.config or args.resume else cli.shipped("demo.yaml"))
     config, told = grow(config, args)
     space = check_search(config)
+    tracking.check(config, home)
     counts, contents = check_data(config)
     cluster.start_ray(args.loudness > 0)
     request, at_once = check_cluster(config)
@@ -62,6 +63,7 @@ def main(argv: list[str]) -> int:
         with Display(home.here, studies.total(), "trial", args.loudness) as display:
             watch = Watch(home, hold, studies, display, deadline)
             watch.listeners += [Metrics(home.here, studies, deadline), Terminal(display, studies, counts), Pulse(watch)]
+            watch.listeners += tracking.start(home, studies)
             announce(watch, counts, request, at_once, told)
             with beside.dashboard(args.dashboard, home.here, display.say), interruptible(watch):
                 search(watch, request, at_once)

@@ -109,6 +109,7 @@ CHANGES_NO_RESULT: dict[str, Any] = {
     "search.concurrency": 1,
     "search.cpus_per_trial": 2.0,
     "search.gpus_per_trial": 0.5,
+    "search.trackers": {"tensorboard": {}},
     "study.storage": "postgresql+psycopg://db.lab/studies",
     "study.name": "camvid",
 }

@@ -22,6 +22,7 @@ from cid_ray import tune
 from cid_ray.config import InputError
 from cid_ray.results.record import read_rows
 from tests.support import TINY
+from tests.tracked import check_tensorboard
 
 pytestmark = pytest.mark.ray
 METHODS = ("supervised", "pool_bn", "mean_teacher", "cid")
@@ -60,7 +61,8 @@ def states(out: Path) -> dict[str, Counter[str]]:
 def finished(ray_cluster: str, small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     out = folder / "run"
-    assert tune.main(["--config", str(space_file(folder, small_demo)), "--out", str(out)]) == 0
+    path = space_file(folder, small_demo, trackers={"tensorboard": {}})
+    assert tune.main(["--config", str(path), "--out", str(out)]) == 0
     return out
 
 
@@ -127,6 +129,10 @@ def test_the_page_shows_table_curves_and_pictures(finished: Path) -> None:
     assert page.count("<svg") >= 3
     assert page.count("data:image/png;base64,") == 2 * 2 * 4
     assert "supervised, pool through batch norm" in page and "(baseline)" in page
+
+
+def test_tensorboard_shows_what_the_rows_say(finished: Path) -> None:
+    check_tensorboard(finished)
 
 
 def test_resuming_a_finished_search_runs_nothing_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

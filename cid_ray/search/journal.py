@@ -27,7 +27,7 @@ GRACE_SECONDS = 3  # after which the journal lock of a killed process is taken o
 FREE_TO_CHANGE = (  # on a resume: what changes no result, how long the search goes on, and how
     *CHANGE_NO_RESULT, "study.", "model.weights", "train.samples", "train.alarm_steps", "scale.", "search.trials",
     "search.baseline_trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial",
-    "search.confirm.", "search.retries", "search.max_failures",
+    "search.confirm.", "search.retries", "search.max_failures", "search.trackers",
 )  # fmt: skip
 
 

@@ -108,7 +108,8 @@ class Watch:
             except Exception as error:
                 self.listeners.remove(listener)
                 told = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-                self.screen.say(f"warning: {type(listener).__name__} is left out: {told}", always=True)
+                who = getattr(listener, "name", type(listener).__name__)
+                self.screen.say(f"warning: {who} is left out: {told}", always=True)
 
     def begun(self, assignment: Assignment, resumed: bool) -> None:
         self.tell("begun", assignment, resumed)
