@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     config, home = cli.open_run(args, "train")
     if args.resume:
         same_run(home, config)
-    told = prepare(config, verbose=args.loudness > 0)
+    told = prepare(config, home, verbose=args.loudness > 0)
     cli.claim(config, home)
     rows = Rows(home.here)
     with home, Display(home.here, config.train.steps, loudness=args.loudness) as display:
@@ -67,7 +67,7 @@ def same_run(home: Home, config: Config) -> None:
         raise InputError(f"--resume {home} goes on with the same run: {changed}; choose another --out for that")
 
 
-def prepare(config: Config, verbose: bool) -> list[str]:
+def prepare(config: Config, home: Home, verbose: bool) -> list[str]:
     """Every error that can be known before training: table, split, model, weights, room for the workers.
 
     Returns what is to be told of them.
@@ -75,25 +75,26 @@ def prepare(config: Config, verbose: bool) -> list[str]:
     from cid_ray.core.model import Segmenter
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
-    from cid_ray.run.build import check
+    from cid_ray.run.build import check, identity
     from cid_ray.run.device import Device
 
     table = open_table(config.data.table)
     split = make_split(table, config.data)
     check(config, table, split)
     Segmenter(config.model, table.num_classes)
+    fingerprint = identity(config, table, split)["fingerprint"]
     told = []
     if config.scale.most > 1:
         from cid_ray.run.cluster import start_ray
         from cid_ray.run.workers import check_workers
 
-        start_ray(verbose)
+        start_ray(verbose, {"run": home.own_name, "ratio": split.name, "fingerprint": fingerprint})
         told.append(f"each worker gets {check_workers(config)}; {config.scale.data_cpus:g} CPU stay free for Ray Data")
     device = Device.choose(config.train)
     return [
         *told,
         f"{config.method} at {split.name}, pool {len(split.pool)}, split {split.split_id}; {table.num_classes} classes",
-        f"device: {device}; {config.scale} worker(s); fingerprint {config.fingerprint(table.fingerprint)}",
+        f"device: {device}; {config.scale} worker(s); fingerprint {fingerprint}",
     ]
 
 

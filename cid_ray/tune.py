@@ -51,7 +51,8 @@ def main(argv: list[str]) -> int:
     space = check_search(config)
     tracking.check(config, home)
     counts, contents = check_data(config)
-    cluster.start_ray(args.loudness > 0)
+    about = {"run": home.own_name, "ratio": ", ".join(counts.values())}
+    cluster.start_ray(args.loudness > 0, {**about, "fingerprint": config.fingerprint(*contents.values())})
     request, at_once = check_cluster(config)
     if not args.resume:
         cli.claim(config, home)

@@ -25,6 +25,7 @@ from cid_ray.data.demo import write_demo
 from cid_ray.results.record import Row, read_rows
 from cid_ray.run import cluster, state
 from cid_ray.run.workers import close_crew, train_on_workers
+from tests.object_store import free_port
 from tests.support import TINY
 
 HANG_SECONDS = 10  # here; 60 by default
@@ -50,7 +51,10 @@ class Nodes:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        self.all = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": True})
+        self.all = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 2, "include_dashboard": True, "dashboard_port": free_port()},
+        )
         self.second = self.all.add_node(num_cpus=2)
         os.environ["RAY_ADDRESS"] = self.all.address
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,14 @@ def real_data(*parts: str) -> Path:
     if not path.exists():
         pytest.skip(f"{path} is absent")
     return path
+
+
+def from_ray_dashboard(path: str) -> Any:
+    """What Ray's own dashboard, of the cluster that this process is part of, answers."""
+    import ray
+
+    token = Path("~/.ray/auth_token").expanduser()
+    head = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.is_file() else {}
+    request = urllib.request.Request(f"http://{ray._private.worker._global_node.webui_url}{path}", headers=head)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -16,10 +17,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from cid_ray.config import load
+from cid_ray.data.table import open_table
 from cid_ray.results.record import of_event, read_rows
 from tests.object_store import free_port, wait_for
 from tests.test_tune import space_file, states
@@ -27,6 +31,7 @@ from tests.test_tune import space_file, states
 pytestmark = pytest.mark.ray
 RAY = str(Path(sys.executable).with_name("ray"))
 SOURCE = Path(__file__).resolve().parent.parent
+COMMIT = "0123456789ab"
 PORTS = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
 
 
@@ -70,9 +75,16 @@ class Cluster:
         command = [RAY, *words[:2], "--address", self.address, *words[2:]]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=seconds, cwd=SOURCE)
 
+    def get(self, path: str) -> Any:
+        """What the dashboard's own page asks for."""
+        head = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(urllib.request.Request(self.address + path, headers=head), timeout=60) as answer:
+            return json.load(answer)
+
     def submit(self, *command: str, wait: bool = True, token: bool = True) -> subprocess.CompletedProcess[str]:
-        waits = [] if wait else ["--no-wait"]
-        return self.ray("job", "submit", *waits, "--working-dir", ".", "--", "python", "-m", *command, token=token)
+        how = ["--runtime-env-json", json.dumps({"env_vars": {"CID_RAY_GIT": COMMIT}}), "--working-dir", "."]
+        how += [] if wait else ["--no-wait"]
+        return self.ray("job", "submit", *how, "--", "python", "-m", *command, token=token)
 
 
 @contextlib.contextmanager
@@ -107,6 +119,11 @@ def test_a_job_streams_its_rungs_and_says_how_it_ended(cluster: Cluster, small_d
     assert all(counts == {"COMPLETE": 1} for counts in states(out).values())
     bad = cluster.submit("cid_ray.tune", "--config", str(space), "--set", "search.trials=0")
     assert bad.returncode != 0 and "error: `search.trials` is 0" in bad.stdout and "Traceback" not in bad.stdout
+    told = [job["metadata"] for job in cluster.get("/api/jobs/") if job["metadata"].get("run") == "run"]
+    fingerprint = load(out / "config.yaml").fingerprint(open_table(small_demo).fingerprint, "none")
+    assert len(told) == 1
+    assert told[0].items() >= {"run": "run", "ratio": "1/8 (6)", "fingerprint": fingerprint, "git": COMMIT}.items()
+    assert {row["git"] for row in of_event(read_rows(out), "final")} == {COMMIT}
     secret = cluster.env["RAY_AUTH_TOKEN"].encode()
     assert not any(secret in file.read_bytes() for file in out.rglob("*") if file.is_file())
 

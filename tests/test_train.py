@@ -20,7 +20,7 @@ from cid_ray.results.record import read_rows
 from cid_ray.run import state
 from cid_ray.run.loop import train as rows_of
 from cid_ray.run.run import Job, Run
-from tests.support import TINY
+from tests.support import TINY, from_ray_dashboard
 
 
 @pytest.fixture
@@ -158,6 +158,8 @@ def test_two_workers_with_ray_data_reach_the_scores_of_one_process(
     assert together["test/miou"] == pytest.approx(alone["test/miou"], abs=0.5)
     first_alone, first_together = read_rows(one)[0]["losses"], read_rows(two)[0]["losses"]
     assert first_together["total"] == pytest.approx(first_alone["total"], rel=0.02)
+    in_dashboard = {run["name"]: run["status"] for run in from_ray_dashboard("/api/train/v2/runs/v1")["train_runs"]}
+    assert in_dashboard["two-train"] == "FINISHED"  # the run's folder and the run
 
 
 @pytest.mark.ray

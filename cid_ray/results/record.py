@@ -80,7 +80,12 @@ def provenance() -> Row:
 
 
 def git_sha() -> str | None:
-    """The commit of the source, with "+" when the tree differs from it; None outside a checkout."""
+    """The commit of the source, with "+" when the tree differs from it; None where nobody knows.
+
+    Outside a checkout (an image, the working folder of a submitted job) it is what the variable CID_RAY_GIT says.
+    """
+    if told := os.environ.get("CID_RAY_GIT"):
+        return told[:12]
     here = Path(__file__).resolve().parent
     try:
         sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10)

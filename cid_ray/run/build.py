@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import torch
 from timm.utils import ModelEmaV3
@@ -29,6 +32,17 @@ def check(cfg: Config, table: Table, split: Split) -> None:
         )
     if cfg.data.batch_size < 2 and cfg.method == "supervised":
         raise InputError("data.batch_size must be at least 2: batch norm needs more than one image")
+
+
+def identity(cfg: Config, table: Table, split: Split) -> dict[str, str]:
+    """What must be equal for two runs to give the same numbers."""
+    weights = Path(cfg.model.weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
+    return {
+        "data": table.fingerprint,
+        "split_id": split.split_id,
+        "fingerprint": cfg.fingerprint(table.fingerprint, split.split_id, digest),
+    }
 
 
 def class_weights(cfg: Config, table: Table, split: Split) -> Tensor | None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cid_ray.results.record import git_sha
 from cid_ray.run.device import available_cpus
 from cid_ray.run.fleet import Fleet, Living, Resources, grown
 from cid_ray.run.plans import kuberay_plan, read_plan
@@ -26,10 +29,10 @@ GROUP_LABEL = "ray.io/node-group"  # of a node that an autoscaler started: the n
 HEAD = "node:__internal_head__"  # a resource that the head node alone has
 
 
-def start_ray(verbose: bool = False) -> None:
+def start_ray(verbose: bool = False, about: Mapping[str, str] | None = None) -> None:
     """Join the cluster of RAY_ADDRESS or a running local one, else start one with this machine's CPUs.
 
-    `verbose`: what Ray's processes print is shown here too.
+    `verbose`: what Ray's processes print is shown here too; `about`: what Ray's list of jobs says of this command.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -37,15 +40,34 @@ def start_ray(verbose: bool = False) -> None:
 
     if ray.is_initialized():
         return
+    metadata = {**(about or {}), "git": git_sha() or "unknown"}
     running = os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if running else {"num_cpus": available_cpus()}
     every: dict[str, Any] = {"log_to_driver": verbose, "logging_level": "ERROR"}
+    every["job_config"] = ray.job_config.JobConfig(metadata=metadata)
     try:
         ray.init(include_dashboard=None if running else True, **every, **own)
     except ValueError as error:
         if "num_cpus" not in str(error):
             raise
         ray.init(**every)  # a local cluster is already running: join it
+    describe_submission(metadata)
+
+
+def describe_submission(metadata: Mapping[str, str]) -> None:
+    """The same for a submitted job, which Ray lists with what was given to `ray job submit` alone.
+
+    Ray has no call for that: this adds to the entry that its own dashboard shows, and to nothing that Ray goes by.
+    """
+    from ray.experimental import internal_kv
+
+    given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
+    key = f"_ray_internal_job_info_{given.get('job_submission_id')}"
+    entry = internal_kv._internal_kv_get(key, namespace="job")
+    if entry:
+        job = json.loads(entry)
+        job["metadata"] = {**metadata, **(job.get("metadata") or {})}
+        internal_kv._internal_kv_put(key, json.dumps(job), overwrite=True, namespace="job")
 
 
 def fleet() -> Fleet:

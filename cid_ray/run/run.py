@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -230,14 +228,7 @@ class Run:
         self.health.found.warnings += told
 
     def identity(self) -> dict[str, str]:
-        """What must be equal for two runs to give the same numbers."""
-        weights = Path(self.config.model.weights)
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
-        return {
-            "data": self.table.fingerprint,
-            "split_id": self.split.split_id,
-            "fingerprint": self.config.fingerprint(self.table.fingerprint, self.split.split_id, digest),
-        }
+        return build.identity(self.config, self.table, self.split)
 
     # ---- what rows say ----
 

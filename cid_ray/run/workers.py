@@ -28,7 +28,10 @@ def check_workers(config: Config) -> Resources:
 def train_on_workers(
     config: Config, root: Name, name: str = "train", test: bool = True, keep: bool = False
 ) -> Iterator[Row]:
-    """Rows of one run on `scale.workers` workers; `keep` leaves them waiting for this process's next run."""
+    """Rows of one run on `scale.workers` workers; `keep` leaves them waiting for this process's next run.
+
+    In Ray's dashboard they bear the name of the folder and, waiting crews too, of their first run in it.
+    """
     cluster.start_ray()
     shape = Shape(config.scale.workers, check_workers(config))
     root = places.absolute(root)
@@ -52,5 +55,5 @@ def _crew_of(shape: Shape, root: Name, name: str) -> Crew:
     global _crew
     if _crew is None or not _crew.alive or _crew.shape != shape:
         close_crew()
-        _crew = Crew(shape, places.join(root, "ray_train"), name)
+        _crew = Crew(shape, places.join(root, "ray_train"), f"{str(root).rstrip('/').rpartition('/')[2]}-{name}")
     return _crew
