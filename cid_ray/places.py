@@ -100,7 +100,7 @@ def paths(folder: Name, below: bool = True) -> list[str]:
 
 
 def stamps(folder: Name, below: bool = True) -> dict[str, tuple[int, int]]:
-    """The same files: path -> when it was last written, in nanoseconds since 1970, and its size in bytes."""
+    """The same files: path -> when last written (nanoseconds since 1970; a store tells seconds), size in bytes."""
     from pyarrow.fs import FileSelector
 
     system, path = place(folder)

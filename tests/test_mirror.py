@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from cid_ray import places
 from cid_ray.home import Home
+from cid_ray.mirror import Mirror
 from cid_ray.results import pulse
 from cid_ray.results.live import look
 from cid_ray.results.record import read_rows
@@ -94,31 +96,38 @@ def test_rows_and_pictures_that_arrive_in_a_store_are_told_and_shown(
     assert not list(temporary.iterdir()) and places.stamps(name) == stamps
 
 
-def test_a_store_that_is_lost_leaves_the_last_state(halfway: Path, temporary: Path) -> None:
-    name, lines, server = f"{BUCKET}/runs/lost", list[str](), free_port()
-    with ExitStack() as opened:
-        with serving(server) as env:
-            put(halfway, name, "config.yaml", "pulse.json", "samples/*/*.png")
-            put_rows(halfway, name, 2)
-            port = opened.enter_context(dashboard_of(name, end=signal.SIGINT, lines=lines))
-            before = pictures(ask(port, "/")[1])
-        late = subprocess.Popen(
-            [sys.executable, "-m", "cid_ray.dashboard", name],
-            env={**os.environ, **env}, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+@pytest.mark.parametrize("how", ["refuses", pytest.param("is gone", marks=pytest.mark.slow)])
+def test_a_store_that_is_lost_leaves_the_last_state(how: str, halfway: Path, temporary: Path) -> None:
+    """One that no longer takes the credentials; one that is not reached, which S3's client tries for six seconds."""
+    name, lines, at = f"{BUCKET}/runs/lost", list[str](), free_port()
+    with ExitStack() as server, ExitStack() as opened:
+        env = server.enter_context(serving(at))
+        put(halfway, name, "config.yaml", "pulse.json", "samples/*/*.png")
+        put_rows(halfway, name, 2)
+        port = opened.enter_context(dashboard_of(name, end=signal.SIGINT, lines=lines))
+        before = pictures(ask(port, "/")[1])
+        server.close() if how == "is gone" else take_credentials(at, False)
+        command = [sys.executable, "-m", "cid_ray.dashboard", name]
+        late = subprocess.run(command, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert late.returncode == 2 and late.stderr.count("\n") == 1
+        assert f"error: {name} cannot be read (" in late.stderr
         until(lambda: "its store cannot be read" in ask(port, "/")[1])
         assert before and pictures(ask(port, "/")[1]) == before and ask(port, before[0])[0] == 200
-        refused = late.communicate(timeout=60)[1]
-        assert late.returncode == 2 and refused.count("\n") == 1 and f"error: {name} cannot be read (" in refused
-        with serving(server):
-            put(halfway, name, "config.yaml", "samples/*/*.png")
-            put_rows(halfway, name)
-            until(lambda: "its store cannot be read" not in ask(port, "/")[1])
-            assert len(pictures(ask(port, "/")[1])) == 2 * 2 * 4
-            opened.close()
+        server.enter_context(serving(at)) if how == "is gone" else take_credentials(at, True)
+        put(halfway, name, "config.yaml", "samples/*/*.png")
+        put_rows(halfway, name)
+        until(lambda: "its store" not in (page := ask(port, "/")[1]) and len(pictures(page)) == 2 * 2 * 4)
+        opened.close()
     told = [line for line in lines if name in line]
     assert len(told) == 2 and told[0].startswith(f"warning: {name} cannot be read (") and "can be read again" in told[1]
     assert not list(temporary.iterdir())
+
+
+def take_credentials(server: int, those_of_anybody: bool) -> None:
+    """What moto's server asks of a request: nothing, or the credentials of somebody whom it knows."""
+    connection = http.client.HTTPConnection("127.0.0.1", server, timeout=60)
+    connection.request("POST", "/moto-api/reset-auth", "inf" if those_of_anybody else "0")
+    assert connection.getresponse().status == 200
 
 
 def test_a_run_that_is_not_there_is_refused_in_one_line(store: dict[str, str], temporary: Path) -> None:
@@ -128,24 +137,42 @@ def test_a_run_that_is_not_there_is_refused_in_one_line(store: dict[str, str], t
     assert not list(temporary.iterdir())
 
 
+def test_only_what_has_changed_is_fetched_and_nothing_is_sent(store: dict[str, str], halfway: Path) -> None:
+    name = f"{BUCKET}/runs/still"
+    put(halfway, name, "config.yaml", "samples/*/*.png")
+    put_rows(halfway, name, 2)
+    stamps = places.stamps(name)
+    with Mirror(name) as mirror:
+        mirror.fetch("", "samples")
+        files = {path: path.stat().st_ino for path in mirror.here.rglob("*.*")}
+        assert len(files) == len(stamps)
+        (mirror.here / "config.yaml").write_text("written here")
+        put_rows(halfway, name, 3)
+        mirror.fetch("", "samples")
+        changed = [path.name for path, number in files.items() if path.stat().st_ino != number]
+        assert changed == ["rows.jsonl"] and (mirror.here / "config.yaml").read_text() == "written here"
+    assert {path for path, stamp in places.stamps(name).items() if stamp != stamps[path]} == {"rows.jsonl"}
+    assert not mirror.here.exists()
+
+
 # ---- whether a search runs ----
 
 
 def test_a_store_hears_of_a_search_between_its_events(store: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"{BUCKET}/runs/beating"
-    with Home(name) as home, Home(name) as elsewhere:
-        home.here.mkdir()
-        beating = pulse.Pulse(SimpleNamespace(home=home, total=3, ended_before=0, reason=""))
-        beating.running["1_8-cid-000"] = {}
-        told = heard(elsewhere)
-        monkeypatch.setattr(pulse, "SECONDS", 0.0)
-        beating.row({"event": "progress", "run": "1_8-cid-000"})
-        assert heard(elsewhere) == told and pulse.read_pulse(home.here)["at"] > told["at"]
-        monkeypatch.setattr(pulse, "SEND_SECONDS", 0.0)
-        beating.row({"event": "progress", "run": "1_8-cid-000", "step": 2})
-        assert heard(elsewhere)["at"] > told["at"] and heard(elsewhere)["state"] == "running"
-        monkeypatch.setattr(pulse, "SEND_SECONDS", 100.0)
-        beating.close()
+    with Home(name) as elsewhere:
+        with Home(name) as home:
+            home.here.mkdir()
+            beating = pulse.Pulse(SimpleNamespace(home=home, total=3, ended_before=0, reason=""))
+            beating.running["1_8-cid-000"] = {}
+            told = heard(elsewhere)
+            monkeypatch.setattr(pulse, "SECONDS", 0.0)
+            beating.row({"event": "progress", "run": "1_8-cid-000"})
+            assert heard(elsewhere) == told and pulse.read_pulse(home.here)["at"] > told["at"]
+            monkeypatch.setattr(pulse, "SEND_SECONDS", 0.0)
+            beating.row({"event": "progress", "run": "1_8-cid-000", "step": 2})
+            assert heard(elsewhere)["at"] > told["at"] and heard(elsewhere)["state"] == "running"
+            beating.close()
         assert heard(elsewhere)["state"] == "closed"
 
 
@@ -187,7 +214,7 @@ def test_a_search_in_a_store_shows_pictures_while_it_works(store: dict[str, str]
     name, port = f"{BUCKET}/runs/shown", free_port()
     command = ["cid_ray.tune", "--out", name, "--dashboard", str(port), "--trials", "3"]
     command += ["--set", "search.ratios=[1/8]", "--set", "search.baselines=[supervised]"]
-    env = {**os.environ, "RAY_ADDRESS": "local"}  # a Ray of its own, whose workers know the store
+    env = {**os.environ, "RAY_ADDRESS": "local", "RAY_TMPDIR": "/tmp"}  # a Ray of its own; its sockets' names are short
     search = subprocess.Popen([sys.executable, "-m", *command], env=env, stdout=subprocess.PIPE, text=True)
     try:
         until(lambda: search.poll() is not None or reachable(port))
@@ -195,9 +222,14 @@ def test_a_search_in_a_store_shows_pictures_while_it_works(store: dict[str, str]
         page = ask(port, "/")[1]
         assert search.poll() is None and "running: " in page and "optuna-dashboard</a>" in page
         assert all(ask(port, path)[0] == 200 for path in pictures(page))
+        assert list(temporary.glob("cid_ray-*/shown"))
+        other = int(page.partition('href="http://127.0.0.1:')[2].partition("/")[0])
+        until(lambda: reachable(other))
+        studies = json.loads(ask(other, "/api/studies")[1])["study_summaries"]
+        assert {"1/8 cid", "1/8 supervised"} <= {study["study_name"] for study in studies}
     finally:
         search.send_signal(signal.SIGINT)
         said, _ = search.communicate(timeout=200)
     assert "interrupted" in said and f"dashboard http://127.0.0.1:{port}/" in said
     until(lambda: not reachable(port))
-    until(lambda: not list(temporary.glob("cid_ray-*")))
+    until(lambda: not list(temporary.glob("cid_ray-*/shown")))
