@@ -12,16 +12,19 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO
+
+from cid_ray.places import Name
 
 GRACE_SECONDS = 5.0  # for a browser to hear the last news
 FOLLOW = """
-import os, runpy, sys, threading, time
+import os, runpy, signal, sys, threading, time
 
 def leave_with_the_other(grace=float(sys.argv.pop(1))):
     sys.stdin.buffer.read()
     time.sleep(grace)
+    os.kill(os.getpid(), signal.SIGTERM)  # so that it can put away what it has made
+    time.sleep(5)
     os._exit(0)
 
 threading.Thread(target=leave_with_the_other, daemon=True).start()
@@ -48,7 +51,7 @@ def add_option(options: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def dashboard(port: int | None, out: Path, say: Callable[[str], None]) -> Iterator[None]:
+def dashboard(port: int | None, out: Name, say: Callable[[str], None]) -> Iterator[None]:
     """The live page of a run while the block works; None: no page. Whatever becomes of it, the block goes on."""
     if port is None:
         yield

@@ -1,21 +1,28 @@
 """`python -m cid_ray.dashboard RUN...`: the live results page of one run or several, and optuna-dashboard beside it.
 
 It reads run folders and needs neither torch nor ray: it works during a search, after it, on one that was killed, and on
-any machine that sees the folders. It listens on loopback; from elsewhere, `ssh -L` leads to it.
+any machine that sees the folders, or the object store in which they lie. Of a run in a store it shows a copy that is
+brought up to date every few seconds (mirror.py); optuna-dashboard lags behind by as much, and what is noted there is
+gone with the copy. It listens on loopback; from elsewhere, `ssh -L` leads to it.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from cid_ray import beside, cli
 from cid_ray.config import InputError
+from cid_ray.home import Home
+from cid_ray.mirror import mirrors
 from cid_ray.results.live_page import Shown, read_config
 from cid_ray.results.serve import LOOPBACK_NAMES, Site, serve
 
@@ -24,42 +31,47 @@ LOOPBACK = "127.0.0.1"
 EXAMPLES = """
   python -m cid_ray.dashboard runs/demo-20260101-120000
   python -m cid_ray.dashboard runs/* --port 9000 --no-optuna
+  python -m cid_ray.dashboard s3://bucket/runs/mine runs/mine-before
 """
 
 
 def main(argv: list[str]) -> int:
     options = cli.parser("dashboard", __doc__ or "", EXAMPLES)
-    options.add_argument("runs", metavar="RUN", nargs="+", help="a run's folder; several are shown side by side")
+    options.add_argument(
+        "runs", metavar="RUN", nargs="+", help="a run's folder, here or s3://...; several side by side"
+    )
     options.add_argument("--host", default=LOOPBACK, help=f"address to listen on (default {LOOPBACK})")
     options.add_argument("--port", type=int, help=f"port to listen on (default {PORT}, or the next that is free)")
     options.add_argument("--no-optuna", action="store_true", help="leave out optuna-dashboard on the same studies")
     args = options.parse_args(argv)
-    runs = open_runs([Path(name) for name in args.runs])
-    listener = listen(args.host, args.port)
-    port = listener.getsockname()[1]
-    beside_it = [] if args.no_optuna else start_optuna(runs, port)
-    ports = [port, *(int(run.optuna.rpartition(":")[2].strip("/")) for run in runs if run.optuna)]
-    announce(args.host, ports, runs)
-    try:
-        serve(Site(runs, names(args.host)), listener)
-    finally:
-        for process in beside_it:
-            process.terminate()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server answers to it: a copy goes at any end
+    with mirrors(args.runs, functools.partial(print, flush=True)) as homes:
+        runs = open_runs(homes)
+        listener = listen(args.host, args.port)
+        port = listener.getsockname()[1]
+        beside_it = [] if args.no_optuna else start_optuna(runs, port)
+        ports = [port, *(int(run.optuna.rpartition(":")[2].strip("/")) for run in runs if run.optuna)]
+        announce(args.host, ports, runs)
+        try:
+            serve(Site(runs, names(args.host)), listener)
+        finally:
+            for process in beside_it:
+                process.terminate()
     return 0
 
 
-def open_runs(folders: list[Path]) -> list[Shown]:
+def open_runs(homes: Sequence[Home]) -> list[Shown]:
     """Each under a short name of its own; InputError for a folder that holds no run."""
     runs: dict[str, Shown] = {}
-    for folder in folders:
-        if not any((folder / name).is_file() for name in ("config.yaml", "rows.jsonl")):
-            raise InputError(f"{folder} is not a run's folder: it has neither config.yaml nor rows.jsonl")
-        read_config(folder)  # an InputError now, not on a page
-        name = slug = "".join(c if c.isalnum() or c in "-_." else "-" for c in folder.resolve().name) or "run"
+    for home in homes:
+        if not any((home.here / name).is_file() for name in ("config.yaml", "rows.jsonl")):
+            raise InputError(f"{home} is not a run's folder: it has neither config.yaml nor rows.jsonl")
+        read_config(home.here)  # an InputError now, not on a page
+        name = slug = "".join(c if c.isalnum() or c in "-_." else "-" for c in home.own_name) or "run"
         number = 2
         while slug in runs:
             slug, number = f"{name}-{number}", number + 1
-        runs[slug] = Shown(slug, folder)
+        runs[slug] = Shown(slug, home)
     return list(runs.values())
 
 

@@ -12,15 +12,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from cid_ray import places
 from cid_ray.config import InputError
 from cid_ray.places import Name
 from cid_ray.rules import place
 
+READERS = 8  # objects that are read at the same time: a small one is mostly waited for
 OF_A_JOB = "runtime_resources/working_dir_files"  # Ray removes what lies there some time after the job
 
 
@@ -31,12 +33,14 @@ class Home:
         self.here = Path(self.name)
         if self.remote:
             self.here = Path(tempfile.mkdtemp(prefix="cid_ray-"), str(self.name).rstrip("/").rpartition("/")[2])
-        self._sent: dict[Path, tuple[int, int]] = {}
+        self.lost = 0.0  # since when its store cannot be read (seconds since 1970), if somebody follows it
+        self._sent: dict[Path, tuple[int, int]] = {}  # as they lay here
+        self._fetched: dict[Path, tuple[int, int]] = {}  # as they lay in the store
 
     def __str__(self) -> str:
         return str(self.name)
 
-    def __enter__(self) -> Home:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -55,19 +59,33 @@ class Home:
         with readable(self.name):
             return places.exists(places.join(self.name, "config.yaml"))
 
-    def fetch(self, folder: str = "") -> None:
-        """Bring here what the store holds of the run: its own files, or all that lies in one folder of it."""
-        if self.remote:
-            with readable(self.name):
-                self._fetch(places.join(self.name, folder) if folder else self.name, self.here / folder, bool(folder))
+    def fetch(self, *folders: str) -> None:
+        """Bring here what is new in the store since the last time: all that lies in these folders of the run.
 
-    def _fetch(self, source: Name, target: Path, below: bool) -> None:
-        for path in places.paths(source, below):
-            if not path.endswith(".partial"):
-                (target / path).parent.mkdir(parents=True, exist_ok=True)
-                with places.reading(places.join(source, path)) as file:
-                    (target / path).write_bytes(file.read())
-                self._sent[target / path] = _state(target / path)
+        "", which is meant when none is named, stands for the run's own files without its folders. What is read first
+        takes its place last: with `fetch("", "samples")` a row is here once the pictures are that it names.
+        """
+        if not self.remote:
+            return
+        with readable(self.name):
+            new = [file for folder in folders or ("",) for file in self._read(folder)]
+            for target, content, stamp in reversed(new):
+                if len(content) != stamp[1] and target in self._fetched:
+                    continue  # written anew while it was read, perhaps cut short: the next time it is whole
+                partial = target.with_name(f"{target.name}.partial")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_bytes(content)
+                partial.replace(target)
+                self._sent[target], self._fetched[target] = _state(target), stamp
+
+    def _read(self, folder: str) -> list[tuple[Path, bytes, tuple[int, int]]]:
+        """What is new in one folder: where it belongs here, its content, and its stamp in the store."""
+        source, target = places.join(self.name, folder) if folder else self.name, self.here / folder
+        found = places.stamps(source, below=bool(folder))
+        new = [p for p in found if not p.endswith(".partial") and self._fetched.get(target / p) != found[p]]
+        with ThreadPoolExecutor(READERS) as readers:
+            contents = readers.map(lambda path: _content(places.join(source, path)), new)
+            return [(target / path, content, found[path]) for path, content in zip(new, contents, strict=True)]
 
     def send(self) -> None:
         """Put into the store what has changed here, the rows before the journal: what a study knows, rows must show.
@@ -112,6 +130,11 @@ def _checked(name: str) -> Name:
         return place(name) if "://" in name else Path(name)
     except ValueError as error:
         raise InputError(f"the run's folder {name!r} {error}") from None
+
+
+def _content(name: Name) -> bytes:
+    with places.reading(name) as file:
+        return file.read()
 
 
 def _state(path: Path) -> tuple[int, int]:

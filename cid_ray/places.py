@@ -96,11 +96,16 @@ def second_name(name: Name, other: Name) -> None:
 
 def paths(folder: Name, below: bool = True) -> list[str]:
     """The sorted paths of the files in a folder and below it, or in it alone; none when it does not exist."""
+    return sorted(stamps(folder, below))
+
+
+def stamps(folder: Name, below: bool = True) -> dict[str, tuple[int, int]]:
+    """The same files: path -> when last written (nanoseconds since 1970; a store tells seconds), size in bytes."""
     from pyarrow.fs import FileSelector
 
     system, path = place(folder)
     found = system.get_file_info(FileSelector(path, recursive=below, allow_not_found=True))
-    return sorted(info.path[len(path) :].lstrip("/") for info in found if info.is_file)
+    return {info.path[len(path) :].lstrip("/"): (info.mtime_ns, info.size) for info in found if info.is_file}
 
 
 def remove(name: Name) -> None:

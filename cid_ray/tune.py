@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
             watch.listeners += [Metrics(home.here, studies, deadline), Terminal(display, studies, counts), Pulse(watch)]
             watch.listeners += tracking.start(home, studies)
             announce(watch, counts, request, at_once, told)
-            with beside.dashboard(args.dashboard, home.here, display.say), interruptible(watch):
+            with beside.dashboard(args.dashboard, home.name, display.say), interruptible(watch):
                 search(watch, request, at_once)
                 closing.close(watch, request, trial_rows)
             watch.tell("close")

@@ -19,9 +19,9 @@ BUCKET = "s3://teams"
 
 
 @contextmanager
-def serving() -> Iterator[dict[str, str]]:
+def serving(port: int | None = None) -> Iterator[dict[str, str]]:
     """The environment that names the server; set in this process too, as it was before afterwards."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     env = {
@@ -30,6 +30,7 @@ def serving() -> Iterator[dict[str, str]]:
     }  # fmt: skip
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
+    places._file_system.cache_clear()
     try:
         wait_for(port)
         boto3.client("s3").create_bucket(Bucket=BUCKET.removeprefix("s3://"))

@@ -32,8 +32,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def dashboard_of(*runs: Path, options: tuple[str, ...] = ("--no-optuna",)) -> Iterator[int]:
-    """Its port, once it answers."""
+def dashboard_of(
+    *runs: Path | str,
+    options: tuple[str, ...] = ("--no-optuna",),
+    end: int = signal.SIGTERM,
+    lines: list[str] | None = None,
+) -> Iterator[int]:
+    """Its port, once it answers; what it says from then on is added to `lines` at its end."""
     port = free_port()
     command = [sys.executable, "-m", "cid_ray.dashboard", *map(str, runs), "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -42,8 +47,10 @@ def dashboard_of(*runs: Path, options: tuple[str, ...] = ("--no-optuna",)) -> It
         assert process.stdout.readline() == f"dashboard http://127.0.0.1:{port}/\n"
         yield port
     finally:
-        process.terminate()
+        process.send_signal(end)
         said, _ = process.communicate(timeout=30)
+        if lines is not None:
+            lines += said.splitlines()
         assert process.returncode == 0 and "Traceback" not in said, said
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cid_ray.config import Config, load
+from cid_ray.home import Home
 from cid_ray.results import figures, pulse
 from cid_ray.results.live import KINDS, Now, look
 from cid_ray.results.page import Drawing, drawn, legend, span, templates
@@ -24,7 +25,7 @@ WORDS = {
     "finished": "finished",
     "unknown": "not known whether it runs",
 }
-Stamp = tuple[tuple[int, int], ...]
+Stamp = tuple[Any, ...]
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Shown:
     """One run on the site. `poll` notices changes; all else may take a while and belongs into a thread."""
 
     slug: str
-    folder: Path
+    home: Home
     optuna: str = ""  # address of an optuna-dashboard on its study
     version: int = 0
     stamp: Stamp = ()
@@ -41,10 +42,14 @@ class Shown:
     files: set[str] = field(default_factory=set)  # pictures that rows name: nothing else is handed out
 
     def poll(self) -> bool:
-        """Whether rows, pulse, settings or report are others than at the last poll."""
-        stamp = tuple(_stamp(self.folder / name) for name in FILES)
+        """Whether rows, pulse, settings, report or the way to them are others than at the last poll."""
+        stamp = (*(_stamp(self.folder / name) for name in FILES), self.home.lost)
         changed, self.stamp = stamp != self.stamp, stamp
         return changed
+
+    @property
+    def folder(self) -> Path:
+        return self.home.here
 
     @property
     def report(self) -> bool:
@@ -52,7 +57,7 @@ class Shown:
 
     def read(self) -> tuple[Now, list[Row], Config]:
         rows, config = read_rows(self.folder), read_config(self.folder)
-        now = look(rows, config, pulse.read_pulse(self.folder), time.time())
+        now = look(rows, config, pulse.read_pulse(self.folder), self.home.lost or time.time())
         self.files = {
             path
             for ratio in now.ratios
@@ -96,8 +101,9 @@ def run_page(run: Shown, everything: list[Shown]) -> str:
     now, rows, config = run.read()
     run.draw(now)
     return templates().get_template("live.html.j2").render(
-        title=run.folder.resolve().name, run=run, runs=everything, now=now, words=WORDS[now.state], kinds=_used(now),
-        status=status(now), methods=METHODS, legend=legend(rows), config=config.to_yaml(), metric=config.search.metric,
+        title=run.home.own_name, run=run, runs=everything, now=now, words=WORDS[now.state], kinds=_used(now),
+        status=status(run, now), methods=METHODS, legend=legend(rows), config=config.to_yaml(),
+        metric=config.search.metric,
     )  # fmt: skip
 
 
@@ -114,7 +120,7 @@ def runs_page(everything: list[Shown]) -> str:
     table = [(key[1], key[2], lines[key]) for key in sorted(lines, key=lambda k: (k[0], k[1], order.index(k[2])))]
     return templates().get_template("runs.html.j2").render(
         title=f"{len(seen)} runs", runs=everything, seen=seen, table=table, methods=METHODS, words=WORDS,
-        status="; ".join(f"{run.slug}: {status(now)}" for run, now in seen),
+        status="; ".join(f"{run.slug}: {status(run, now)}" for run, now in seen),
     )  # fmt: skip
 
 
@@ -122,9 +128,10 @@ def _used(now: Now) -> list[str]:
     return [kind for kind in KINDS if any(ratio.seconds.get(kind) for ratio in now.ratios)]
 
 
-def status(now: Now) -> str:
+def status(run: Shown, now: Now) -> str:
     """One line; it changes when a trial does, not with every second."""
+    then = "its store cannot be read; when it last could: " if run.home.lost else ""
     of = f" of {now.total}" if now.total else ""
     left = f", {span(now.eta)} left at this pace" if now.eta is not None else ""
     at_work = f", {len(now.running)} running" if now.running else ""
-    return f"{WORDS[now.state]}: {now.done}{of} trials ended{at_work}{left}"
+    return f"{then}{WORDS[now.state]}: {now.done}{of} trials ended{at_work}{left}"

@@ -2,6 +2,9 @@
 
 Rows are a record and hold what was measured. What changes every second (the step that a trial is at, its losses and
 speed, that the search is alive at all) is kept here: the newest only, by the search itself, as one of its listeners.
+Of a run in an object store it goes there every SEND_SECONDS with whatever else is new, and so tells those who look on
+from elsewhere that the search is alive. That it is not, they can only conclude from silence: that a process is gone is
+known only where its number means something (`_where`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from cid_ray.results.record import Row
 
 NAME = "pulse.json"
 SECONDS = 1.0  # between two writings, unless a trial begins, ends or reaches a rung
+SEND_SECONDS = 10.0  # between two that are sent to a store
 SHOWN = ("step", "images_seen", "seconds", "images_per_s", "losses")  # of a trial's rows
 
 
@@ -38,7 +42,7 @@ class Pulse:
     def __init__(self, watch: Watched):
         self.watch, self.state, self.began = watch, "running", time.time()
         self.running: dict[str, Row] = {}  # run -> where it is
-        self.written = 0.0
+        self.written = self.sent = 0.0
         with contextlib.suppress(OSError):  # a listener may fail when it is told something, not before
             self.write()
 
@@ -81,7 +85,7 @@ class Pulse:
             "ended_before": self.watch.ended_before,
             "began": self.began,
             "at": self.written,
-            "host": _host(),
+            "host": _where(),
             "pid": os.getpid(),
             "running": self.running,
         }
@@ -89,6 +93,10 @@ class Pulse:
         partial = here / f"{NAME}.partial"
         partial.write_text(json.dumps(content, default=str))
         partial.replace(here / NAME)
+        if self.written - self.sent > SEND_SECONDS:
+            self.sent = self.written
+            with contextlib.suppress(OSError):  # whether the search goes on without its store, the next row decides
+                self.watch.home.send()
 
 
 def read_pulse(folder: Path) -> dict[str, Any]:
@@ -97,12 +105,19 @@ def read_pulse(folder: Path) -> dict[str, Any]:
         pulse: dict[str, Any] = json.loads((folder / NAME).read_text())
     except (OSError, ValueError):
         return {}
-    return {**pulse, "gone": pulse["host"] == _host() and not _runs(pulse["pid"])}
+    return {**pulse, "gone": pulse["host"] == _where() and not _runs(pulse["pid"])}
 
 
-def _host() -> str:
-    """Tells machines apart without naming them: a run's folder may be published."""
-    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
+def _where() -> str:
+    """Where process numbers mean the same, without naming it, for a run's folder may be published.
+
+    Containers and machines of a cloud often share their name: hence also this start of the machine and, on Linux, the
+    namespace of process numbers.
+    """
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text(), os.readlink("/proc/self/ns/pid")]
+    return hashlib.sha256("".join(known).encode()).hexdigest()[:12]
 
 
 def _runs(pid: int) -> bool:
