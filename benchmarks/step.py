@@ -38,6 +38,7 @@ WORKERS_CROP = 256  # small crops on several CPUs wait for each other
 Step = Callable[[Batch, int], object]
 OURS, WARM = "our whole loop, CID (self)", 3
 KINDS = ("self", "cross", "transfer", "class")
+ONE, TWO, APART = "1 worker of 1 thread", "2 workers of 1 thread", "2 runs of 1 thread that share nothing"
 
 
 def config_of(steps: int, **changes: Any) -> Config:
@@ -131,28 +132,39 @@ def _peak(config: Config, given: list[Batch]) -> float:
     return int(status["VmHWM"].split()[0]) / 2**10  # ru_maxrss would keep that of the process that started this one
 
 
-def on_workers(config: Config, given: list[list[Batch]]) -> float:
-    """Seconds a step on as many processes of one thread as there are shares."""
+def on_workers(config: Config, given: list[list[Batch]], together: bool = True) -> float:
+    """Seconds a step on as many processes of one thread as there are shares; not `together`: each a run of its own."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
     with context.Pool(len(given)) as pool:
-        jobs = [(config, share, rank, len(given), port) for rank, share in enumerate(given)]
+        jobs = [(config, share, rank, len(given), port, together) for rank, share in enumerate(given)]
         return max(pool.starmap(_one_of, jobs, chunksize=1))
 
 
-def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int) -> float:
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int, together: bool) -> float:
+    store = torch.distributed.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
+    if together:
+        torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
     pin(1)
     with tempfile.TemporaryDirectory() as folder:
-        run = Run(Job(config, Path(folder), rank=rank, world=world, threads=1))
+        place = {"rank": rank, "world": world} if together else {}
+        run = Run(Job(config, Path(folder), threads=1, **place))
         for step, batch in enumerate(given):
-            if step == 2:
+            if step == WARM:
+                store.add("warm", 1)
+                while store.add("warm", 0) < world:
+                    time.sleep(0.001)
                 started = time.perf_counter()
             run.train_step(dict(batch))
-    torch.distributed.destroy_process_group()
-    return (time.perf_counter() - started) / (len(given) - 2)
+    seconds = time.perf_counter() - started
+    store.add("done", 1)
+    while rank == 0 and store.add("done", 0) < world:  # the store is this process's
+        time.sleep(0.01)
+    if together:
+        torch.distributed.destroy_process_group()
+    return seconds / (len(given) - WARM)
 
 
 def profile(config: Config, given: list[Batch], threads: int) -> None:
@@ -169,25 +181,26 @@ def profile(config: Config, given: list[Batch], threads: int) -> None:
 
 
 def workers(rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds a step of one worker of one thread, and of two."""
+    """Seconds a step of one worker of one thread, of two, and of two runs with half of the batch each."""
     config = config_of(steps, **{"data.crop_size": WORKERS_CROP})
     shares = {world: [batches(config, steps, rank, world) for rank in range(world)] for world in (1, 2)}
-    found: dict[str, list[float]] = {}
+    half = override(config.model_dump(mode="json"), {"data.batch_size": 4, "data.batch_size_u": 4})
+    found: dict[str, list[float]] = {ONE: [], TWO: [], APART: []}
     for _ in range(rounds):
-        for world, given in shares.items():
-            found.setdefault(f"{world} worker(s) of 1 thread", []).append(on_workers(config, given))
+        found[ONE].append(on_workers(config, shares[1]))
+        found[TWO].append(on_workers(config, shares[2]))
+        found[APART].append(on_workers(half, shares[2], together=False))
         print({name: round(seconds[-1], 3) for name, seconds in found.items()}, flush=True)
     return found
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--out", type=Path)
-    options.add_argument("--steps", type=int, default=16)
-    options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--worker-rounds", type=int, default=3)
-    options.add_argument("--profile", action="store_true")
-    args = options.parse_args()
+def ratio(found: dict[str, list[float]], a: str, b: str) -> float:
+    """Median of what stood side by side."""
+    return statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))
+
+
+def one_process(args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
+    """Seconds of every step of all ways, their ratios, and MiB."""
     steps, config = args.steps, config_of(args.steps)
     given = batches(config, steps)
     teaches = config_of(steps, method="mean_teacher")
@@ -199,14 +212,31 @@ def main() -> None:
         others = {"plain loop, CID (self)": plain(config, classes), "mean teacher": ours(teaches, folder, args.threads)}
         others |= {f"CID ({kind})": ours(changed, folder, args.threads) for kind, changed in kinds.items()}
         found = whole_loop(config, given, args.threads, others)
-    pairs = lambda a, b: statistics.median(x / y for x, y in zip(found[a], found[b], strict=True))  # noqa: E731
-    ratios = {f"{OURS} / plain loop": pairs(OURS, "plain loop, CID (self)")}
-    ratios |= {f"CID ({kind}) / mean teacher": pairs(f"CID ({kind})", "mean teacher") for kind in KINDS}
-    if not torch.cuda.is_available():
-        found |= workers(args.worker_rounds, 6)
-        ratios["efficiency of 2 workers"] = pairs("1 worker(s) of 1 thread", "2 worker(s) of 1 thread") / 2
+    ratios = {f"{OURS} / plain loop": ratio(found, OURS, "plain loop, CID (self)")}
+    ratios |= {f"CID ({kind}) / mean teacher": ratio(found, f"CID ({kind})", "mean teacher") for kind in KINDS}
     memory = {"mean teacher": peak(teaches, given[:6])} | {f"CID ({k})": peak(c, given[:6]) for k, c in kinds.items()}
     ratios |= {f"memory of {name} / mean teacher": m / memory["mean teacher"] for name, m in memory.items()}
+    return found, ratios, memory
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--out", type=Path)
+    options.add_argument("--steps", type=int, default=16)
+    options.add_argument("--threads", type=int, default=2)
+    options.add_argument("--worker-rounds", type=int, default=3)
+    options.add_argument("--worker-steps", type=int, default=6)
+    options.add_argument("--only-workers", action="store_true")
+    options.add_argument("--profile", action="store_true")
+    args = options.parse_args()
+    found, ratios, memory = {}, {}, {}
+    if not args.only_workers:
+        found, ratios, memory = one_process(args)
+    if not torch.cuda.is_available():
+        found |= workers(args.worker_rounds, args.worker_steps)
+        ratios["efficiency of 2 workers"] = ratio(found, ONE, TWO) / 2
+        ratios["the same of 2 runs that share nothing"] = ratio(found, ONE, APART) / 2
+        ratios["2 such runs / 2 workers"] = ratio(found, APART, TWO)
     for name, value in ratios.items():
         print(f"{name:40} {value:.3f}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {args.threads} threads"

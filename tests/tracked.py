@@ -26,7 +26,7 @@ from cid_ray.search import tracking
 from cid_ray.search.arms import check_search
 from cid_ray.search.journal import Hold
 from cid_ray.search.studies import Studies
-from cid_ray.search.track import measured
+from cid_ray.search.tracker import measured
 from cid_ray.search.watch import Watch
 from tests.chaos import simulated_config, simulated_row
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cid_ray.search.studies import HOW
-from cid_ray.search.track import INTERRUPTED, Kept, Tracker, Trial, measured
+from cid_ray.search.tracker import INTERRUPTED, Kept, Tracker, Trial, measured
 
 PREFIX = "ray/tune/"  # of Ray's TensorBoard tags
 

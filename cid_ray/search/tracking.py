@@ -17,7 +17,7 @@ from cid_ray.results.record import read_rows
 from cid_ray.search.arms import Assignment, trial_config
 from cid_ray.search.behind import Behind
 from cid_ray.search.studies import Studies
-from cid_ray.search.track import Past, rows_by_run
+from cid_ray.search.tracker import Past, rows_by_run
 from cid_ray.search.trackers import TRACKERS
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
