@@ -1,10 +1,10 @@
 """Studies that several machines share: `study.storage: postgresql+psycopg://host/database`.
 
 Each machine runs its own `tune`, in a folder of its own, and takes trials from the same studies. A folder has an id,
-which its trials bear: a resume goes on with its own interrupted trials and leaves those of others alone, unless their
-machine has fallen silent (silence.py). Two machines
-may begin one trial too many in the same instant; the storage numbers them, so the later one knows and drops it. A
-trial's rows are kept with it, so that every machine can report on all.
+which its trials bear: a resume goes on with its own interrupted trials and leaves those of others alone, until their
+machine has been silent for long (silence.py). Two machines may begin one trial too many in the same instant; the
+storage numbers them, so the later one knows and drops it. A trial's rows are kept with it, so that every machine can
+report on all.
 """
 
 from __future__ import annotations

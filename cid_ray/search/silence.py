@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SILENT_SECONDS = 300  # of a machine; after that its trials are lost
 BEATS = 5  # in that time; as often every machine looks for silent ones
-AGAIN, FAILED, CARRIED_OVER = "again", "failed", "carried_over_from"  # attributes: the number of the lost one; a reason
+AGAIN, FAILED, CARRIED_OVER = "again", "failed", "carried_over_from"  # attributes: a lost number, a reason, a run
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed")  # ask() cannot know who records it
 
 
