@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cid_ray import checkpoints, places, report
@@ -48,7 +48,10 @@ def test_winners(watch: Watch, request: Resources, source: Source) -> None:
         return list(source(root, request.cpus, task))[-1]
 
     winners = [w for w in findings.winners(watch.studies) if at_hand(watch, w)]
-    for winner, task in [(w, last_row.remote(root_of(watch, w), w.task)) for w in winners]:
+    tasks: Iterable[Any] = (last_row.remote(root_of(watch, w), w.task) for w in winners)
+    if watch.studies.config.scale.most == 1:  # Ray queues what does not fit, but crews of workers starve one another
+        tasks = list(tasks)
+    for winner, task in zip(winners, tasks, strict=True):
         try:
             watch.tested({**ray.get(task), "params": dict(winner.params)})
         except ray.exceptions.RayError as error:

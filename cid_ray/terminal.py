@@ -47,6 +47,10 @@ class Terminal:
         self.standing.ended(name, how, reason)
         self.lines = self.standing.lines()
 
+    def looked(self) -> None:
+        self.standing.looked()
+        self.lines = self.standing.lines()
+
     def close(self) -> None:
         """The display takes the table away."""
 

@@ -63,7 +63,7 @@ class RatioNow:
 
 @dataclass
 class Fault:
-    kind: str  # failed, retried, warning, unreadable
+    kind: str  # failed, lost, retried, warning, unreadable
     run: str
     text: str
 
@@ -167,6 +167,8 @@ def faults(rows: list[Row]) -> list[Fault]:
         run, told = str(row.get("run", "")), []
         if row.get("event") == "trial" and row["state"] == "failed":
             found[("failed", run)] = Fault("failed", run, row["reason"])
+        elif row.get("event") == "lost":
+            found[("lost", run)] = Fault("lost", run, row["reason"])
         elif row.get("event") == "retried":
             found[(row["name"], run)] = Fault("retried", run, row["reason"])
         elif row.get("event") == "warning":

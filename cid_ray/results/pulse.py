@@ -72,6 +72,9 @@ class Pulse:
         self.running.pop(name, None)
         self.write()
 
+    def looked(self) -> None:
+        self.write()
+
     def close(self) -> None:
         self.state, self.running = "stopped" if self.watch.reason else "closed", {}
         self.write()

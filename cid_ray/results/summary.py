@@ -83,8 +83,9 @@ def summarize(rows: Iterable[Row], metric: str = "val/miou_teacher") -> list[Rat
     for row in of_event(rows, "search"):  # the first rows had no method, or the importances' under that name
         searches.setdefault(row["ratio"], {})[row["method"] if row.get("method") in METHODS else "cid"] = row
     ended = {row["run"]: row["state"] for row in of_event(rows, "trial")}
+    lost = {row["run"] for row in of_event(rows, "lost")}  # of several machines; another one's trial has the result
     for row in rows:
-        if row.get("event") not in ("rung", "final"):
+        if row.get("event") not in ("rung", "final") or row["run"] in lost:
             continue
         summary = found.setdefault(
             row["ratio"],

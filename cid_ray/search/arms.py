@@ -35,9 +35,10 @@ class Arm:
     def study_name(self) -> str:
         return f"{self.ratio} {self.method}" + (f", repeats of {self.confirms}" if self.confirms else "")
 
-    def run_name(self, number: int) -> str:
+    def run_name(self, number: int, pair: int = 0, again: bool = False) -> str:
+        """Of trial `number`; of a repeat its pair names it, and the number too when that pair is tried `again`."""
         if self.confirms:
-            return f"{self.confirms}-pair{number + 1}"
+            return f"{self.confirms}-pair{pair}" + (f"-{number}" if again else "")
         return f"{self.ratio.replace('/', '_')}-{self.method}-{number:03d}"
 
 
@@ -51,6 +52,7 @@ class Assignment:
     trial: Any  # optuna.Trial while it runs
     params: Mapping[str, Any]
     test: bool = False  # score it on held-out images too
+    pair: int = 0  # of a repeat: its seed and draw, the same in every arm that confirms
 
     @property
     def task(self) -> dict[str, Any]:
@@ -60,7 +62,7 @@ class Assignment:
     @property
     def marks(self) -> dict[str, Any]:
         """What its rows say beside what they measure."""
-        pair = {"confirms": self.arm.confirms, "pair": self.trial.number + 1} if self.arm.confirms else {}
+        pair = {"confirms": self.arm.confirms, "pair": self.pair} if self.arm.confirms else {}
         return {"params": dict(self.params), **pair}
 
 

@@ -111,6 +111,10 @@ class Metrics:
     def ended(self, name: str, how: str, reason: str) -> None:
         with self.news():
             self.forget(name)
+        self.looked()
+
+    def looked(self) -> None:
+        with self.news():
             self.count_trials()
             self.rank()
 

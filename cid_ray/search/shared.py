@@ -1,9 +1,10 @@
 """Studies that several machines share: `study.storage: postgresql+psycopg://host/database`.
 
 Each machine runs its own `tune`, in a folder of its own, and takes trials from the same studies. A folder has an id,
-which its trials bear: a resume goes on with its own interrupted trials and leaves those of others alone. Two machines
-may begin one trial too many in the same instant; the storage numbers them, so the later one knows and drops it. A
-trial's rows are kept with it, so that every machine can report on all.
+which its trials bear: a resume goes on with its own interrupted trials and leaves those of others alone, until their
+machine has been silent for long (silence.py). Two machines may begin one trial too many in the same instant; the
+storage numbers them, so the later one knows and drops it. A trial's rows are kept with it, so that every machine can
+report on all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from cid_ray.config import InputError
@@ -26,34 +27,39 @@ from cid_ray.results.record import Row
 OWNER, ROOT, SURPLUS, ROW = "owner", "root", "surplus", "row "  # attributes of a shared trial
 
 
-def open_shared(url: str) -> BaseStorage:
-    """The storage of a SQLAlchemy URL; InputError when it cannot be had."""
+def open_shared(url: str, silent: int) -> RDBStorage:
+    """The storage of a SQLAlchemy URL; InputError when it cannot be had. `silent`: seconds, see silence.py."""
     try:
-        return _made(url, tries=5)
+        return _made(url, silent, tries=5)
     except ImportError as error:
         raise InputError(
             f"study.storage {url} needs a driver ({error}); for postgresql+psycopg: pip install 'psycopg[binary]'"
         ) from None
     except Exception as error:
-        reason = (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"study.storage {url} cannot be opened ({reason}); user and password are taken from the environment "
-            "(PGUSER, PGPASSWORD) or ~/.pgpass"
+            f"study.storage {url} cannot be opened ({reason_of(error)}); user and password are taken from the "
+            "environment (PGUSER, PGPASSWORD) or ~/.pgpass"
         ) from None
 
 
-def _made(url: str, tries: int) -> RDBStorage:
+def _made(url: str, silent: int, tries: int) -> RDBStorage:
     """The storage; once more when another machine makes its tables in the same instant."""
     from sqlalchemy.exc import IntegrityError, ProgrammingError
 
     while True:
         try:
-            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+            # the interval is only a switch: who asks and tells, as we do, records heartbeats himself
+            return RDBStorage(url, {"pool_pre_ping": True}, heartbeat_interval=silent, grace_period=silent)
         except (IntegrityError, ProgrammingError):
             tries -= 1
             if not tries:
                 raise
             time.sleep(random.uniform(0.1, 1.0))
+
+
+def reason_of(error: BaseException) -> str:
+    """What the database's driver says, in one line."""
+    return (str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def owner_of(folder: Path) -> tuple[str, bool]:

@@ -1,7 +1,7 @@
 """How a search stands, as numbers: for every ratio and method what has ended, what runs, the best so far and the ETA.
 
-A listener of the search (search/watch.py). It begins with what the studies hold, so that a resumed search shows its
-earlier trials; from then on it counts what it is told.
+A listener of the search (search/watch.py). What has ended is counted in the studies: that of earlier processes and of
+other machines too. What runs is what it is told: the trials of this process.
 """
 
 from __future__ import annotations
@@ -52,32 +52,28 @@ class Arm:
     repeats: int = 0
     repeats_wanted: int = 0
     since: float | None = None  # when its first trial in this process began
-    here: int = 0  # trials that ended in this process
+    before: int = 0  # trials that had ended then
 
 
 class Standing:
     def __init__(self, studies: Studies, names: Mapping[str, str], now: Callable[[], float] = time.monotonic):
-        self.metric, self.names, self.now = studies.config.search.metric, names, now
+        self.studies, self.names, self.now = studies, names, now
+        self.metric = studies.config.search.metric
         self.arms: dict[Place, Arm] = {}
         self.running: dict[str, tuple[Place, bool, Running]] = {}  # name -> where, whether it repeats another, how far
         confirm = studies.config.search.confirm
         for arm in studies.search_arms():
             candidates = min(confirm.top, studies.wanted(arm)) if arm.method == "cid" else 1
             self.arms[arm.ratio, arm.method] = Arm(studies.wanted(arm), repeats_wanted=confirm.repeats * candidates)
-        for arm in studies.studies:
-            kept = self.arms[arm.ratio, arm.method]
-            if arm.confirms:
-                kept.repeats += len(studies.trials(arm, *ENDED))
-                continue
-            kept.ended.update(HOW[trial.state.name] for trial in studies.trials(arm, *ENDED))
-            kept.best = next((trial.values[0] for trial in studies.ranked(arm)), None)
+        self.looked()
 
     # ---- what a listener is told ----
 
     def begun(self, assignment: Assignment, resumed: bool) -> None:
         arm = assignment.arm
         place = arm.ratio, arm.method
-        self.arms[place].since = self.arms[place].since or self.now()
+        if self.arms[place].since is None:
+            self.arms[place].since, self.arms[place].before = self.now(), self.arms[place].ended.total()
         running = Running(assignment.name, assignment.config.train.steps)
         self.running[assignment.name] = place, bool(arm.confirms), running
 
@@ -85,9 +81,7 @@ class Standing:
         if row["run"] not in self.running:
             return
         place, repeats, running = self.running[row["run"]]
-        arm, value = self.arms[place], row.get(self.metric)
-        if row["event"] == "final" and value is not None and not repeats:
-            arm.best = value if arm.best is None else max(arm.best, value)
+        value = row.get(self.metric)
         if row["event"] in ("progress", "rung"):
             eta = row["seconds"] / max(1, row["step"]) * (running.steps - row["step"])
             kept = running.value if value is None else value
@@ -97,14 +91,19 @@ class Standing:
         self.running.pop(name, None)
 
     def ended(self, name: str, how: str, reason: str) -> None:
-        if name not in self.running:
-            return
-        place, repeats, _ = self.running.pop(name)
-        if repeats:
-            self.arms[place].repeats += 1
-            return
-        self.arms[place].here += 1
-        self.arms[place].ended[how] += 1
+        self.running.pop(name, None)
+        self.looked()
+
+    def looked(self) -> None:
+        for kept in self.arms.values():
+            kept.repeats = 0
+        for arm in self.studies.studies:
+            kept, ended = self.arms[arm.ratio, arm.method], self.studies.trials(arm, *ENDED)
+            if arm.confirms:
+                kept.repeats += len(ended)
+                continue
+            kept.ended = Counter(HOW[trial.state.name] for trial in ended)
+            kept.best = next((trial.values[0] for trial in self.studies.ranked(arm)), None)
 
     def close(self) -> None:
         """The last numbers stay."""
@@ -119,7 +118,8 @@ class Standing:
         arm, supervised = self.arms[place], self.arms.get((ratio, "supervised"))
         base = supervised.best if supervised and method != "supervised" else None
         left = arm.wanted - arm.ended.total()
-        pace = (self.now() - arm.since) / arm.here if arm.since is not None and arm.here else None
+        done = arm.ended.total() - arm.before
+        pace = (self.now() - arm.since) / done if arm.since is not None and done else None
         return Line(
             self.names[ratio], method, arm.wanted, dict(arm.ended),
             tuple(running for where, _, running in self.running.values() if where == place),

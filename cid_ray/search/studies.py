@@ -15,15 +15,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray import places
 from cid_ray.config import Config, label_share
 from cid_ray.home import Home
 from cid_ray.results.record import Row
-from cid_ray.search import decide, shared
+from cid_ray.search import decide, shared, silence
 from cid_ray.search.arms import DIRECTIONS, Arm, Assignment, make_pruner, make_sampler, trial_config, wanted
 from cid_ray.search.journal import JOURNAL, identity, open_journal, same_search
 from cid_ray.search.space import Space
@@ -42,11 +44,13 @@ class Studies:
     pending: list[tuple[Arm, int]] = field(default_factory=list)  # interrupted trials, by storage id
     live: dict[str, Assignment] = field(default_factory=dict)
     studies: dict[Arm, optuna.Study] = field(default_factory=dict)
+    silent: int = silence.SILENT_SECONDS  # the same on all machines of a shared study
 
     def __post_init__(self) -> None:
         url, folder = self.config.study.storage, self.home.here
         self.shared = bool(url)
-        self.storage = shared.open_shared(url) if url else open_journal(folder / JOURNAL)
+        self.storage: Any = shared.open_shared(url, self.silent) if url else open_journal(folder / JOURNAL)
+        self.vigil = silence.Vigil(self)
         self.prefix = f"{self.config.study.name or self.home.own_name}: " if url else ""
         self.owner, self.fresh = shared.owner_of(folder) if url else ("", True)
         self.home.send()  # the id, before a trial bears it
@@ -75,6 +79,7 @@ class Studies:
             for point in search.start:
                 study.enqueue_trial({k: v for k, v in point.items() if k in own}, skip_if_exists=True)
         self.pending += [(arm, t._trial_id) for t in self.trials(arm, TrialState.RUNNING) if self.is_mine(t)]
+        self.vigil.beat()
 
     def check(self, study: optuna.Study) -> None:
         new = f"--warm-start {self.home} starts from its best settings"
@@ -83,8 +88,13 @@ class Studies:
         same_search(study, identity(self.config, self.contents), self.prefix[:-2] or str(self.home), new)
 
     def trials(self, arm: Arm, *states: TrialState) -> list[FrozenTrial]:
-        found = self.studies[arm].get_trials(deepcopy=False, states=states or None)
-        return [t for t in found if not t.user_attrs.get(shared.SURPLUS)] if self.shared else found
+        """Those that count, in these states or in all."""
+        if not self.shared:
+            return self.studies[arm].get_trials(deepcopy=False, states=states or None)
+        return [t for t in silence.counted(self.every_trial(arm)) if not states or t.state in states]
+
+    def every_trial(self, arm: Arm) -> list[FrozenTrial]:
+        return self.studies[arm].get_trials(deepcopy=False)
 
     def is_mine(self, trial: FrozenTrial) -> bool:
         """Of a shared study: taken by this run's folder, or by nobody because a kill came in between."""
@@ -92,14 +102,19 @@ class Studies:
         return not self.shared or owner == self.owner or (owner is None and not self.fresh)
 
     def elsewhere(self) -> int:
-        """How many trials other machines run now."""
-        return sum(not self.is_mine(t) for arm in self.studies for t in self.trials(arm, TrialState.RUNNING))
+        """How many trials other machines run now, or have lost just now."""
+        every = [self.every_trial(arm) for arm in self.studies] if self.shared else []
+        return sum(
+            len(silence.unfollowed(trials))
+            + sum(t.state == TrialState.RUNNING and not self.is_mine(t) for t in silence.counted(trials))
+            for trials in every
+        )
 
     def wanted(self, arm: Arm) -> int:
         return wanted(self.config, self.space, arm)
 
     def begun(self, arm: Arm) -> int:
-        return sum(t.state != TrialState.WAITING for t in self.trials(arm))
+        return len(silence.begun(self.every_trial(arm)))
 
     def search_arms(self, ratio: str | None = None) -> list[Arm]:
         return [arm for arm in self.studies if not arm.confirms and ratio in (None, arm.ratio)]
@@ -108,10 +123,11 @@ class Studies:
 
     def next(self) -> Assignment | None:
         """The next trial to run; None when there is none now, and for good unless some are `live`."""
-        if self.pending:
+        while self.pending:
             arm, trial_id = self.pending.pop(0)
-            number = self.storage.get_trial(trial_id).number
-            return self.assign(arm, optuna.Trial(self.seeded(arm, number), trial_id))
+            trial = self.storage.get_trial(trial_id)
+            if trial.state == TrialState.RUNNING:  # else it was taken back while it waited
+                return self.assign(arm, optuna.Trial(self.seeded(arm, trial.number), trial_id))
         while True:
             self.confirm()
             open_arms = [arm for arm in self.studies if self.begun(arm) < self.wanted(arm)]
@@ -128,9 +144,11 @@ class Studies:
 
     def take(self, arm: Arm, trial: optuna.Trial) -> bool:
         """Whether a shared trial is this machine's to run, and not one too many."""
+        self.storage.record_heartbeat(trial._trial_id)
         shared.claim(trial, self.owner, places.absolute(self.home.name))
-        before = [t for t in self.trials(arm) if t.number < trial.number and t.state != TrialState.WAITING]
-        if len(before) < self.wanted(arm):
+        every = self.every_trial(arm)
+        counts = any(t.number == trial.number for t in silence.counted(every))
+        if counts and sum(t.number < trial.number for t in silence.begun(every)) < self.wanted(arm):
             return True
         trial.set_user_attr(shared.SURPLUS, True)
         self.studies[arm].tell(trial.number, state=TrialState.FAIL)
@@ -153,7 +171,7 @@ class Studies:
         best = self.ranked(before[0])[:1] if before else []
         for trial in best:
             self.studies[arm].enqueue_trial(
-                trial.params, {"carried_over_from": trial.user_attrs["run"]}, skip_if_exists=True
+                trial.params, {silence.CARRIED_OVER: trial.user_attrs["run"]}, skip_if_exists=True
             )
 
     def seeded(self, arm: Arm, number: int) -> optuna.Study:
@@ -163,17 +181,18 @@ class Studies:
         return study
 
     def assign(self, arm: Arm, trial: optuna.Trial) -> Assignment:
+        pair = silence.pair_of(self.every_trial(arm), trial) if arm.confirms else 0
         if arm.confirms:
-            params, pair = {**self.space.fixed, **arm.params}, trial.number + 1
+            params = {**self.space.fixed, **arm.params}
         else:
             tuned = self.wanted(arm) > 1 or arm.method == "cid"
-            params, pair = self.space.of_method(arm.method).suggest(trial) if tuned else dict(self.space.fixed), 0
-        name = arm.run_name(trial.number)
+            params = self.space.of_method(arm.method).suggest(trial) if tuned else dict(self.space.fixed)
+        name = arm.run_name(trial.number, pair, silence.AGAIN in trial.user_attrs)
         if trial.user_attrs.get("run") != name:
             trial.set_user_attr("run", name)
         config = trial_config(self.config, arm, params, pair)
         test = pair > 0 or (arm.method != "cid" and self.wanted(arm) == 1)  # of many trials only the best is tested
-        self.live[name] = Assignment(arm, name, config, trial, params, test)
+        self.live[name] = Assignment(arm, name, config, trial, params, test, pair)
         return self.live[name]
 
     # ---- being told ----
@@ -196,7 +215,8 @@ class Studies:
         trial_id, step, value = assignment.trial._trial_id, int(row["images_seen"]), row[self.config.search.metric]
         if step not in self.storage.get_trial(trial_id).intermediate_values:  # else it came once before a kill
             assignment.trial.report(float("nan") if value is None else value, step)
-        if row["step"] >= row["steps"] or not decide.should_prune(self.studies[assignment.arm], trial_id, step):
+        study, counted = self.studies[assignment.arm], silence.counted if self.shared else list
+        if row["step"] >= row["steps"] or not decide.should_prune(study, trial_id, step, counted):
             return False
         self.end(name, TrialState.PRUNED)
         return True
@@ -212,7 +232,7 @@ class Studies:
 
     def fail(self, name: str, reason: str) -> None:
         if name in self.live:
-            self.live[name].trial.set_user_attr("failed", reason)
+            self.live[name].trial.set_user_attr(silence.FAILED, reason)
             self.end(name, TrialState.FAIL)
 
     def retry(self, name: str) -> int:
@@ -226,8 +246,11 @@ class Studies:
         return again
 
     def end(self, name: str, state: TrialState, values: list[float] | None = None) -> None:
+        """UpdateFinishedTrialError, as of all that writes to a trial, when it was taken from this machine."""
         assignment = self.live.pop(name)
-        self.studies[assignment.arm].tell(assignment.trial.number, values, state)
+        ended = self.studies[assignment.arm].tell(assignment.trial.number, values, state, skip_if_finished=True)
+        if ended.state != state:
+            raise UpdateFinishedTrialError(name)
 
     # ---- confirming ----
 

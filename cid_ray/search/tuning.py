@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -44,7 +44,13 @@ class Progress(Protocol):
 
     def ended(self, name: str, how: str, reason: str = "") -> None: ...
 
+    def lost(self, name: str) -> None: ...
+
+    def look(self) -> None: ...
+
     def stopping(self) -> bool: ...
+
+    def staying(self) -> bool: ...
 
     def check(self) -> None: ...
 
@@ -60,17 +66,21 @@ class StudySearcher(Searcher):
         self.names: dict[str, str] = {}  # Tune's trial id -> our name
 
     def suggest(self, trial_id: str) -> Any:
-        resumed = bool(self.studies.pending)
         try:
             self.progress.check()
-            assignment = None if self.progress.stopping() else self.studies.next()
-            if assignment:
-                self.progress.begun(assignment, resumed)
+            if self.progress.stopping():
+                return Searcher.FINISHED
+            self.progress.look()
+            resumed = bool(self.studies.pending)
+            assignment = self.studies.next()
+            if assignment is None:
+                return None if self.progress.staying() else Searcher.FINISHED
+            self.progress.begun(assignment, resumed)
+        except UpdateFinishedTrialError:  # taken back in this very instant, by a machine that thought us silent
+            return None
         except BROKEN as error:
             self.progress.broken(error)
             return Searcher.FINISHED
-        if assignment is None:  # while trials run there may be more to come: retries, repeats of the best
-            return None if self.studies.live and not self.progress.stopping() else Searcher.FINISHED
         self.names[trial_id] = assignment.name
         return assignment.task
 
@@ -87,6 +97,8 @@ class StudySearcher(Searcher):
             else:
                 self.studies.fail(name, DIED)
                 self.progress.ended(name, "failed", DIED)
+        except UpdateFinishedTrialError:
+            self.progress.lost(name)
         except BROKEN as problem:
             self.progress.broken(problem)
 
@@ -113,7 +125,11 @@ class StudyScheduler(FIFOScheduler):  # type: ignore[misc]
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         try:
             self.progress.check()
+            self.progress.look()
             return self.decide(json.loads(result["row"]))
+        except UpdateFinishedTrialError:
+            self.progress.lost(trial.config["name"])
+            return STOP
         except BROKEN as error:
             self.progress.broken(error)
             return STOP
@@ -196,6 +212,7 @@ def run_trials(
         ),
     )  # fmt: skip
     try:
-        tuner.fit()
+        with studies.vigil.beating():
+            tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

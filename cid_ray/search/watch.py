@@ -1,7 +1,8 @@
 """Who is told what happens in a search: shows it, keeps the rows, and knows when the search has to stop.
 
 It stops for Ctrl-C, for the time budget, after `search.max_failures` failed trials of one kind, and when the run's
-folder can no longer be written. Trials that are then running stay RUNNING in their study: a resume goes on with them.
+folder can no longer be written or the database of its studies is lost. Trials that are then running stay RUNNING in
+their study: a resume goes on with them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ import time
 from collections import Counter
 from typing import Any, Protocol
 
+from optuna.exceptions import StorageInternalError
+
 from cid_ray import checkpoints, places
 from cid_ray.home import Home
 from cid_ray.results.record import Row, Rows, of_event, read_rows
 from cid_ray.search.arms import Assignment
 from cid_ray.search.journal import Hold
+from cid_ray.search.shared import reason_of
 from cid_ray.search.studies import HOW, Studies
 
 
@@ -41,9 +45,13 @@ class Listener(Protocol):
         The final row of a run that the search has chosen comes once more, with its test score.
         """
 
-    def retried(self, name: str, reason: str, again: int) -> None: ...
+    def retried(self, name: str, reason: str, again: int) -> None:
+        """It runs no more, but will again; `again` is 0 when its machine has lost it to another."""
 
     def ended(self, name: str, how: str, reason: str) -> None: ...
+
+    def looked(self) -> None:
+        """Of a shared search, about every minute: other machines may have begun and ended trials."""
 
     def close(self) -> None: ...
 
@@ -57,10 +65,14 @@ class Watch:
         self.started, self.test_seconds, self.interrupts = time.monotonic(), 0.0, 0
         self.failures: Counter[str] = Counter()
         self.reason = ""  # why the search stopped early and has failed
+        self.told_lost = {row["run"] for row in of_event(read_rows(home.here), "lost")}
+        self.alone = False  # nothing is left to begin here, while others work
         self.catch_up()
 
     def catch_up(self) -> None:
         """Write what the study knows and the rows do not: ends that a kill left out, and trials of other machines."""
+        for name, folder in self.studies.vigil.lost().items():
+            self.lost(name, folder)
         rows = read_rows(self.home.here)
         known = {row["run"] for row in of_event(rows, "trial")}
         for row in [row for row in self.studies.kept_rows() if row["run"] not in known]:
@@ -94,9 +106,43 @@ class Watch:
     def broken(self, error: Exception) -> None:
         """Record or study cannot be written: nothing more is begun, nothing that was kept is touched."""
         what = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        name = getattr(error, "filename", None)
+        name, place = getattr(error, "filename", None), f"{self.home} cannot be written"
+        if self.studies.shared and isinstance(error, StorageInternalError):
+            place = f"the studies' database, {self.studies.config.study.storage}, does not answer"
+            what = reason_of(error.__cause__ or error)
         where = f" ({name})" if name else ""
-        self.reason = self.reason or f"{self.home} cannot be written: {what}{where}; the studies are as they were"
+        self.reason = self.reason or f"{place}: {what}{where}; the studies are as they were"
+
+    # ---- other machines of a shared study ----
+
+    def look(self) -> None:
+        """What they have done, about every minute."""
+        if self.studies.vigil.look():
+            self.catch_up()
+            self.total = self.studies.total()
+            self.screen.move(len(self.studies.ended()))
+            self.tell("looked")
+
+    def lost(self, name: str, folder: str = "") -> None:
+        """A trial was taken from a machine that had fallen silent; it may have been this one, and running."""
+        self.studies.live.pop(name, None)
+        if name in self.told_lost:
+            return
+        self.told_lost.add(name)
+        reason = (
+            f"its machine ({folder or self.home}) was silent for {self.studies.silent} s: its settings are tried again"
+        )
+        self.screen.say(f"{name}: lost: {reason}", always=True)
+        self.rows.add({"event": "lost", "run": name, "reason": reason, "at": time.time()})
+        self.tell("retried", name, reason, 0)
+
+    def staying(self) -> bool:
+        """Whether there may be more to begin while trials run: retries, repeats of the best, what others lose."""
+        others = self.studies.elsewhere()
+        if others and not self.studies.live and not self.alone:
+            self.alone = True
+            self.screen.say(f"nothing is left to begin; waiting for {others} trials of other machines (Ctrl-C: not to)")
+        return bool(self.studies.live or others)
 
     # ---- what run_trials tells ----
 
