@@ -58,6 +58,9 @@ class Behind:
     def ended(self, name: str, how: str, reason: str) -> None:
         self.tell("ended", name, how, reason)
 
+    def looked(self) -> None:
+        self.tell("looked")
+
     def close(self) -> None:
         self.tell("close")
         self.thread.join(self.patience)

@@ -106,7 +106,9 @@ class Tracker:
             self.log(name, step, measured(row))
 
     def retried(self, name: str, reason: str, again: int) -> None:
-        """The run goes on: it will be begun again."""
+        """Begun again it goes on; one that its machine has lost is another's."""
+        if not again and name in self.open:
+            self.ended(name, INTERRUPTED, reason)
 
     def ended(self, name: str, how: str, reason: str) -> None:
         trial, kept = self.trials[name], self.kept[name]
@@ -120,6 +122,9 @@ class Tracker:
         self.close_run(trial, how, reason)
         self.open.discard(name)
         kept.ended = how != INTERRUPTED
+
+    def looked(self) -> None:
+        """What other machines do, they tell."""
 
     def close(self) -> None:
         for name in list(self.open):

@@ -16,6 +16,7 @@ from cid_ray.home import Home
 from cid_ray.results.record import read_rows
 from cid_ray.search.arms import Assignment, trial_config
 from cid_ray.search.behind import Behind
+from cid_ray.search.silence import pair_of
 from cid_ray.search.studies import Studies
 from cid_ray.search.tracker import Past, rows_by_run
 from cid_ray.search.trackers import TRACKERS
@@ -125,6 +126,6 @@ def runs_of(studies: Studies) -> dict[str, Assignment]:
             name = trial.user_attrs.get("run")
             if name and studies.is_mine(trial):
                 params = {**studies.space.fixed, **(arm.params if arm.confirms else trial.params)}
-                config = trial_config(studies.config, arm, params, trial.number + 1 if arm.confirms else 0)
-                found[name] = Assignment(arm, name, config, trial, params)
+                pair = pair_of(studies.every_trial(arm), trial) if arm.confirms else 0
+                found[name] = Assignment(arm, name, trial_config(studies.config, arm, params, pair), trial, params)
     return found
