@@ -98,6 +98,7 @@ def test_the_repeat_of_a_machine_that_is_killed_is_run_by_another_on_the_same_se
     check(shared_studies(tmp_path / "late", database, "killed for good", SILENT), lost, mine, back)
 
 
+@pytest.mark.slow
 def test_a_machine_that_was_only_frozen_finds_its_trial_taken_and_goes_on_with_others(
     database: str, tmp_path: Path
 ) -> None:
@@ -111,6 +112,8 @@ def test_a_machine_that_was_only_frozen_finds_its_trial_taken_and_goes_on_with_o
             if lines(tmp_path / "mine", f"{lost}: lost") and not lines(tmp_path / "frozen", f"{lost}: lost"):
                 process.send_signal(signal.SIGCONT)
                 until(lambda: lines(tmp_path / "frozen", f"{lost}: lost"))
+            elif lines(tmp_path / "frozen", f"{lost}: lost"):
+                time.sleep(0.3)  # leave it something to do
 
         mine = work(tmp_path / "mine", database, "frozen", SILENT, thaw)
         assert process.wait(60) == 0 and process.stderr and "Traceback" not in process.stderr.read()
