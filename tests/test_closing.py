@@ -34,7 +34,7 @@ def scored(log: Path, root: str, cpus: float, task: dict[str, Any]) -> Iterator[
 def test_the_tests_of_crews_follow_one_another(ray_cluster: str, tmp_path: Path) -> None:
     config = override(
         simulated_config(trials=3).model_dump(mode="json"),
-        {"scale.workers": 2, "data.batch_size": 2, "data.batch_size_u": 2},
+        {"scale.workers": 2, "data.batch_size": 8, "data.batch_size_u": 8},
     )
     studies = uninterrupted(tmp_path, config)
     with Hold(tmp_path) as hold, Display(tmp_path, studies.total(), "trial") as display:
