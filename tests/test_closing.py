@@ -21,7 +21,7 @@ from cid_ray.search.watch import Watch
 from tests.chaos import RATIOS, simulated_config, simulated_row, uninterrupted
 
 
-def tested(log: Path, root: str, cpus: float, task: dict[str, Any]) -> Iterator[Row]:
+def scored(log: Path, root: str, cpus: float, task: dict[str, Any]) -> Iterator[Row]:
     for what in ("begins", "ends"):
         with log.open("a") as file:
             file.write(f"{task['name']} {what}\n")
@@ -32,11 +32,14 @@ def tested(log: Path, root: str, cpus: float, task: dict[str, Any]) -> Iterator[
 
 @pytest.mark.ray
 def test_the_tests_of_crews_follow_one_another(ray_cluster: str, tmp_path: Path) -> None:
-    config = override(simulated_config(trials=3).model_dump(mode="json"), {"scale.workers": 2})
+    config = override(
+        simulated_config(trials=3).model_dump(mode="json"),
+        {"scale.workers": 2, "data.batch_size": 8, "data.batch_size_u": 8},
+    )
     studies = uninterrupted(tmp_path, config)
     with Hold(tmp_path) as hold, Display(tmp_path, studies.total(), "trial") as display:
         watch = Watch(studies.home, hold, studies, display, None)
-        closing.test_winners(watch, Resources(0.01, 0), functools.partial(tested, tmp_path / "tests.log"))
+        closing.test_winners(watch, Resources(0.01, 0), functools.partial(scored, tmp_path / "tests.log"))
     told = [line.split() for line in (tmp_path / "tests.log").read_text().splitlines()]
     assert [what for _, what in told] == ["begins", "ends"] * len(RATIOS)
     assert {name for name, _ in told} == {row["run"] for row in of_event(read_rows(tmp_path), "final")}

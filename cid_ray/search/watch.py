@@ -73,11 +73,11 @@ class Watch:
         """Write what the study knows and the rows do not: ends that a kill left out, and trials of other machines."""
         for name, folder in self.studies.vigil.lost().items():
             self.lost(name, folder)
-        rows = read_rows(self.home.here)
-        known = {row["run"] for row in of_event(rows, "trial")}
+        ended = self.studies.ended()  # before the rows are read: of what has ended all are there
+        known = {row["run"] for row in of_event(read_rows(self.home.here), "trial")}
         for row in [row for row in self.studies.kept_rows() if row["run"] not in known]:
             self.rows.add(row)
-        for name, state in self.studies.ended().items():
+        for name, state in ended.items():
             if name not in known:
                 self.rows.add({"event": "trial", "run": name, "state": HOW[state.name], "reason": ""})
 

@@ -82,6 +82,27 @@ def test_a_trial_that_fails_fails_alone(database: str, tmp_path: Path) -> None:
     assert book.ended()[assignment.name] == TrialState.FAIL and book.next()
 
 
+def test_a_trial_that_ends_while_others_are_read_is_recorded_with_its_rows(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = (studies(tmp_path / name, database, "in between") for name in ("mine", "other"))
+    theirs, read = other.next(), mine.kept_rows
+    assert theirs
+
+    def reading() -> list[Row]:
+        rows = read()
+        if theirs.name in other.live:
+            other.keep(theirs.name, {"event": "final", "run": theirs.name, "images_seen": 8})
+            other.end(theirs.name, TrialState.COMPLETE, [1.0])
+        return rows
+
+    monkeypatch.setattr(mine, "kept_rows", reading)
+    with Hold(tmp_path / "mine") as hold, Display(tmp_path / "mine", mine.total(), "trial") as display:
+        Watch(mine.home, hold, mine, display, None).catch_up()
+    events = [row["event"] for row in read_rows(tmp_path / "mine")]
+    assert events == ["final", "trial"]
+
+
 def test_another_search_of_the_same_name_is_refused(database: str, tmp_path: Path) -> None:
     studies(tmp_path / "one", database, "taken")
     config = override(TINY, {"study": {"storage": database, "name": "taken"}, "train.steps": 13})
