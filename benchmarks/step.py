@@ -25,7 +25,7 @@ import torch
 
 from cid_ray.config import Config, override
 from cid_ray.core.method import Method
-from cid_ray.core.model import Segmenter, make_teacher
+from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
 from cid_ray.data.batches import Batch, local_batches
 from cid_ray.results.record import provenance
 from cid_ray.run import build, loop
@@ -64,6 +64,8 @@ def wait() -> None:
 def plain(config: Config, classes: int) -> Step:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = Segmenter(config.model, classes).to(device).to(memory_format=torch.channels_last).train()
+    if device.type == "cpu":
+        dilate_pointwise(student)
     teacher = make_teacher(student, config.train.ema_decay)
     channels = student(torch.zeros(2, 3, *config.data.crop, device=device))[1].shape[1]
     method = Method(config, classes, channels).to(device)

@@ -37,13 +37,14 @@ class _Normalize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         x, weight, mean, var, count = ctx.saved_tensors
-        own, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        _, own_weight, own_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, None, None, False, ctx.eps, [False, True, True]
         )
         through_var, through_mean = world.gathered(torch.cat([own_weight, own_bias])).sum(0).chunk(2)
-        scale = torch.rsqrt(var + ctx.eps) * weight / count
-        common = F.batch_norm(x, mean, var, scale * through_var, scale * through_mean, eps=ctx.eps)
-        return own.sub_(common), own_weight, own_bias, None
+        scale = torch.rsqrt(var + ctx.eps) * weight
+        part = -scale / count
+        own = F.batch_norm(x, mean, var, part * through_var, part * through_mean, eps=ctx.eps)
+        return own.addcmul_(grad, scale.view(1, -1, 1, 1)), own_weight, own_bias, None
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):

@@ -86,7 +86,9 @@ def feat_channels(net: nn.Module, cfg: Config, device: Device) -> int:
 
 def callable_student(student: nn.Module, cfg: Config, world: int, device: Device) -> nn.Module | InParts:
     """The student as training calls it: data parallel, compiled and in parts, as the configuration asks."""
-    net = nn.parallel.DistributedDataParallel(student, forward_sync_buffers=False) if world > 1 else student
+    net = student
+    if world > 1:
+        net = nn.parallel.DistributedDataParallel(student, forward_sync_buffers=False, gradient_as_bucket_view=True)
     net = torch.compile(net) if cfg.train.compile else net  # type: ignore[assignment]
     parts = micro_batches(cfg, world)
     return net if parts == 1 else InParts(net, parts, device.autocast)

@@ -15,7 +15,7 @@ from cid_ray.config import Config, InputError
 from cid_ray.core import evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
 from cid_ray.core.micro import InParts
-from cid_ray.core.model import Segmenter, make_teacher
+from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
 from cid_ray.data.batches import Batch, Plan, Reader
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import open_table
@@ -65,6 +65,8 @@ class Run:
         build.check(cfg, self.table, self.split)
         torch.manual_seed(cfg.train.seed)
         student: nn.Module = Segmenter(cfg.model, self.table.num_classes)
+        if self.device.torch.type == "cpu":
+            dilate_pointwise(student)
         if job.world > 1:
             student = norm.synchronize(student, cuda=self.device.torch.type == "cuda")
         self.student = student.to(self.device.torch).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cid_ray.config import InputError, Model
-from cid_ray.core.model import Segmenter, normalization, pool_feat
+from cid_ray.core.model import Segmenter, dilate_pointwise, normalization, pool_feat
 from tests.support import real_data
 
 CLASSES, SIZE, GRID = 5, (65, 81), (6, 6)
@@ -43,6 +43,26 @@ def parameters(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 # ---- contract -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet"])
+def test_a_dilated_tap_is_the_same_convolution(encoder: str) -> None:
+    found = []
+    for dilated in (False, True):
+        torch.manual_seed(0)
+        net = Segmenter(Model(encoder=encoder, decoder="deeplabv3plus"), CLASSES).to(memory_format=torch.channels_last)
+        if dilated:
+            dilate_pointwise(net)
+        torch.manual_seed(1)  # dropout
+        logits, _ = net.train()(images())
+        logits.square().mean().backward()
+        found.append((logits, {name: p.grad for name, p in net.named_parameters()}))
+    changed = [c for c in net.modules() if isinstance(c, nn.Conv2d) and c.kernel_size == (1, 1)]
+    assert changed and all(c.dilation == (2, 2) for c in changed)
+    (plain, plain_grads), (logits, grads) = found
+    torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+    for name, grad in plain_grads.items():
+        torch.testing.assert_close(grads[name], grad, rtol=1e-3, atol=1e-3 * float(grad.abs().max()), msg=name)
 
 
 @pytest.mark.parametrize("decoder", ["deeplabv3plus", "fpn", "unet", "segformer"])
