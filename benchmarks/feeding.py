@@ -31,7 +31,8 @@ from cid_ray.data.cache import Reader, name_of, node_folder
 from cid_ray.data.table import open_table
 from cid_ray.results.record import provenance
 
-BATCH, CROP, EPOCHS = 8, 320, 4
+BATCH, CROP = 8, 320
+CACHE_MB = 16384
 
 
 class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
@@ -66,7 +67,7 @@ def loader(files: list[Path], data: Data, cores: int, epochs: int) -> Iterator[f
 def ours(table: str, data: Data, cores: int, epochs: int, cache: bool) -> Iterator[float]:
     with tempfile.TemporaryDirectory() as node:  # a cold cache
         os.environ["TMPDIR"] = tempfile.tempdir = node
-        data = data.model_copy(update={"threads": cores, "cache_mb": 1024 if cache else 0, "table": table})
+        data = data.model_copy(update={"threads": cores, "cache_mb": CACHE_MB if cache else 0, "table": table})
         reader = Reader(open_table(table), None, data.cache_mb)
         rows = reader.table.rows("train")
         steps = len(rows) // BATCH
@@ -84,7 +85,7 @@ def on_ray(table: str, data: Data, cores: int, epochs: int) -> Iterator[float]:
     """The pool by Ray Data's tasks, as a worker of several gets it; one more image beside each batch."""
     import ray
 
-    data = data.model_copy(update={"threads": 1, "cache_mb": 1024, "table": table, "batch_size": 1})
+    data = data.model_copy(update={"threads": 1, "cache_mb": CACHE_MB, "table": table, "batch_size": 1})
     opened = open_table(table)
     (node_folder() / name_of(opened, None)).unlink(missing_ok=True)
     ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level="ERROR")
@@ -101,6 +102,17 @@ def on_ray(table: str, data: Data, cores: int, epochs: int) -> Iterator[float]:
         ray.shutdown()
 
 
+def lengthened(source: Path, folder: Path, times: int) -> list[Path]:
+    """CamVid with every training image under so many names; the training images."""
+    for path in source.rglob("*"):
+        if path.is_file():
+            name, copies = path.relative_to(source), times if path.parent.name == "train" else 1
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            for copy in range(copies):
+                (folder / name.with_stem(f"{name.stem}_{copy}" if copies > 1 else name.stem)).symlink_to(path)
+    return sorted((folder / "images" / "train").iterdir())
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--camvid", type=Path, required=True)
@@ -108,28 +120,30 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--cores", type=int, default=2)
     options.add_argument("--ray", action="store_true", help="Ray Data too")
+    options.add_argument("--epochs", type=int, default=4)
+    options.add_argument("--times", type=int, default=1, help="a pool so many times as long, of the same images")
     args = options.parse_args()
     data = Data(crop_size=CROP)
-    files = sorted((args.camvid / "images" / "train").iterdir())
     found: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        table = f"{folder}/table"
-        assert prepare.main(["camvid", str(args.camvid), "--out", table]) == 0
+        camvid, table = Path(folder) / "camvid", f"{folder}/table"
+        files = lengthened(args.camvid, camvid, args.times)
+        assert prepare.main(["camvid", str(camvid), "--out", table]) == 0
         ways: dict[str, Any] = {
-            "DataLoader": partial(loader, files, data, args.cores, EPOCHS),
-            "ours, no cache": partial(ours, table, data, args.cores, EPOCHS, False),
-            "ours": partial(ours, table, data, args.cores, EPOCHS, True),
+            "DataLoader": partial(loader, files, data, args.cores, args.epochs),
+            "ours, no cache": partial(ours, table, data, args.cores, args.epochs, False),
+            "ours": partial(ours, table, data, args.cores, args.epochs, True),
         }
         if args.ray:
-            ways["ours, Ray Data"] = partial(on_ray, table, data, args.cores, EPOCHS)
+            ways["ours, Ray Data"] = partial(on_ray, table, data, args.cores, args.epochs)
         for number in range(args.rounds):
             for name, way in ways.items():
                 steps = len(files) // BATCH
                 rates = [round(steps * BATCH / seconds, 1) for seconds in way()]
                 found.setdefault(name, []).append(rates)
                 print(number, name, rates, flush=True)
-    said: dict[str, Any] = {"images_per_s": found, "cores": args.cores, **provenance()}
-    for epoch in range(EPOCHS):
+    said: dict[str, Any] = {"images_per_s": found, "cores": args.cores, "images": len(files), **provenance()}
+    for epoch in range(args.epochs):
         base = statistics.median(r[epoch] for r in found["DataLoader"])
         said[f"epoch {epoch + 1}, over DataLoader"] = {
             name: round(statistics.median(r[epoch] for r in rates) / base, 3) for name, rates in found.items()

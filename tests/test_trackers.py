@@ -52,7 +52,11 @@ def test_every_run_is_told_once_with_its_curve_and_its_end(tmp_path: Path, wante
     check_both(tmp_path)
 
 
-@pytest.mark.parametrize(("rows", "when"), [(6, "patient"), (13, "patient"), (13, "at-once")])
+@pytest.mark.parametrize(
+    ("rows", "when"),
+    [pytest.param(6, "patient", marks=pytest.mark.slow), pytest.param(13, "patient", marks=pytest.mark.slow),
+     (13, "at-once")],
+)  # fmt: skip
 def test_after_kill_9_the_same_runs_go_on(rows: int, when: str, tmp_path: Path, wanted: dict[str, Any]) -> None:
     """In the middle of a run: when the trackers had taken in all they were told, and when they had not."""
     command = [sys.executable, "-m", "tests.tracked", str(tmp_path / "run"), yaml.safe_dump(wanted), str(rows), when]

@@ -42,10 +42,12 @@ class Kept:
 
     points: set[tuple[str, int]] = field(default_factory=set)  # what is measured, images seen
     ended: bool = False
+    seen: int = -1  # the most images
 
-    @property
-    def seen(self) -> int:
-        return max((step for _, step in self.points), default=-1)
+    def add(self, points: Iterable[tuple[str, int]]) -> None:
+        for point in points:
+            self.points.add(point)
+            self.seen = max(self.seen, point[1])
 
 
 @dataclass
@@ -143,17 +145,18 @@ class Tracker:
 
     def log(self, name: str, step: int, results: Mapping[str, float]) -> None:
         """Those of the results at `step` images seen that the tracker does not have."""
-        points = self.kept[name].points
-        fresh = {key: value for key, value in results.items() if (key, step) not in points}
+        kept = self.kept[name]
+        fresh = {key: value for key, value in results.items() if (key, step) not in kept.points}
         if fresh:
-            points.update((key, step) for key in fresh)
+            kept.add((key, step) for key in fresh)
             self.callback.log_trial_result(0, self.trials[name], {**fresh, "training_iteration": step})
 
     def log_late(self, row: Row) -> None:
         """The held-out score of a run that has ended: the search chose it."""
         name, step = row["run"], row["images_seen"]
         scores = {key: value for key, value in measured(row).items() if key.startswith(("test/", "best/"))}
-        if all((key, step) in self.kept[name].points for key in scores):
+        known = name in self.trials or name in self.past.runs  # else it is another machine's
+        if not known or all((key, step) in self.kept[name].points for key in scores):
             return
         trial = self.trials.get(name) or self.trial(self.past.runs[name])
         trial.evaluated_params = {}  # its end has told them

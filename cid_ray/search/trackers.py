@@ -34,7 +34,7 @@ class TensorBoard(Tracker):
                 event = Event.FromString(record)
                 tags = {value.tag for value in event.summary.value}
                 kept.ended = kept.ended or "_hparams_/session_end_info" in tags
-                kept.points |= {(tag.removeprefix(PREFIX), event.step) for tag in tags if tag.startswith(PREFIX)}
+                kept.add((tag.removeprefix(PREFIX), event.step) for tag in tags if tag.startswith(PREFIX))
         return found
 
     def go_on(self, trial: Trial) -> None:
@@ -60,7 +60,8 @@ class MLflow(Tracker):
             self.ids[name] = run.info.run_id
             asked = [key for key in run.data.metrics if not ended or key.startswith(("test/", "best/"))]
             history = [(key, self.client.get_metric_history(run.info.run_id, key)) for key in asked]
-            found[name] = Kept({(key, point.step) for key, points in history for point in points}, ended)
+            found[name] = Kept(ended=ended)
+            found[name].add((key, point.step) for key, points in history for point in points)
         return found
 
     def go_on(self, trial: Trial) -> None:
@@ -89,8 +90,8 @@ class Wandb(Tracker):
         for name, rows in self.past.rows.items():
             if any((self.out / "wandb").glob(f"*run-*-{self.past.search_id}-{name}")):
                 told = [row for row in rows if row["event"] != "trial"]
-                points = {(key, row["images_seen"]) for row in told for key in measured(row)}
-                found[name] = Kept(points, len(told) < len(rows))
+                found[name] = Kept(ended=len(told) < len(rows))
+                found[name].add((key, row["images_seen"]) for row in told for key in measured(row))
         return found
 
     def reopen(self, trial: Trial) -> None:
