@@ -96,7 +96,8 @@ def test_rows_and_pictures_that_arrive_in_a_store_are_told_and_shown(
     assert not list(temporary.iterdir()) and places.stamps(name) == stamps
 
 
-@pytest.mark.parametrize("how", ["refuses", pytest.param("is gone", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["refuses", "is gone"])
 def test_a_store_that_is_lost_leaves_the_last_state(how: str, halfway: Path, temporary: Path) -> None:
     """One that no longer takes the credentials; one that is not reached, which S3's client tries for six seconds."""
     name, lines, at = f"{BUCKET}/runs/lost", list[str](), free_port()

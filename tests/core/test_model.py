@@ -59,10 +59,10 @@ def test_a_dilated_tap_is_the_same_convolution(encoder: str) -> None:
             continue
         image = torch.randn(2, after.in_channels, 9, 7).to(memory_format=torch.channels_last)
         one, other = before(image), after(image)
-        torch.testing.assert_close(other, one)
-        one.square().sum().backward()
-        other.square().sum().backward()
-        torch.testing.assert_close(after.weight.grad, before.weight.grad)
+        one.square().mean().backward()
+        other.square().mean().backward()
+        for found, expected in ((other, one), (after.weight.grad, before.weight.grad)):
+            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()  # of sums over hundreds of channels
 
 
 @pytest.mark.parametrize("decoder", ["deeplabv3plus", "fpn", "unet", "segformer"])
