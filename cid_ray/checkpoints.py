@@ -52,5 +52,4 @@ def check_writable(key: str, folder: Name) -> None:
             file.write(b"checkpoints will be written here\n")
         places.remove(probe)
     except (OSError, ValueError) as error:  # ValueError: no name of a bucket
-        reason = str(error).split(". Detail")[0].splitlines()[0]
-        raise InputError(f"{key} {folder} cannot be written ({reason}); {places.STORE_REMEDY}") from None
+        raise InputError(f"{key} {folder} cannot be written ({places.reason(error)}); {places.STORE_REMEDY}") from None

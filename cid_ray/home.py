@@ -109,8 +109,7 @@ def readable(name: Name) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # ValueError: no name of a bucket
-        reason = str(error).split(". Detail")[0].splitlines()[0]
-        raise InputError(f"{name} cannot be read ({reason}); {places.STORE_REMEDY}") from None
+        raise InputError(f"{name} cannot be read ({places.reason(error)}); {places.STORE_REMEDY}") from None
 
 
 def new_home(out: str | None, stem: str) -> Home:

@@ -85,6 +85,11 @@ def writing(name: Name) -> Iterator[IO[bytes]]:
         raise
 
 
+def reason(error: Exception) -> str:
+    """What an object store says, without its details."""
+    return (str(error).split(". Detail")[0].splitlines() or [type(error).__name__])[0]
+
+
 def second_name(name: Name, other: Name) -> None:
     """`other` holds what `name` holds now, whatever `name` becomes."""
     if not is_remote(name):

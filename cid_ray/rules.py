@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 CUTMIX_GROUP = 2  # unlabeled images that CutMix mixes with each other: they stay on one worker
-TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -71,15 +70,12 @@ def place(name: str) -> str:
     return name
 
 
-def trackers(wanted: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Known trackers without keys, tokens and passwords, which would stand in the run's folder."""
-    for name in wanted:
-        if name not in TRACKERS:
-            raise ValueError(f"must name {', '.join(TRACKERS)}, each with its arguments; {name!r} is none of them")
-    for key, value in flat(wanted).items():
+def without_secrets(tree: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """No key, token, password or address with one: they would stand in the run's folder."""
+    for key, value in flat(tree).items():
         if re.search(r"(key|token|password|secret)$", key, re.IGNORECASE) or re.search(r"://[^/\s]*@", str(value)):
             raise Secret(
                 f"holds a secret in {key}, which would stand in the run's folder: leave it out and set it in the "
                 "environment (MLFLOW_TRACKING_URI, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, WANDB_API_KEY)"
             )
-    return wanted
+    return tree

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from cid_ray.rules import CUTMIX_GROUP, database, flat, label_share, place, trackers
+from cid_ray.rules import CUTMIX_GROUP, database, flat, label_share, place, without_secrets
 
 Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -214,12 +214,12 @@ class Search(Section):
     concurrency: int | None = Field(None, ge=1)  # null: as many as fit
     cpus_per_trial: float = Field(1, gt=0)
     gpus_per_trial: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs; 0.5: two trials on one
-    trackers: dict[str, dict[str, Any]] = Field(default_factory=dict)  # see search/trackers.py
+    trackers: dict[str, dict[str, Any]] = Field(default_factory=dict)  # name -> arguments, see search/trackers.py
 
     @field_validator("trackers")
     @classmethod
     def _trackers(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return trackers(value)
+        return without_secrets(value)
 
     @field_validator("ratios", mode="before")
     @classmethod

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from cid_ray import beside, cli, closing, places, restarts
@@ -110,7 +108,7 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
     from cid_ray.core.model import Segmenter
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
-    from cid_ray.run.build import check
+    from cid_ray.run.build import check, weights_hash
 
     table = open_table(config.data.table)
     counts = {}
@@ -121,9 +119,8 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
             check(arm, table, split)
         counts[ratio] = split.name
     Segmenter(config.model, table.num_classes)
-    weights = Path(config.model.weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else config.model.weights
-    return counts, {"the data set": table.fingerprint, "the weights file": digest}
+    weights = weights_hash(config) or config.model.weights
+    return counts, {"the data set": table.fingerprint, "the weights file": weights}
 
 
 def check_cluster(config: Config) -> tuple[Resources, int]:

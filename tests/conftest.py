@@ -31,3 +31,13 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small-demo")
     write_demo(folder, {"test": 6, "val": 4, "train": 48})
     return folder
+
+
+@pytest.fixture(scope="session")
+def halfway(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search at work: two baselines, one CID trial, and half of another. Look, and do not touch."""
+    from tests.searching import search_until, tiny_search
+
+    out = tmp_path_factory.mktemp("at-work")
+    search_until(out, tiny_search(small_demo), rungs=7)
+    return out

@@ -21,7 +21,7 @@ import pytest
 from cid_ray import beside, dashboard
 from cid_ray.config import InputError
 from cid_ray.results.pulse import read_pulse
-from tests.searching import search_until, tiny_search
+from tests.searching import tiny_search
 
 KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "camvid-cpu"
 
@@ -83,13 +83,6 @@ def part_of(kept: Path, out: Path, rows: int) -> Path:
     shutil.copy(kept / "config.yaml", out)
     lines = (kept / "rows.jsonl").read_text().splitlines(keepends=True)
     (out / "rows.jsonl").write_text("".join(lines[:rows]))
-    return out
-
-
-@pytest.fixture(scope="module")
-def halfway(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("at-work")
-    search_until(out, tiny_search(small_demo), rungs=7)
     return out
 
 

@@ -24,7 +24,7 @@ from cid_ray.results import pulse
 from cid_ray.results.live import look
 from cid_ray.results.record import read_rows
 from tests.object_store import BUCKET, free_port, serving
-from tests.searching import search_until, tiny_search
+from tests.searching import tiny_search
 from tests.test_dashboard import KEPT, ask, dashboard_of, news_of, next_news, reachable
 
 
@@ -32,13 +32,6 @@ from tests.test_dashboard import KEPT, ask, dashboard_of, news_of, next_news, re
 def store() -> Iterator[dict[str, str]]:
     with serving() as env:
         yield env
-
-
-@pytest.fixture(scope="module")
-def halfway(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("at-work")
-    search_until(out, tiny_search(small_demo), rungs=7)
-    return out
 
 
 @pytest.fixture

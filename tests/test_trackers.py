@@ -174,9 +174,11 @@ def test_a_secret_is_refused_and_not_repeated(text: str) -> None:
     assert "abc123" not in str(told.value)
 
 
-@pytest.mark.parametrize("name", tracking.PACKAGES)
+@pytest.mark.parametrize("name", tracking.TRACKERS)
 def test_a_missing_package_is_named_with_its_remedy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, tracking.PACKAGES[name], None)  # as Python sees a package that is not there
+    monkeypatch.setitem(
+        sys.modules, tracking.TRACKERS[name].package, None
+    )  # as Python sees a package that is not there
     with pytest.raises(InputError, match=rf"search.trackers.{name}.*pip install 'cid_ray\[{name}\]'"):
         check(f"{{{name}: {{}}}}")
 

@@ -24,6 +24,7 @@ from cid_ray.results.record import Row, of_event, read_rows
 from cid_ray.run.display import QUIET, Display
 from cid_ray.search import tracking
 from cid_ray.search.arms import check_search
+from cid_ray.search.behind import Behind
 from cid_ray.search.journal import Hold
 from cid_ray.search.studies import Studies
 from cid_ray.search.tracker import measured
@@ -56,7 +57,7 @@ def search(out: Path, wanted: dict[str, Any], most: int = 10**9, patient: bool =
             watch.begun(assignment, resumed)
             for row in rows_of(assignment):
                 if left == 0:
-                    while patient and any(listener.busy for listener in told):
+                    while patient and any(busy(listener) for listener in told):
                         time.sleep(0.05)
                     os.kill(os.getpid(), signal.SIGKILL)
                 left -= 1
@@ -67,10 +68,14 @@ def search(out: Path, wanted: dict[str, Any], most: int = 10**9, patient: bool =
             best = studies.ranked(arm)[0].user_attrs["run"]
             row = next(r for r in read_rows(out) if r["run"] == best and r["event"] == "final")
             watch.tested({**row, "test/miou": 40.5, "test/miou_teacher": 41.5})
-        while any(listener.busy for listener in told):  # trials of no length: W&B starts a process for each
+        while any(busy(listener) for listener in told):  # trials of no length: W&B starts a process for each
             time.sleep(0.05)
         watch.tell("close")
     return watch
+
+
+def busy(listener: Behind) -> bool:
+    return listener.error is None and listener.news.unfinished_tasks > 0
 
 
 def rows_of(assignment: Any) -> list[Row]:

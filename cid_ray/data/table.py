@@ -111,7 +111,7 @@ class Table:
             if opened.schema_arrow.names != SCHEMA.names or self.layout.num_rows != self.index.num_rows:
                 raise ValueError("table.parquet and index.parquet are not of one import")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = f"{type(error).__name__}: {error}".split(". Detail")[0].splitlines()[0]
+            reason = f"{type(error).__name__}: {places.reason(error)}"
             raise InputError(
                 f"data.table {str(folder)!r} is not a table ({reason}); make one with `python -m cid_ray.prepare`"
             ) from None

@@ -34,14 +34,18 @@ def check(cfg: Config, table: Table, split: Split) -> None:
         raise InputError("data.batch_size must be at least 2: batch norm needs more than one image")
 
 
+def weights_hash(cfg: Config) -> str:
+    """Of the weights file; "" when there is none."""
+    weights = Path(cfg.model.weights)
+    return hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
+
+
 def identity(cfg: Config, table: Table, split: Split) -> dict[str, str]:
     """What must be equal for two runs to give the same numbers."""
-    weights = Path(cfg.model.weights)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()[:16] if weights.is_file() else ""
     return {
         "data": table.fingerprint,
         "split_id": split.split_id,
-        "fingerprint": cfg.fingerprint(table.fingerprint, split.split_id, digest),
+        "fingerprint": cfg.fingerprint(table.fingerprint, split.split_id, weights_hash(cfg)),
     }
 
 

@@ -62,9 +62,10 @@ def describe_submission(metadata: Mapping[str, str]) -> None:
     from ray.experimental import internal_kv
 
     given = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("metadata", {})
-    key = f"_ray_internal_job_info_{given.get('job_submission_id')}"
-    entry = internal_kv._internal_kv_get(key, namespace="job")
-    if entry:
+    if "job_submission_id" not in given:
+        return
+    key = f"_ray_internal_job_info_{given['job_submission_id']}"
+    if entry := internal_kv._internal_kv_get(key, namespace="job"):
         job = json.loads(entry)
         job["metadata"] = {**metadata, **(job.get("metadata") or {})}
         internal_kv._internal_kv_put(key, json.dumps(job), overwrite=True, namespace="job")

@@ -18,8 +18,8 @@ CLOSE_SECONDS = 60.0  # for the rest of the news, at the end
 class Behind:
     """Hands news on in their order. What the listener raises is raised here at the next news."""
 
-    def __init__(self, name: str, make: Callable[[], Listener], patience: float = CLOSE_SECONDS):
-        self.name, self.patience = name, patience
+    def __init__(self, name: str, make: Callable[[], Listener]):
+        self.name = name
         self.news: queue.Queue[tuple[str, tuple[Any, ...]]] = queue.Queue()
         self.error: Exception | None = None
         self.thread = threading.Thread(target=self.work, args=(make,), daemon=True, name=f"listener-{name}")
@@ -35,10 +35,6 @@ class Behind:
                 self.news.task_done()
         except Exception as error:
             self.error = error
-
-    @property
-    def busy(self) -> bool:
-        return self.error is None and self.news.unfinished_tasks > 0
 
     def tell(self, what: str, *news: Any) -> None:
         if self.error:
@@ -63,8 +59,8 @@ class Behind:
 
     def close(self) -> None:
         self.tell("close")
-        self.thread.join(self.patience)
+        self.thread.join(CLOSE_SECONDS)
         if self.error:
             raise self.error
         if self.thread.is_alive():
-            raise TimeoutError(f"it did not answer for {self.patience:g} s; a resume tells it what it lacks")
+            raise TimeoutError(f"it did not answer for {CLOSE_SECONDS:g} s; a resume tells it what it lacks")

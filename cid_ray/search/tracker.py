@@ -8,6 +8,7 @@ what it has it is not told again.
 
 from __future__ import annotations
 
+import importlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -166,11 +167,34 @@ class Tracker:
 
     # ---- what each callback needs ----
 
+    package: str  # that it needs
+    ray_callback: tuple[str, str]  # module and class
+
+    @classmethod
+    def callback_class(cls) -> Any:
+        module, name = cls.ray_callback
+        return getattr(importlib.import_module(module), name)
+
+    @staticmethod
+    def arguments(args: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        """Those of the callback: what a configuration gives, and what the search fills in."""
+        return dict(args)
+
+    @classmethod
+    def make(cls, args: Mapping[str, Any], out: Path) -> Any:
+        return cls.callback_class()(**cls.arguments(args, out))
+
+    @classmethod
+    def try_out(cls, args: Mapping[str, Any]) -> None:
+        """Raise what the tracker says at once to its arguments; no server is asked, no run begun."""
+        cls.make(args, Path("run"))
+
     def folder(self, name: str) -> Path:
         return self.out
 
     def what_it_has(self) -> dict[str, Kept]:
-        raise NotImplementedError
+        """Of runs that were begun before."""
+        return {}
 
     def go_on(self, trial: Trial) -> None:
         """Before a run begins or goes on."""

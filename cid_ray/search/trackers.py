@@ -2,15 +2,18 @@
 
     search.trackers: {tensorboard: {}, mlflow: {tracking_uri: "sqlite:///mlflow.db"}, wandb: {project: cid}}
 
-A subclass of Tracker says what its callback leaves open: how a run that was begun earlier is found again, and how one
-ends that was pruned. What can be wrong with the arguments, search/tracking.py says before Ray starts.
+A subclass of Tracker says which callback it is, what the search gives it, and what it leaves open: how a run that was
+begun earlier is found again, and how one ends that was pruned.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from cid_ray.search.studies import HOW
 from cid_ray.search.tracker import INTERRUPTED, Kept, Tracker, Trial, measured
@@ -20,6 +23,8 @@ PREFIX = "ray/tune/"  # of Ray's TensorBoard tags
 
 class TensorBoard(Tracker):
     """RUN/tensorboard/NAME; a run that goes on adds a file to its folder."""
+
+    package, ray_callback = "tensorboardX", ("ray.tune.logger", "TBXLoggerCallback")
 
     def folder(self, name: str) -> Path:
         return self.out / "tensorboard" / name
@@ -47,6 +52,22 @@ class TensorBoard(Tracker):
 
 class MLflow(Tracker):
     """A run is found again by the id of the search and its own name; a pruned one ends as KILLED."""
+
+    package, ray_callback = "mlflow", ("ray.air.integrations.mlflow", "MLflowLoggerCallback")
+
+    @staticmethod
+    def arguments(args: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
+        return {"tracking_uri": where, "experiment_name": out.resolve().name, **args}
+
+    @classmethod
+    def try_out(cls, args: Mapping[str, Any]) -> None:
+        from mlflow.tracking import MlflowClient
+
+        super().try_out(args)
+        if "tracking_uri" in args:
+            MlflowClient(tracking_uri=args["tracking_uri"])
 
     def what_it_has(self) -> dict[str, Kept]:
         from mlflow.tracking import MlflowClient
@@ -83,6 +104,20 @@ class MLflow(Tracker):
 
 class Wandb(Tracker):
     """A run's id holds that of the search: W&B goes on with it, and itself passes over steps that it has."""
+
+    package, ray_callback = "wandb", ("ray.air.integrations.wandb", "WandbLoggerCallback")
+
+    @staticmethod
+    def arguments(args: Mapping[str, Any], out: Path) -> dict[str, Any]:
+        mode = args.get("mode") or os.environ.get("WANDB_MODE")
+        if mode:
+            os.environ["WANDB_MODE"] = mode  # the callback asks for a key unless it reads there that none is needed
+            args = {"mode": mode, **args}
+        return {**args, "resume": "allow", "dir": str(out.resolve())}
+
+    @classmethod
+    def try_out(cls, args: Mapping[str, Any]) -> None:
+        cls.make(args, Path("run")).setup()  # finds the project and the key
 
     def what_it_has(self) -> dict[str, Kept]:
         """W&B's own files say which runs were begun from this folder, the record what they were told."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
-import logging
 import os
 import uuid
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from cid_ray.config import Config, InputError
 from cid_ray.home import Home
@@ -21,7 +18,6 @@ from cid_ray.search.studies import Studies
 from cid_ray.search.tracker import Past, rows_by_run
 from cid_ray.search.trackers import TRACKERS
 
-PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 KEPT_HERE, EACH_ITS_OWN = "checkpoints stay in the run's folder", "each run of the search has its own"
 OURS = {  # arguments that the search gives itself
     "save_artifact": KEPT_HERE, "upload_checkpoints": KEPT_HERE, "save_checkpoints": KEPT_HERE,
@@ -33,8 +29,9 @@ OURS = {  # arguments that the search gives itself
 def check(config: Config, home: Home) -> None:
     """InputError for an argument that a callback does not have, a package that is missing, a store that is none."""
     for name, args in config.search.trackers.items():
-        key = f"search.trackers.{name}"
-        known = known_arguments(name, key)
+        if name not in TRACKERS:
+            raise InputError(f"`search.trackers` may name {', '.join(TRACKERS)}, each with its arguments; not {name!r}")
+        key, known = f"search.trackers.{name}", known_arguments(name)
         for arg in args:
             if arg in OURS:
                 raise InputError(f"`{key}.{arg}` is not for a configuration: {OURS[arg]}; leave it out")
@@ -43,59 +40,22 @@ def check(config: Config, home: Home) -> None:
         if name == "mlflow" and home.remote and "tracking_uri" not in args and "MLFLOW_TRACKING_URI" not in os.environ:
             raise InputError(f"`{key}` needs a tracking_uri: a run in an object store cannot hold MLflow's database")
         try:
-            try_out(name, args)
+            TRACKERS[name].try_out(args)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"`{key}` is {dict(args)}, which {name} refuses: {reason}") from None
 
 
-def try_out(name: str, args: Mapping[str, Any]) -> None:
-    """Raise what a callback or its store says at once to these arguments; no server is asked, no run begun."""
-    callback = make(name, args, Path("run"))
-    if name == "mlflow" and "tracking_uri" in args:
-        from mlflow.tracking import MlflowClient
-
-        MlflowClient(tracking_uri=args["tracking_uri"])
-    elif name == "wandb":
-        callback.setup()  # finds the project and the key
-
-
-def known_arguments(name: str, key: str) -> set[str]:
+def known_arguments(name: str) -> set[str]:
+    tracker = TRACKERS[name]
     try:
-        __import__(PACKAGES[name])
-        known = set(inspect.signature(callback_class(name).__init__).parameters) - {"self", "kwargs"}
-        if name == "wandb":
-            import wandb
-
-            known |= set(inspect.signature(wandb.init).parameters)
+        package = importlib.import_module(tracker.package)
+        known = set(inspect.signature(tracker.callback_class().__init__).parameters) - {"self"}
     except ImportError as error:
-        raise InputError(f"`{key}` needs a package ({error}): pip install 'cid_ray[{name}]'") from None
-    return known - OURS.keys() - {"api_key", "tracking_token"}
-
-
-def callback_class(name: str) -> Any:
-    if name == "tensorboard":
-        from ray.tune.logger import TBXLoggerCallback as Callback
-    elif name == "mlflow":
-        from ray.air.integrations.mlflow import MLflowLoggerCallback as Callback
-    else:
-        from ray.air.integrations.wandb import WandbLoggerCallback as Callback
-    return Callback
-
-
-def make(name: str, args: Mapping[str, Any], out: Path) -> Any:
-    """Ray's callback, with what the search fills in."""
-    if name == "mlflow":
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        where = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{out.resolve()}/mlflow.db"
-        args = {"tracking_uri": where, "experiment_name": out.resolve().name, **args}
-    if name == "wandb":
-        mode = args.get("mode") or os.environ.get("WANDB_MODE")
-        if mode:
-            os.environ["WANDB_MODE"] = mode  # the callback asks for a key unless it reads there that none is needed
-            args = {"mode": mode, **args}
-        args = {**args, "resume": "allow", "dir": str(out.resolve())}
-    return callback_class(name)(**args)
+        raise InputError(f"`search.trackers.{name}` needs a package ({error}): pip install 'cid_ray[{name}]'") from None
+    if "kwargs" in known:  # W&B's are handed on
+        known |= set(inspect.signature(package.init).parameters)
+    return known - OURS.keys() - {"kwargs", "api_key", "tracking_token"}
 
 
 def start(home: Home, studies: Studies) -> list[Behind]:
@@ -106,7 +66,8 @@ def start(home: Home, studies: Studies) -> list[Behind]:
     if "tensorboard" in wanted:
         home.fetch("tensorboard")
     past = Past(search_id(studies), runs_of(studies), rows_by_run(read_rows(out)))
-    callbacks = {name: make(name, args, out) for name, args in wanted.items()}  # here: threads that import may fail
+    # made here: two threads that import at once may fail
+    callbacks = {name: TRACKERS[name].make(args, out) for name, args in wanted.items()}
     return [Behind(name, functools.partial(TRACKERS[name], made, out, past)) for name, made in callbacks.items()]
 
 

@@ -140,13 +140,6 @@ def test_every_fault_stands_once_with_its_trial_and_reason() -> None:
 # ---- a search at work ----
 
 
-@pytest.fixture(scope="module")
-def halfway(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("halfway")
-    search_until(out, tiny_search(small_demo), rungs=7)  # two baselines, one CID trial, and half of another
-    return out
-
-
 def seen(out: Path, config: Config, later: float = 1.0) -> Any:
     told = read_pulse(out)
     return look(read_rows(out), config, told, told["at"] + later)

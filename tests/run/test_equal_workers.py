@@ -57,7 +57,7 @@ def slow(*values: object) -> object:
     return pytest.param(*values, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("kind", "world"), [slow("self", 2), slow("class", 2), slow("cross", 3), slow("transfer", 4)])
+@pytest.mark.parametrize(("kind", "world"), [slow("self", 2), slow("class", 2), ("cross", 3), slow("transfer", 4)])
 def test_any_number_of_workers_gives_the_training_of_one(tmp_path: Path, kind: str, world: int) -> None:
     """Three workers hold 8 images as 2, 3, 3 and 2, 2, 4."""
     config = config_of(kind, STEPS)
