@@ -26,8 +26,9 @@ from PIL import Image
 
 from cid_ray import prepare
 from cid_ray.config import Data
-from cid_ray.data.batches import POOL, Plan, Stream, local_batches, ray_batches, weak_view
+from cid_ray.data.batches import POOL, Plan, Stream, local_batches, weak_view
 from cid_ray.data.cache import Reader, name_of, node_folder
+from cid_ray.data.pool import ray_batches
 from cid_ray.data.table import open_table
 from cid_ray.results.record import provenance
 
@@ -82,10 +83,10 @@ def ours(table: str, data: Data, cores: int, epochs: int, cache: bool) -> Iterat
 
 
 def on_ray(table: str, data: Data, cores: int, epochs: int) -> Iterator[float]:
-    """The pool by Ray Data's tasks, as a worker of several gets it; one more image beside each batch."""
-    import ray
+    """The pool as a worker of several gets it: by its own threads until Ray Data stands; one more image a batch."""
+    import ray.data  # a worker of Ray Train has it
 
-    data = data.model_copy(update={"threads": 1, "cache_mb": CACHE_MB, "table": table, "batch_size": 1})
+    data = data.model_copy(update={"threads": cores, "cache_mb": CACHE_MB, "table": table, "batch_size": 1})
     opened = open_table(table)
     (node_folder() / name_of(opened, None)).unlink(missing_ok=True)
     ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level="ERROR")

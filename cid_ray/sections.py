@@ -150,7 +150,7 @@ class Scale(Section):
     workers: int | tuple[int, int] = 1  # [least, most]: shrinks and grows with the cluster, the global batch stays
     cpus_per_worker: float | None = Field(None, gt=0)  # null: what the machine has, shared out
     gpus_per_worker: float | None = Field(None, ge=0)  # null: 1 where the cluster has GPUs
-    data_cpus: float = Field(0.5, gt=0)  # kept free for Ray Data's decoding tasks
+    data_cpus: float = Field(0.5, gt=0)  # kept free for Ray Data's decoding tasks; they take more where CPUs are idle
 
     @field_validator("workers", mode="before")
     @classmethod

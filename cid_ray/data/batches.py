@@ -1,4 +1,4 @@
-"""Which image comes when, and its bytes as cropped arrays: one process with threads, or Ray Data for many workers.
+"""Which image comes when, and its bytes as cropped arrays, read by a process's own threads (`data.pool`: by Ray Data).
 
 The order is a function of (seed, step) alone (`Plan`): labeled images cycle, the pool is passed once an epoch, and a
 worker takes its slice of every global batch. Crops are seeded by an image's place in that order. So one process and
@@ -12,13 +12,11 @@ is taken by the next one in its epoch's order that can; `unreadable_u` then says
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -29,8 +27,6 @@ from cid_ray.data.splits import Split
 from cid_ray.data.table import UnreadableImage, open_table
 
 LABELED, POOL = 0, 1  # streams of the plan: part of every crop's seed
-BLOCK_IMAGES = 64  # of one of Ray Data's tasks, at most
-BLOCKS_AT_ONCE = 8  # that a worker's part of the object store has room for
 STAND_INS = 20  # images that are tried for one place
 SEVERAL = "\n"
 Batch = dict[str, np.ndarray]
@@ -103,7 +99,7 @@ def weak_view(
         cropped[:crop_h, :crop_w] = np.asarray(chosen)
 
 
-def load_share(reader: Reader, stream: Stream, places: range, data: Data) -> Batch:
+def load_share(reader: Reader, stream: Stream, places: Sequence[int], data: Data) -> Batch:
     """The images of some places of a stream, each in the weak view that its place seeds."""
     shape = (len(places), *data.crop)
     pixels, valid = np.zeros((len(places), 3, *data.crop), np.uint8), np.zeros(shape, bool)
@@ -135,7 +131,7 @@ def read_place(reader: Reader, stream: Stream, place: int) -> tuple[Image.Image,
 
 def local_batches(
     reader: Reader, plan: Plan, data: Data, start: int, stop: int, rank: int = 0, world: int = 1
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This worker's batches of steps start..stop-1, decoded by threads a few steps ahead."""
     streams = [s for s in (plan.labeled, plan.pool) if s is not None]
 
@@ -157,54 +153,6 @@ def local_batches(
         finally:
             for future in ahead:
                 future.cancel()
-
-
-def ray_batches(
-    reader: Reader, plan: Plan, data: Data, start: int, stop: int, rank: int, world: int, cpus: float
-) -> Iterator[Batch]:
-    """As `local_batches`, the pool read, decoded and cropped by Ray Data tasks anywhere in the cluster.
-
-    The dataset is this worker's share of the PLAN (integers), so order, shares and step counts are ours, not those of
-    block arrival; Ray streams it with bounded memory. Needs ray.
-    """
-    labeled = local_batches(reader, Plan(plan.labeled, None), data, start, stop, rank, world)
-    if plan.pool is None:
-        yield from labeled
-        return
-    pool = pool_dataset(plan.pool, data, start, stop, rank, world, cpus)
-    steps = pool.iter_batches(batch_size=1, prefetch_batches=2, batch_format="numpy")
-    for batch_x, batch_u in zip(labeled, steps, strict=True):
-        own = {name: values[0] for name, values in batch_u.items()}
-        yield {**batch_x, **own, "unreadable_u": np.array(json.loads(own["unreadable_u"]), np.str_)}
-
-
-def pool_dataset(stream: Stream, data: Data, start: int, stop: int, rank: int, world: int, cpus: float) -> Any:
-    """A Ray dataset of this worker's share of the pool: a row is a whole step, in the plan's order.
-
-    Rows of single images would be as many as the images of a whole training, each with Ray's handling of its own.
-    """
-    import ray.data
-
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    store = ray.cluster_resources()["object_store_memory"] / (2 * world)  # every worker has such a dataset
-    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
-    share, bytes_an_image = len(stream.share(rank, world)), 4 * data.crop[0] * data.crop[1]
-    block_images = max(share, min(BLOCK_IMAGES, int(store / BLOCKS_AT_ONCE / bytes_an_image)))
-    blocks = max(1, min(stop - start, (stop - start) * share // block_images))
-    held = ray.put(stream)
-
-    def load(batch: Batch) -> dict[str, Any]:
-        order = ray.get(held)
-        places = order.places(int(batch["step"][0]), rank, world)
-        found = load_share(kept_reader(data, data.cache_mb), order, places, data)
-        told = json.dumps(found.pop("unreadable_u").tolist())
-        return {**{name: value[None] for name, value in found.items()}, "unreadable_u": [told]}
-
-    items = [{"step": step} for step in range(start, stop)]
-    rows = ray.data.from_items(items, override_num_blocks=blocks)  # unlike from_numpy no 1-CPU task of Ray's
-    return rows.map_batches(load, batch_size=1, num_cpus=cpus)
 
 
 def kept_reader(data: Data, cache_mb: int) -> Reader:

@@ -11,7 +11,8 @@ import math
 import time
 from collections.abc import Iterator
 
-from cid_ray.data.batches import Batch, local_batches, ray_batches
+from cid_ray.data.batches import Batch, local_batches
+from cid_ray.data.pool import ray_batches
 from cid_ray.results.record import Row, provenance
 from cid_ray.run.final import closing_scores, latency_ms, scores_row
 from cid_ray.run.pictures import keep_pictures

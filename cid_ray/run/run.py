@@ -132,7 +132,7 @@ class Run:
         return "; ".join(told)
 
     def to_device(self, value: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(value))
+        tensor = torch.from_numpy(np.require(value, requirements=["C", "W"]))  # Ray Data's cannot be written to
         if self.device.torch.type == "cpu":
             return tensor
         return tensor.pin_memory().to(self.device.torch, non_blocking=True)
