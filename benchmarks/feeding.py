@@ -31,6 +31,7 @@ from cid_ray.data.cache import Reader, name_of, node_folder
 from cid_ray.data.pool import ray_batches
 from cid_ray.data.table import open_table
 from cid_ray.results.record import provenance
+from cid_ray.run.device import keep_memory
 
 BATCH, CROP = 8, 320
 CACHE_MB = 16384
@@ -124,6 +125,7 @@ def main() -> None:
     options.add_argument("--epochs", type=int, default=4)
     options.add_argument("--times", type=int, default=1, help="a pool so many times as long, of the same images")
     args = options.parse_args()
+    keep_memory()  # as a training on CPU does, here for all ways
     data = Data(crop_size=CROP)
     found: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -4,19 +4,21 @@ A dataset is a worker's share of the PLAN (integers), so order, shares and step 
 arrival; Ray streams it with bounded memory. A row is a whole step, and a task makes a block of many: what Ray does for
 rows, blocks and tasks is paid once for hundreds of images, and the worker reads the arrays where they lie.
 
-Before its first block Ray Data starts processes of its own, which takes seconds. Meanwhile the worker reads its share
-itself (`Opening`). The plan says which image comes when, so it does not show in any value who read it.
+Before their first block Ray Data's processes start, which takes seconds. Meanwhile the worker reads its share itself
+(`Opening`). The plan says which image comes when, so it does not show in any value who read it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from cid_ray.data.batches import Batch, Plan, Reader, Stream, kept_reader, load_
 
 BLOCK_BYTES = 96 << 20  # that a task makes; Ray cuts a block of more than 128 MiB in two
 BLOCKS_AT_ONCE = 8  # that a worker's part of the object store has room for
-START_SECONDS = 2.0  # from asking Ray Data, once its processes stand, to a first block
+START_SECONDS = 5.0  # from asking Ray Data, once processes stand, to a first block, on a busy machine
 
 
 def ray_batches(
@@ -40,54 +42,100 @@ def ray_batches(
         yield from local_batches(reader, plan, data, start, stop, rank, world)
         return
     step = start
-    with closing(Opening(Share(plan.pool, data, rank, world, cpus), start, stop)) as opening:
+    with closing(Opening(Share(plan.pool, data, rank, world, cpus, start, stop))) as opening:
         with closing(local_batches(reader, plan, data, start, stop, rank, world)) as own:
             while step < stop and not opening.takes(step):
                 yield next(own)
                 step += 1
         labeled = local_batches(reader, Plan(plan.labeled, None), data, step, stop, rank, world)
-        for batch_x, batch_u in zip(labeled, opening.steps() if step < stop else (), strict=True):
+        for batch_x, batch_u in zip(labeled, opening.batches() if step < stop else (), strict=True):
             yield {**batch_x, **batch_u}
 
 
 @dataclass(frozen=True)
 class Share:
-    """A worker's part of the pool's order, through Ray Data."""
+    """A worker's part of the pool's order in steps start..stop-1, through Ray Data."""
 
     stream: Stream
     data: Data
     rank: int
     world: int
     cpus: float
+    start: int
+    stop: int
 
-    def steps(self, start: int, stop: int) -> Iterator[Batch]:
-        """This worker's batches of steps start..stop-1."""
-        for block in self.dataset(start, stop).iter_batches(batch_size=None, prefetch_batches=2, batch_format="numpy"):
+    def batches(self) -> Iterator[Batch]:
+        """This worker's batches."""
+        for block in self.dataset().iter_batches(batch_size=None, prefetch_batches=2, batch_format="numpy"):
             for index, told in enumerate(block["unreadable_u"]):
                 image, valid = block["image_u"][index], block["valid_u"][index].view(bool)
                 yield {"image_u": image, "valid_u": valid, "unreadable_u": np.array(json.loads(told), np.str_)}
 
-    def dataset(self, start: int, stop: int) -> Any:
+    def dataset(self) -> Any:
         """Rows of one step each, in the plan's order: image_u u8[B,3,H,W], valid_u u8[B,H,W], unreadable_u JSON."""
         import ray.data
 
-        context, cluster = ray.data.DataContext.get_current(), ray.cluster_resources()
+        context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        store = cluster["object_store_memory"] / (2 * self.world)  # every worker has such a dataset
-        context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=store)
-        step_bytes = len(self.stream.share(self.rank, self.world)) * 4 * math.prod(self.data.crop)
-        steps_a_block = max(1, int(min(BLOCK_BYTES, store / BLOCKS_AT_ONCE) / step_bytes))
+        context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+            object_store_memory=self.store
+        )
         held = ray.put(self.stream)  # once, and not with every task
         data, rank, world = self.data, self.rank, self.world
 
         def load(block: dict[str, np.ndarray]) -> dict[str, Any]:
             return load_steps(ray.get(held), data, rank, world, block["step"].tolist())
 
-        blocks, idle = math.ceil((stop - start) / steps_a_block), math.ceil(cluster["CPU"] / world)
-        rows = ray.data.from_items([{"step": step} for step in range(start, stop)], override_num_blocks=blocks)
-        each = min(1.0, self.cpus / (math.ceil(self.cpus) + 1))  # one more at work than there are CPUs: one may wait
-        return rows.map_batches(load, batch_size=None, num_cpus=each, concurrency=min(blocks, idle + 1))
+        steps = [{"step": step} for step in range(self.start, self.stop)]
+        rows = ray.data.from_items(steps, override_num_blocks=self.blocks)
+        return rows.map_batches(load, batch_size=None, num_cpus=self.task_cpus, concurrency=self.tasks)
+
+    def stands(self, closed: threading.Event) -> bool:
+        """Wait for processes that have loaded a step, as Ray Data's tasks will; False if `closed` was first."""
+        import ray
+
+        task = ray.remote(num_cpus=self.task_cpus)(stand)
+        starting = [task.remote(self.stream, self.data, self.rank, self.world, self.start) for _ in range(self.tasks)]
+        while starting and not closed.is_set():
+            stood, starting = ray.wait(starting, timeout=0.1)
+            ray.get(stood)
+        for one in starting:
+            ray.cancel(one, force=True)
+        return not closed.is_set()
+
+    @cached_property
+    def cluster(self) -> dict[str, float]:
+        import ray
+
+        return ray.cluster_resources()
+
+    @property
+    def store(self) -> float:
+        """Bytes of the object store for this worker; every worker has a dataset."""
+        return self.cluster["object_store_memory"] / (2 * self.world)
+
+    @property
+    def blocks(self) -> int:
+        step_bytes = len(self.stream.share(self.rank, self.world)) * 4 * math.prod(self.data.crop)
+        steps_a_block = max(1, int(min(BLOCK_BYTES, self.store / BLOCKS_AT_ONCE) / step_bytes))
+        return math.ceil((self.stop - self.start) / steps_a_block)
+
+    @property
+    def tasks(self) -> int:
+        """At work at once, at most: one more than the CPUs for this worker, because one may wait for its bytes."""
+        return min(self.blocks, math.ceil(self.cluster["CPU"] / self.world) + 1)
+
+    @property
+    def task_cpus(self) -> float:
+        return min(1.0, self.cpus / (math.ceil(self.cpus) + 1))
+
+
+def stand(stream: Stream, data: Data, rank: int, world: int, step: int) -> None:
+    """In a task: what a process does before its first block."""
+    import ray.data  # noqa: F401  seconds
+
+    load_steps(stream, data, rank, world, [step])
 
 
 def load_steps(stream: Stream, data: Data, rank: int, world: int, steps: list[int]) -> dict[str, Any]:
@@ -102,14 +150,13 @@ def load_steps(stream: Stream, data: Data, rank: int, world: int, steps: list[in
 class Opening:
     """Ray Data opens a share in a thread, some steps ahead of the worker, who goes on by itself until it gets there."""
 
-    def __init__(self, share: Share, start: int, stop: int):
-        self.share, self.start, self.stop = share, start, stop
-        self.here, self.began = start, time.monotonic()
-        self.first = stop  # the step from which Ray Data has it; `stop` until that is known
+    def __init__(self, share: Share):
+        self.share, self.here, self.began = share, share.start, time.monotonic()
+        self.first = share.stop  # the step from which Ray Data has it; `stop` until that is known
         self.lock = threading.Lock()
-        self.closed = False
+        self.closed = threading.Event()
         self.failure: BaseException | None = None
-        self.ahead: list[Batch] = []
+        self.opened: Iterator[Batch] = iter(())
         self.thread = threading.Thread(target=self._open, daemon=True, name="ray-data-opening")
         self.thread.start()
 
@@ -121,26 +168,28 @@ class Opening:
             raise self.failure
         return step == self.first
 
-    def steps(self) -> Iterator[Batch]:
-        """The batches from `first` on."""
+    def batches(self) -> Iterator[Batch]:
+        """From step `first` on."""
         self.thread.join()
         if self.failure:
             raise self.failure
-        yield from self.ahead
-        yield from self.following
+        yield from self.opened
 
     def _open(self) -> None:
         try:
-            next(self.share.steps(self.start, self.start + 1))  # its processes start
+            if not self.share.stands(self.closed):
+                return
             with self.lock:
-                pace = (self.here - self.start) / (time.monotonic() - self.began)
-                self.first = min(self.stop, self.here + 1 + math.ceil(pace * START_SECONDS))
-            if self.first < self.stop and not self.closed:
-                self.following = self.share.steps(self.first, self.stop)
-                self.ahead = [next(self.following)]  # begins to stream
+                pace = (self.here - self.share.start) / (time.monotonic() - self.began)
+                self.first = min(self.share.stop, self.here + 1 + math.ceil(pace * START_SECONDS))
+            if self.first < self.share.stop:
+                opened = replace(self.share, start=self.first).batches()
+                self.opened = itertools.chain([next(opened)], opened)  # begins to stream
         except BaseException as error:
             self.failure = error
 
     def close(self) -> None:
-        self.closed = True
-        self.ahead = []
+        """Nothing of it is at work any more."""
+        self.closed.set()
+        self.thread.join()
+        self.opened = iter(())

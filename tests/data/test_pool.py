@@ -48,10 +48,10 @@ def by_ray(data: Data, start: int = 0, stop: int = STEPS) -> Iterator[Batch]:
     return ray_batches(reader_of(data), plan_of(data), data, start, stop, 0, 1, 0.5)
 
 
-def share_of(data: Data, rank: int = 0, world: int = 1) -> Share:
+def share_of(data: Data, rank: int = 0, world: int = 1, start: int = 0, stop: int = STEPS) -> Share:
     stream = plan_of(data).pool
     assert stream
-    return Share(stream, data, rank, world, 0.5)
+    return Share(stream, data, rank, world, 0.5, start, stop)
 
 
 def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
@@ -68,11 +68,11 @@ def assert_equal(found: list[Batch], expected: list[Batch]) -> None:
 def test_ray_data_gives_what_the_worker_would_have_read(
     data: Data, monkeypatch: pytest.MonkeyPatch, rank: int, world: int
 ) -> None:
-    share = share_of(data, rank, world)
+    share = share_of(data, rank, world, 3)
     bytes_a_step = len(share.stream.share(rank, world)) * 4 * math.prod(data.crop)
     monkeypatch.setattr(pool_module, "BLOCK_BYTES", 5 * bytes_a_step)  # blocks that do not divide the steps
-    assert share.dataset(3, STEPS).materialize().num_blocks() == 8
-    found, expected = list(share.steps(3, STEPS)), local(data, 3, STEPS, rank, world)
+    assert share.dataset().materialize().num_blocks() == 8
+    found, expected = list(share.batches()), local(data, 3, STEPS, rank, world)
     assert_equal(found, expected)
     assert any("u4: " in told for batch in found for told in batch["unreadable_u"])
     assert not found[0]["image_u"].flags.owndata, "read where it lies"
@@ -90,9 +90,13 @@ def test_ray_data_takes_over_in_the_middle_and_no_pixel_tells(data: Data, monkey
 
     monkeypatch.setattr(pool_module, "Opening", Seen)
     monkeypatch.setattr(pool_module, "START_SECONDS", 0.0)
+    stands, fifth = Share.stands, threading.Event()
+    monkeypatch.setattr(Share, "stands", lambda share, closed: stands(share, closed) and fifth.wait(60))
     found = []
     for batch in by_ray(data):
         found.append(batch)
+        if len(found) == 5:
+            fifth.set()
         while len(found) == 5 and made[0].first == STEPS and not made[0].failure:
             time.sleep(0.01)  # a training so slow that Ray Data stands at its sixth step
     assert made[0].first == 5
@@ -100,22 +104,38 @@ def test_ray_data_takes_over_in_the_middle_and_no_pixel_tells(data: Data, monkey
     assert [batch["image_u"].flags.writeable for batch in found] == [True] * 5 + [False] * (STEPS - 5)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_ends_while_processes_start_leaves_no_task(data: Data) -> None:
+    closed = threading.Event()
+    closed.set()
+    assert not share_of(data).stands(closed)
+    assert share_of(data).stands(threading.Event())
+
+
 # ---- without Ray: what is opened is given ----
 
 
 class Given:
-    """In the place of `Share.steps`: waits at a gate, as a cluster that takes its time."""
+    """In the place of a `Share` on Ray: stands when its gate opens, as a cluster that takes its time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failure: Exception | None = None):
         self.gate, self.failure = threading.Event(), failure
-        self.asked: list[tuple[int, int]] = []
-        monkeypatch.setattr(Share, "steps", lambda _, start, stop: self.steps(start, stop))
+        self.asked: list[object] = []
+        monkeypatch.setattr(Share, "stands", lambda share, closed: self.stands(share.start, closed))
+        monkeypatch.setattr(Share, "batches", lambda share: self.batches(share.start, share.stop))
 
-    def steps(self, start: int, stop: int) -> Iterator[Batch]:
-        self.asked.append((start, stop))
-        assert self.gate.wait(60)
+    def stands(self, step: int, closed: threading.Event) -> bool:
+        self.asked.append(step)
+        while not self.gate.wait(0.001):
+            if closed.is_set():
+                return False
         if self.failure:
             raise self.failure
+        return True
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        self.asked.append((start, stop))
         yield from ({"image_u": np.full(1, step)} for step in range(start, stop))
 
 
@@ -126,20 +146,14 @@ def opening_threads() -> list[threading.Thread]:
 def test_a_run_that_is_over_first_does_not_wait(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Given(monkeypatch)
     assert_equal(list(by_ray(data)), local(data, 0, STEPS))
-    given.gate.set()
-    for thread in opening_threads():
-        thread.join(60)
-    assert given.asked == [(0, 1)], "nothing was opened for a run that had ended"
+    assert given.asked == [0] and not opening_threads(), "nothing is opened for a run that has ended"
 
 
 def test_a_run_that_is_closed_opens_nothing_more(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Given(monkeypatch)
     with closing(by_ray(data)) as batches:  # type: ignore[type-var]
         next(batches)
-    given.gate.set()
-    for thread in opening_threads():
-        thread.join(60)
-    assert given.asked == [(0, 1)]
+    assert given.asked == [0] and not opening_threads()
 
 
 def test_what_fails_while_it_is_opened_is_raised_at_the_next_step(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,13 +172,13 @@ def test_a_worker_never_passes_the_step_at_which_it_hands_over(data: Data, monke
     given = Given(monkeypatch)
     for _ in range(50):
         given.gate.clear()
-        opening = Opening(share_of(data), 0, 10_000)
+        opening = Opening(share_of(data, stop=10_000))
         steps = []
         for step in range(10_000):
             if step == 10:
                 given.gate.set()
             if opening.takes(step):
-                steps += [int(batch["image_u"][0]) for batch in opening.steps()]
+                steps += [int(batch["image_u"][0]) for batch in opening.batches()]
                 break
             steps.append(step)
         opening.thread.join(60)
@@ -174,8 +188,7 @@ def test_a_worker_never_passes_the_step_at_which_it_hands_over(data: Data, monke
 def test_what_was_resumed_begins_there(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Given(monkeypatch)
     assert_equal(list(by_ray(data, 30, 36)), local(data, 30, 36))
-    assert given.asked == [(30, 31)]
-    given.gate.set()
+    assert given.asked == [30]
 
 
 def test_without_a_pool_nothing_is_opened(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
