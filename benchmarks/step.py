@@ -134,18 +134,18 @@ def _peak(config: Config, given: list[Batch]) -> float:
     return int(status["VmHWM"].split()[0]) / 2**10  # ru_maxrss would keep that of the process that started this one
 
 
-def on_workers(config: Config, given: list[list[Batch]], together: bool = True) -> float:
+def on_workers(config: Config, given: list[list[Batch]], warm: int, together: bool = True) -> float:
     """Seconds a step on as many processes of one thread as there are shares; not `together`: each a run of its own."""
     context = multiprocessing.get_context("spawn")
     with socket.socket() as chosen:
         chosen.bind(("127.0.0.1", 0))
         port = chosen.getsockname()[1]
     with context.Pool(len(given)) as pool:
-        jobs = [(config, share, rank, len(given), port, together) for rank, share in enumerate(given)]
+        jobs = [(config, share, rank, len(given), port, warm, together) for rank, share in enumerate(given)]
         return max(pool.starmap(_one_of, jobs, chunksize=1))
 
 
-def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int, together: bool) -> float:
+def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int, warm: int, together: bool) -> float:
     store = torch.distributed.TCPStore("127.0.0.1", port, world, is_master=rank == 0)
     if together:
         torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world)
@@ -154,7 +154,7 @@ def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int
         place = {"rank": rank, "world": world} if together else {}
         run = Run(Job(config, Path(folder), threads=1, **place))
         for step, batch in enumerate(given):
-            if step == WARM:
+            if step == warm:
                 store.add("warm", 1)
                 while store.add("warm", 0) < world:
                     time.sleep(0.001)
@@ -166,7 +166,7 @@ def _one_of(config: Config, given: list[Batch], rank: int, world: int, port: int
         time.sleep(0.01)
     if together:
         torch.distributed.destroy_process_group()
-    return seconds / (len(given) - WARM)
+    return seconds / (len(given) - warm)
 
 
 def profile(config: Config, given: list[Batch], threads: int) -> None:
@@ -182,16 +182,17 @@ def profile(config: Config, given: list[Batch], threads: int) -> None:
     print(seen.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))
 
 
-def workers(rounds: int, steps: int) -> dict[str, list[float]]:
+def workers(rounds: int, steps: int, full_size: bool) -> dict[str, list[float]]:
     """Seconds a step of one worker of one thread, of two, and of two runs with half of the batch each."""
-    config = config_of(steps, **{"data.crop_size": WORKERS_CROP})
+    config = config_of(steps, **(GPU if full_size else {"data.crop_size": WORKERS_CROP}))
+    warm = 1 if full_size else WARM  # half a minute a step
     shares = {world: [batches(config, steps, rank, world) for rank in range(world)] for world in (1, 2)}
     half = override(config.model_dump(mode="json"), {"data.batch_size": 4, "data.batch_size_u": 4})
     found: dict[str, list[float]] = {ONE: [], TWO: [], APART: []}
     for _ in range(rounds):
-        found[ONE].append(on_workers(config, shares[1]))
-        found[TWO].append(on_workers(config, shares[2]))
-        found[APART].append(on_workers(half, shares[2], together=False))
+        found[ONE].append(on_workers(config, shares[1], warm))
+        found[TWO].append(on_workers(config, shares[2], warm))
+        found[APART].append(on_workers(half, shares[2], warm, together=False))
         print({name: round(seconds[-1], 3) for name, seconds in found.items()}, flush=True)
     return found
 
@@ -229,13 +230,14 @@ def main() -> None:
     options.add_argument("--worker-rounds", type=int, default=3)
     options.add_argument("--worker-steps", type=int, default=6)
     options.add_argument("--only-workers", action="store_true")
+    options.add_argument("--full-size", action="store_true", help="workers on the GPU's network and crop")
     options.add_argument("--profile", action="store_true")
     args = options.parse_args()
     found, ratios, memory = {}, {}, {}
     if not args.only_workers:
         found, ratios, memory = one_process(args)
     if not torch.cuda.is_available():
-        found |= workers(args.worker_rounds, args.worker_steps)
+        found |= workers(args.worker_rounds, args.worker_steps, args.full_size)
         ratios["efficiency of 2 workers"] = ratio(found, ONE, TWO) / 2
         ratios["the same of 2 runs that share nothing"] = ratio(found, ONE, APART) / 2
         ratios["2 such runs / 2 workers"] = ratio(found, APART, TWO)
