@@ -123,7 +123,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.slow
 def test_a_full_disk_stops_with_a_clear_error_and_the_study_intact(ray_cluster: str, small_disk: Path) -> None:
     out, filler = small_disk / "run", small_disk / "filler"
     with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:

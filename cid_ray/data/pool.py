@@ -100,9 +100,7 @@ class Share:
         while starting and not closed.is_set():
             stood, starting = ray.wait(starting, timeout=0.1)
             ray.get(stood)
-        for one in starting:
-            ray.cancel(one, force=True)
-        return not closed.is_set()
+        return not closed.is_set()  # what still starts serves the next run
 
     @cached_property
     def cluster(self) -> dict[str, float]:

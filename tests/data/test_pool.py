@@ -106,7 +106,7 @@ def test_ray_data_takes_over_in_the_middle_and_no_pixel_tells(data: Data, monkey
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_run_that_ends_while_processes_start_leaves_no_task(data: Data) -> None:
+def test_a_run_that_ends_while_processes_start_does_not_wait_for_them(data: Data) -> None:
     closed = threading.Event()
     closed.set()
     assert not share_of(data).stands(closed)
