@@ -28,7 +28,7 @@ from cid_ray.data.batches import Batch, Plan, Reader, Stream, kept_reader, load_
 
 BLOCK_BYTES = 96 << 20  # that a task makes; Ray cuts a block of more than 128 MiB in two
 BLOCKS_AT_ONCE = 8  # that a worker's part of the object store has room for
-START_SECONDS = 5.0  # from asking Ray Data, once processes stand, to a first block, on a busy machine
+START_SECONDS = 12.0  # from asking Ray Data, once processes stand, to a first block; a worker may get faster meanwhile
 
 
 def ray_batches(
