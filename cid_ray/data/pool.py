@@ -95,7 +95,7 @@ class Share:
         """Wait for processes that have loaded a step, as Ray Data's tasks will; False if `closed` was first."""
         import ray
 
-        task = ray.remote(num_cpus=self.task_cpus)(stand)
+        task = ray.remote(num_cpus=self.task_cpus)(first_load)
         starting = [task.remote(self.stream, self.data, self.rank, self.world, self.start) for _ in range(self.tasks)]
         while starting and not closed.is_set():
             stood, starting = ray.wait(starting, timeout=0.1)
@@ -129,7 +129,7 @@ class Share:
         return min(1.0, self.cpus / (math.ceil(self.cpus) + 1))
 
 
-def stand(stream: Stream, data: Data, rank: int, world: int, step: int) -> None:
+def first_load(stream: Stream, data: Data, rank: int, world: int, step: int) -> None:
     """In a task: what a process does before its first block."""
     import ray.data  # noqa: F401  seconds
 
