@@ -43,6 +43,8 @@ def guard(module: str, argv: list[str], args: argparse.Namespace) -> int:
         )
         if Home(folder).holds_run:  # else it had not begun
             own = ["--resume", folder, *cli.SCREEN_FLAGS[args.loudness]]
+            if getattr(args, "dashboard", None) is not None:
+                own += ["--dashboard", str(args.dashboard)]
             if budget:
                 own += ["--budget", str(max(1.0, budget + started - time.monotonic()))]
     return 1

@@ -14,6 +14,7 @@ from cid_ray.config import Config, InputError, changes, load
 from cid_ray.home import Home
 from cid_ray.places import Name
 from cid_ray.results.record import Row, Rows
+from cid_ray.run.board import WorkersLost
 from cid_ray.run.display import Display, percent
 
 EXAMPLES = """
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> int:
         except KeyboardInterrupt:
             display.say(f"interrupted; continue with: python -m cid_ray.train --resume {home}", True)
             return 130
-        except FloatingPointError as error:
+        except (FloatingPointError, WorkersLost, OSError) as error:
             again = f"continue from the last checkpoint: python -m cid_ray.train --resume {home}"
             display.say(f"failed: {error}; {again}", True)
             return 1
@@ -73,6 +74,7 @@ def prepare(config: Config, home: Home, verbose: bool) -> list[str]:
     Returns what is to be told of them.
     """
     from cid_ray.core.model import Segmenter
+    from cid_ray.data.cache import left_out
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
     from cid_ray.run.build import check, identity
@@ -83,7 +85,8 @@ def prepare(config: Config, home: Home, verbose: bool) -> list[str]:
     check(config, table, split)
     Segmenter(config.model, table.num_classes)
     fingerprint = identity(config, table, split)["fingerprint"]
-    told = []
+    uncached = left_out(table, config.data.image_size, config.data.cache_mb)
+    told = [uncached] if uncached else []
     if config.scale.most > 1:
         from cid_ray.run.cluster import start_ray
         from cid_ray.run.workers import check_workers

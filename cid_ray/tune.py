@@ -48,7 +48,7 @@ def main(argv: list[str]) -> int:
     config, told = grow(config, args)
     space = check_search(config)
     tracking.check(config, home)
-    counts, contents = check_data(config)
+    counts, contents, uncached = check_data(config)
     about = {"run": home.own_name, "ratio": ", ".join(counts.values())}
     cluster.start_ray(args.loudness > 0, {**about, "fingerprint": config.fingerprint(*contents.values())})
     request, at_once = check_cluster(config)
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
             watch = Watch(home, hold, studies, display, deadline)
             watch.listeners += [Metrics(home.here, studies, deadline), Terminal(display, studies, counts), Pulse(watch)]
             watch.listeners += tracking.start(home, studies)
-            announce(watch, counts, request, at_once, told)
+            announce(watch, counts, request, at_once, told, uncached)
             with beside.dashboard(args.dashboard, home.name, display.say), interruptible(watch):
                 search(watch, request, at_once)
                 closing.close(watch, request, trial_rows)
@@ -103,9 +103,13 @@ def grow(config: Config, args: Any) -> tuple[Config, str]:
     return override(tree, {"search.start": [*points, *config.search.start]}), told
 
 
-def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
-    """Everything that data and model can get wrong, before Ray starts: ratio -> "1/16 (23)"; hashes of both."""
+def check_data(config: Config) -> tuple[dict[str, str], dict[str, str], str]:
+    """Everything that data and model can get wrong, before Ray starts.
+
+    Ratio -> "1/16 (23)"; hashes of both; what of the images the cache has no room for, in words.
+    """
     from cid_ray.core.model import Segmenter
+    from cid_ray.data.cache import left_out
     from cid_ray.data.splits import make_split
     from cid_ray.data.table import open_table
     from cid_ray.run.build import check, weights_hash
@@ -120,7 +124,8 @@ def check_data(config: Config) -> tuple[dict[str, str], dict[str, str]]:
         counts[ratio] = split.name
     Segmenter(config.model, table.num_classes)
     weights = weights_hash(config) or config.model.weights
-    return counts, {"the data set": table.fingerprint, "the weights file": weights}
+    uncached = left_out(table, config.data.image_size, config.data.cache_mb)
+    return counts, {"the data set": table.fingerprint, "the weights file": weights}, uncached
 
 
 def check_cluster(config: Config) -> tuple[Resources, int]:
@@ -166,7 +171,7 @@ def interruptible(watch: Watch) -> Iterator[None]:
 # ---- the phases ----
 
 
-def announce(watch: Watch, counts: dict[str, str], request: Resources, at_once: int, told: str) -> None:
+def announce(watch: Watch, counts: dict[str, str], request: Resources, at_once: int, *told: str) -> None:
     say, search, studies = watch.screen.say, watch.studies.config.search, watch.studies
     say(f"run folder {watch.home}; stop and go on with: python -m cid_ray.tune --resume {watch.home}")
     arms = {arm.method: studies.wanted(arm) for arm in studies.search_arms()}
@@ -182,8 +187,8 @@ def announce(watch: Watch, counts: dict[str, str], request: Resources, at_once: 
     if search.confirm.repeats:
         say(f"then the baselines and the best {search.confirm.top} CID again, on {search.confirm.repeats} fresh seeds")
     say(f"{search.sampler.name} suggests, {search.pruner.name} prunes; {at_once} trials at once, each {request}")
-    if told:
-        say(told)
+    for line in filter(None, told):
+        say(line)
     again = len(studies.pending)
     if watch.ended_before or again:
         say(f"{watch.ended_before} of {watch.total} trials are done, {again} interrupted ones go on")

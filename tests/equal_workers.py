@@ -29,7 +29,7 @@ BASE: dict[str, Any] = {
     "data.batch_size": 8, "data.batch_size_u": 8, "data.ratio": "1/8", "model.encoder": "test_efficientnet",
     "model.decoder": "fpn", "train.device": "cpu",
     "model.decoder_options": {
-        "decoder_dropout": 0.0, "decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64,
+        "decoder_dropout": 0.2, "decoder_pyramid_channels": 128, "decoder_segmentation_channels": 64,
     },
     "optim.name": "sgd", "optim.lr": 1e-4, "optim.head_lr_mult": 1.0, "loss.conf_thresh": 0.0,
     "loss.pseudo": "soft", "loss.pseudo_burn_in": 0.0, "loss.pseudo_ramp": 0.1, "loss.relation_ramp": 0.1,

@@ -11,10 +11,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import psutil
@@ -60,6 +61,7 @@ class Nodes:
 
     def lose(self) -> None:
         self.all.remove_node(self.second, allow_graceful=False)
+        self.second = None
 
     def give_back(self) -> None:
         self.second = self.all.add_node(num_cpus=2)
@@ -102,37 +104,40 @@ def run_with_driver_killed(config: Config, root: Path) -> dict[str, Any]:
     psutil.Process(process.pid).children()[0].kill()
     assert process.wait() == 0
     weights = state.load(root / "out" / "checkpoints" / "train" / "last.pt")
-    return {"rows": rungs(), "weights": weights, "seconds": time.monotonic() - first}
+    return {"rows": rungs(), "weights": weights, "seconds": time.monotonic() - first, "struck": True}
 
 
-def strike(fault: str, nodes: Nodes) -> Callable[[Row], None]:
-    """What is done at a rung: at the first one the fault is set off, and it strikes a moment later."""
-    struck: list[int] = []
+def run_struck(config: Config, root: Path, fault: str, nodes: Nodes) -> dict[str, Any]:
+    """`run`, in a thread, while workers compute the fault strikes from here: nodes come and go in the main thread."""
+    orders: Queue[Callable[[], None] | None] = Queue()
+    workers_at: list[list[int]] = []
 
-    def act() -> None:
+    def strike() -> None:
+        time.sleep(STRIKE_AFTER)
         if fault == "worker killed":
             os.kill(pids()[-1], signal.SIGKILL)
         elif fault == "worker stopped":
             os.kill(pids()[-1], signal.SIGSTOP)
-
-    def at_rung(row: Row) -> None:
-        if struck:
-            if row["workers"] == 1:  # elastic
-                if len(struck) == 1:
-                    struck.append(row["step"])
-                    nodes.give_back()
-                time.sleep(ONE_WORKER_SECONDS)  # or it would be done before it may grow
-            return
-        struck.append(row["step"])
-        if fault.startswith("node lost"):  # Ray wants nodes to come and go in the main thread
-            time.sleep(STRIKE_AFTER)
+        elif fault.startswith("node lost"):
             nodes.lose()
             if fault == "node lost":
                 nodes.give_back()
-        elif fault != "none":
-            threading.Timer(STRIKE_AFTER, act).start()
 
-    return at_rung
+    def at_rung(row: Row) -> None:
+        workers_at.append(pids())
+        if len(workers_at) == 1:
+            orders.put(strike)
+        elif row["workers"] == 1:  # elastic
+            if nodes.second is None:
+                orders.put(nodes.give_back)
+            time.sleep(ONE_WORKER_SECONDS)  # or it would be done before it may grow
+
+    with ThreadPoolExecutor(1) as thread:
+        training = thread.submit(run, config, root, "hit", at_rung)
+        training.add_done_callback(lambda _: orders.put(None))
+        while order := orders.get():
+            order()
+    return {**training.result(), "struck": workers_at[0] != workers_at[-1]}
 
 
 def main(fault: str, folder: Path) -> int:
@@ -149,7 +154,7 @@ def main(fault: str, folder: Path) -> int:
             close_crew()
             hit = run_with_driver_killed(config, folder / "hit")
         else:
-            hit = run(config, folder, "hit", strike(fault, nodes))
+            hit = run_struck(config, folder, fault, nodes)
             close_crew()
     finally:
         import ray
@@ -162,6 +167,7 @@ def main(fault: str, folder: Path) -> int:
     moved = {r["step"]: abs(r["losses"]["total"] / losses[r["step"]] - 1) for r in hit["rows"] if r["event"] == "rung"}
     said = {
         "fault": fault,
+        "struck": hit["struck"],  # other processes at the last rung than at the first
         "recovered": hit["rows"][-1]["event"] == "final" and hit["rows"][-1]["step"] == config.train.steps,
         "seconds_lost": round(hit["seconds"] - whole["seconds"], 1),
         "equal": all(torch.equal(a, b) for a, b in pairs),

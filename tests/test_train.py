@@ -98,7 +98,8 @@ def test_a_loss_that_is_no_number_ends_with_one_line_and_can_be_resumed(
     wild = ["--set", "optim.lr=1e30", "--set", "train.rungs=[0.25,1]"]
     assert train.main(["--config", str(config_file), "--out", out, *wild]) == 1
     said = capsys.readouterr().out
-    assert "failed: the loss is not finite at step" in said and "pool images" in said and f"--resume {out}" in said
+    assert "failed: the loss or its gradient is not finite at step" in said
+    assert "pool images" in said and f"--resume {out}" in said
     with pytest.raises(InputError, match=r"optim.lr was 1e\+30, is 0.1; choose another --out"):
         train.main(["--resume", out, "--set", "optim.lr=0.1"])
     assert train.main(["--resume", out, "--set", "train.on_nan=skip"]) == 1

@@ -99,18 +99,19 @@ def drive(folder: Path) -> None:
     }), flush=True)  # fmt: skip
 
 
-def cut_off(folder: Path) -> None:
+def cut_off(folder: Path, said: dict[str, Any]) -> None:
     time.sleep(0.7)
     ip("-n", SECOND, "link", "set", LINK, "down")
     time.sleep(CUT_SECONDS)
     ip("-n", SECOND, "link", "set", LINK, "up")
     clear(SECOND)
     start_node(SECOND, folder)
+    said["struck"] = True
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
-        folder, said = Path(name), {"hosts": 0}
+        folder, said = Path(name), {"hosts": 0, "struck": False}
         try:
             lay_link()
             for host in HOSTS:
@@ -123,9 +124,10 @@ def main() -> int:
                 found = json.loads(line)
                 said |= found
                 if found.get("rung") == "hit":
-                    threading.Thread(target=cut_off, args=(folder,), daemon=True).start()
+                    threading.Thread(target=cut_off, args=(folder, said), daemon=True).start()
             print(json.dumps(said), flush=True)
-            return driver.wait() or (0 if said.get("recovered") and said.get("equal") and said["hosts"] == 2 else 1)
+            right = said.get("recovered") and said.get("equal") and said["struck"] and said["hosts"] == 2
+            return driver.wait() or (0 if right else 1)
         finally:
             for host in HOSTS:
                 clear(host)

@@ -3,7 +3,8 @@
 CID's terms compare statistics of the global batch, so adding up the losses of parts would be another method. Here the
 parts pass without a graph first, the losses are computed once from all their outputs, and each part passes again to
 carry its share of the gradient on (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited
-Setup"). It costs one more forward; memory is that of one part, and of the outputs.
+Setup"). It costs one more forward; memory is that of one part, and of the outputs. Dropout is the same in both passes
+(`core.dropout`).
 
 Batch norm is the exception: it normalises every part by itself (over all workers). So a part takes labeled and
 unlabeled images alike; the numbers of the whole batch come back exactly with an encoder and a decoder without it.
@@ -18,21 +19,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cid_ray.core.dropout import Rows
+
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
 class Part(NamedTuple):
+    own: Tensor  # i64: which of the batch
     images: Tensor
-    rng: Tensor
     logits: Tensor
     feat: Tensor
 
 
 class InParts:
-    """A network to be called once a step; `backward` follows the losses' own. Not a Module: it holds no weights."""
+    """A network to be called once a step; `backward` follows the losses' own. Not a Module: it holds no weights.
 
-    def __init__(self, net: nn.Module, parts: int, autocast: Autocast):
-        self.net, self.parts, self.autocast = net, parts, autocast
+    `rows` are those that its dropout looks at.
+    """
+
+    def __init__(self, net: nn.Module, parts: int, autocast: Autocast, rows: Rows):
+        self.net, self.parts, self.autocast, self.rows = net, parts, autocast, rows
         self.open: list[Part] = []
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,9 +49,8 @@ class InParts:
         training = torch.is_grad_enabled()
         with torch.no_grad(), frozen_statistics(self.net) if training else nullcontext():
             for own in rows:
-                state = rng_state(images.device)
-                logits, feat = self.net(images[own])
-                self.open.append(Part(images[own], state, logits, feat))
+                with self.rows.part(own) if training else nullcontext():
+                    self.open.append(Part(own, images[own], *self.net(images[own])))
         if training:
             for part in self.open:
                 part.logits.requires_grad_()
@@ -63,7 +68,7 @@ class InParts:
             adding: AbstractContextManager[object] = nullcontext()
             if isinstance(net, nn.parallel.DistributedDataParallel) and part is not parts[-1]:
                 adding = net.no_sync()  # workers' sums are taken once, with the last part
-            with adding, replayed(part.rng, part.images.device), self.autocast():
+            with adding, self.rows.part(part.own), self.autocast():
                 again = self.net(part.images)
                 pairs = [(a, o.grad) for a, o in zip(again, part[2:], strict=True) if o.grad is not None]
                 torch.autograd.backward([a for a, _ in pairs], [grad for _, grad in pairs])
@@ -78,19 +83,3 @@ def frozen_statistics(net: nn.Module) -> Iterator[None]:
     finally:
         for buffer, value in kept:
             buffer.copy_(value)
-
-
-def rng_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-@contextmanager
-def replayed(state: Tensor, device: torch.device) -> Iterator[None]:
-    """The same dropout as in the first pass."""
-    cuda = device.type == "cuda"
-    after = rng_state(device)
-    torch.cuda.set_rng_state(state, device) if cuda else torch.set_rng_state(state)
-    try:
-        yield
-    finally:
-        torch.cuda.set_rng_state(after, device) if cuda else torch.set_rng_state(after)

@@ -15,6 +15,7 @@ memory of any process. Of files that were opened before, the KEPT last ones stay
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import stat
@@ -35,6 +36,7 @@ VERSION = 1
 KEPT = 4  # files besides the one in use, each of at most cache_mb
 FALLBACK_MB = 64  # of a process where nothing can be shared: there may be many on a node
 READY = b"\1"
+ONCE = 3  # the turn of what is read at the end of a run alone
 Decoded = tuple[Image.Image, np.ndarray | None]
 
 
@@ -85,14 +87,11 @@ class SharedFile:
         self, table: Table, image_size: tuple[int, int] | None, heights: np.ndarray, widths: np.ndarray, room: int
     ):
         self.heights, self.widths = heights, widths
-        lengths = np.where(table.labeled, 4, 3) * heights * widths
-        order = np.argsort(_turn(table), kind="stable")
-        ends = 2 * len(table) + np.cumsum(lengths[order])
-        self.first, self.fits = np.empty(len(table), np.int64), np.empty(len(table), bool)
-        self.first[order], self.fits[order] = ends - lengths[order], ends <= room
+        self.first, ends = layout(table, heights, widths)
+        self.fits = ends <= room
         path = node_folder() / name_of(table, image_size)
         self.file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
-        growth = int(ends[ends <= room].max(initial=0)) - os.fstat(self.file.fileno()).st_blocks * 512
+        growth = int(ends[self.fits].max(initial=0)) - os.fstat(self.file.fileno()).st_blocks * 512
         free = shutil.disk_usage(path.parent).free
         if growth > free // 2:
             raise OSError(
@@ -128,9 +127,30 @@ class SharedFile:
             os.pwrite(file, READY, 2 * row + part)
 
 
+def layout(table: Table, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """i64[N] first and end of every row's bytes in the file."""
+    lengths = np.where(table.labeled, 4, 3) * heights * widths
+    order = np.argsort(_turn(table), kind="stable")
+    ends = np.empty(len(table), np.int64)
+    ends[order] = 2 * len(table) + np.cumsum(lengths[order])
+    return ends - lengths, ends
+
+
+def left_out(table: Table, image_size: tuple[int, int] | None, cache_mb: int) -> str:
+    """What the bound leaves out of train and val, for whoever may raise it; empty where they have room, or no cache."""
+    ends = layout(table, *sizes(table, image_size))[1][_turn(table) < ONCE]
+    fits = int((ends <= cache_mb << 20).sum())
+    if not cache_mb or fits == len(ends):
+        return ""
+    return (
+        f"data.cache_mb={cache_mb} keeps {fits} of {len(ends)} images decoded, the others are decoded every time; "
+        f"{math.ceil(ends.max() / 2**20)} would keep all"
+    )
+
+
 def _turn(table: Table) -> np.ndarray:
     """Which rows get the room first: those that come most often."""
-    turn = np.full(len(table), 3)
+    turn = np.full(len(table), ONCE)
     for number, rows in ((2, table.rows("train")), (1, table.rows("val"))):
         turn[rows] = number
     turn[(turn == 2) & table.labeled] = 0

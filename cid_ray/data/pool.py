@@ -28,6 +28,8 @@ from cid_ray.data.batches import Batch, Plan, Reader, Stream, kept_reader, load_
 
 BLOCK_BYTES = 96 << 20  # that a task makes; Ray cuts a block of more than 128 MiB in two
 BLOCKS_AT_ONCE = 8  # that a worker's part of the object store has room for
+PATIENCE_SECONDS = 300.0  # with a first block that is due
+CLOSE_SECONDS = 30.0  # with one that nobody wants any more
 START_SECONDS = 12.0  # from asking Ray Data, once processes stand, to a first block; a worker may get faster meanwhile
 
 
@@ -168,9 +170,13 @@ class Opening:
 
     def batches(self) -> Iterator[Batch]:
         """From step `first` on."""
-        self.thread.join()
+        self.thread.join(PATIENCE_SECONDS)
         if self.failure:
             raise self.failure
+        if self.thread.is_alive():
+            raise RuntimeError(
+                f"Ray Data gave nothing for {PATIENCE_SECONDS:g} s: others hold the CPUs that scale.data_cpus counts on"
+            )
         yield from self.opened
 
     def _open(self) -> None:
@@ -187,7 +193,7 @@ class Opening:
             self.failure = error
 
     def close(self) -> None:
-        """Nothing of it is at work any more."""
+        """Nothing of it is at work any more, unless a first block does not come."""
         self.closed.set()
-        self.thread.join()
+        self.thread.join(CLOSE_SECONDS)
         self.opened = iter(())

@@ -17,6 +17,10 @@ RESTARTS = 3  # of the worker group without a step that was not reached before
 END = "end"
 
 
+class WorkersLost(RuntimeError):
+    """Workers ended, and others in their place did no better."""
+
+
 class Board:
     """The job at hand, its rows, and the step up to which it may go. An actor with threads; without Ray an object."""
 
@@ -74,7 +78,7 @@ class Board:
             if self.taken <= 1 + RESTARTS:
                 return self.job
             last = f", the last time by {self.trouble}" if self.trouble else ""
-            self._end_job(RuntimeError(f"the workers were lost {self.taken - 1} times{last}"))
+            self._end_job(WorkersLost(f"the workers were lost {self.taken - 1} times{last}"))
             return None
 
     def show(self, number: int, row: Row) -> None:

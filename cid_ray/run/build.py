@@ -11,6 +11,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from cid_ray.config import CUTMIX_GROUP, Config, InputError, share_of
+from cid_ray.core.dropout import Rows
 from cid_ray.core.method import feeds_pool
 from cid_ray.core.micro import InParts
 from cid_ray.data.splits import Split
@@ -88,19 +89,26 @@ def feat_channels(net: nn.Module, cfg: Config, device: Device) -> int:
     return int(channels)
 
 
-def callable_student(student: nn.Module, cfg: Config, world: int, device: Device) -> nn.Module | InParts:
+def rows_of(cfg: Config, rank: int, world: int, device: Device) -> Rows:
+    """A worker's images in the global batch, labeled ones first, as the student sees them."""
+    labeled, pool = cfg.data.batch_size, cfg.data.batch_size_u if feeds_pool(cfg.method) else 0
+    own = [*share_of(labeled, rank, world), *(labeled + k for k in share_of(pool, rank, world, CUTMIX_GROUP))]
+    return Rows(torch.tensor(own, device=device.torch), labeled + pool, cfg.train.seed)
+
+
+def callable_student(student: nn.Module, cfg: Config, world: int, device: Device, rows: Rows) -> nn.Module | InParts:
     """The student as training calls it: data parallel, compiled and in parts, as the configuration asks."""
     net = student
     if world > 1:
         net = nn.parallel.DistributedDataParallel(student, forward_sync_buffers=False, gradient_as_bucket_view=True)
     net = torch.compile(net) if cfg.train.compile else net  # type: ignore[assignment]
     parts = micro_batches(cfg, world)
-    return net if parts == 1 else InParts(net, parts, device.autocast)
+    return net if parts == 1 else InParts(net, parts, device.autocast, rows)
 
 
-def callable_teacher(teacher: ModelEmaV3, cfg: Config, world: int, device: Device) -> nn.Module | InParts:
+def callable_teacher(teacher: ModelEmaV3, cfg: Config, world: int, device: Device, rows: Rows) -> nn.Module | InParts:
     parts = micro_batches(cfg, world)
-    return teacher if parts == 1 else InParts(teacher, parts, device.autocast)  # type: ignore[no-any-return]
+    return teacher if parts == 1 else InParts(teacher, parts, device.autocast, rows)  # type: ignore[no-any-return]
 
 
 def micro_batches(cfg: Config, world: int) -> int:

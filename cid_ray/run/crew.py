@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,13 +21,17 @@ from typing import Any
 from cid_ray.config import Config, InputError
 from cid_ray.places import Name
 from cid_ray.results.record import Row
-from cid_ray.run.board import END, Board
+from cid_ray.run.board import END, Board, WorkersLost
 from cid_ray.run.fleet import Resources
 from cid_ray.run.pinning import pin
 
 CLOSE_SECONDS = 30.0  # for workers with nothing to do to leave
 PLACING_TRIES = 20  # of 30 seconds each (run/cluster.py): how long a lost node may take to be replaced
 RESIZE_SECONDS = 15.0  # between looks for room for more workers, where their number may change
+
+
+class CrewEnded(WorkersLost):
+    """Ray Train gave the whole group up; another crew may go on with the job."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Crew:
     def alive(self) -> bool:
         return self.thread.is_alive()
 
-    def rows(self, job: dict[str, Any]) -> Iterator[Row]:
+    def rows(self, job: dict[str, Any]) -> Generator[Row, None, None]:
         """Run a job; closing the generator stops it at its next rung."""
         import ray
 
@@ -93,7 +97,7 @@ class Crew:
                 row = ray.get(self.board.next_row.remote())
                 if row is None:
                     if not self.alive:
-                        raise self.failure or RuntimeError("the workers have ended without a word")
+                        raise CrewEnded(f"Ray Train ended: {self.failure or 'without a word'}") from self.failure
                     continue
                 if isinstance(row, Exception):
                     raise row

@@ -16,7 +16,7 @@ def trials(config: Config, fleet: Fleet) -> tuple[Group, int]:
         group = Group(each, config.scale.most, config.scale.data_cpus + DRIVER_CPUS)
         fit = max(1, fleet.at_once(group))  # an elastic group starts with the workers that fit
     else:
-        group = Group(Resources(search.cpus_per_trial, _gpus(search.gpus_per_trial, fleet)))
+        group = Group(Resources(search.cpus_per_trial, _gpus(config, search.gpus_per_trial, fleet)))
         remedy = "Lower search.cpus_per_trial or search.gpus_per_trial, or add nodes."
         fit = _placeable(fleet, group, "a trial", remedy)
     return group, min(fit, search.concurrency or fit)
@@ -25,15 +25,16 @@ def trials(config: Config, fleet: Fleet) -> tuple[Group, int]:
 def worker(config: Config, fleet: Fleet) -> Resources:
     """What one of several workers asks for; InputError when the fewest that are allowed can never be placed."""
     scale = config.scale
-    gpus = _gpus(scale.gpus_per_worker, fleet)
+    gpus = _gpus(config, scale.gpus_per_worker, fleet)
     each = Resources(scale.cpus_per_worker or _cpu_share(config, fleet, gpus), gpus)
     remedy = "Lower scale.workers, scale.cpus_per_worker or scale.data_cpus, or add nodes."
     _placeable(fleet, Group(each, scale.least, scale.data_cpus), f"scale.workers={scale.workers}", remedy)
     return each
 
 
-def _gpus(asked: float | None, fleet: Fleet) -> float:
-    return (1.0 if fleet.has_gpus else 0.0) if asked is None else asked
+def _gpus(config: Config, asked: float | None, fleet: Fleet) -> float:
+    """As asked for; else 1 where there are any and they are not refused."""
+    return float(fleet.has_gpus and config.train.device != "cpu") if asked is None else asked
 
 
 def _cpu_share(config: Config, fleet: Fleet, gpus: float) -> float:

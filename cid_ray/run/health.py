@@ -35,7 +35,7 @@ class Health:
     def __init__(self, config: Config, pool_size: int, ids_at: Callable[[int], str]):
         self.config, self.pool_size, self.ids_at = config, pool_size, ids_at
         self.found, self.silent_since = Found(), 0
-        self.not_finite: Tensor | None = None  # the first step whose loss was no number, on the device; -1: none
+        self.not_finite: Tensor | None = None  # the first step whose gradient was no number, on the device; -1: none
 
     def plain(self) -> dict[str, Any]:
         return asdict(self.found)
@@ -85,19 +85,20 @@ class Health:
 
     # ---- losses that are no number ----
 
-    def note(self, total: Tensor, step: int) -> None:
-        """Remember the first step whose loss is not finite; no wait for the device."""
+    def note(self, norm: Tensor, step: int) -> None:
+        """Remember the first step whose gradient has no finite norm, as after a loss that is none; no wait for the
+        device. The gradient is that of all workers, so each of them knows before it writes a checkpoint."""
         if self.not_finite is None:
-            self.not_finite = torch.full((), -1, device=total.device)
+            self.not_finite = torch.full((), -1, device=norm.device)
         now = torch.full_like(self.not_finite, step)
-        self.not_finite = torch.where((self.not_finite < 0) & ~torch.isfinite(total.detach()), now, self.not_finite)
+        self.not_finite = torch.where((self.not_finite < 0) & ~torch.isfinite(norm), now, self.not_finite)
 
     def check_finite(self) -> None:
         step = -1 if self.not_finite is None else int(self.not_finite)
         if step >= 0:
             raise FloatingPointError(
-                f"the loss is not finite at step {step} ({self.ids_at(step)}); lower optim.lr, set optim.clip_norm=1, "
-                "or leave such steps out with train.on_nan=skip"
+                f"the loss or its gradient is not finite at step {step} ({self.ids_at(step)}); lower optim.lr, "
+                "set optim.clip_norm=1, or leave such steps out with train.on_nan=skip"
             )
 
     def skip(self, step: int) -> None:
@@ -105,9 +106,13 @@ class Health:
         skipped = self.found.skipped
         skipped.append(step)
         if len(skipped) <= SHOWN:
-            self.found.warnings.append(f"step {step} was left out: its loss is not finite ({self.ids_at(step)})")
+            self.found.warnings.append(
+                f"step {step} was left out: its loss or gradient is not finite ({self.ids_at(step)})"
+            )
         if skipped[-IN_A_ROW:] == list(range(step - IN_A_ROW + 1, step + 1)):
-            raise FloatingPointError(f"the loss was not finite {IN_A_ROW} steps in a row, up to step {step}")
+            raise FloatingPointError(
+                f"the loss or its gradient was not finite {IN_A_ROW} steps in a row, up to step {step}"
+            )
 
     # ---- a pool that teaches nothing ----
 

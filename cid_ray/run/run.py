@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cid_ray import checkpoints, places
 from cid_ray.config import Config, InputError
-from cid_ray.core import evaluate, norm
+from cid_ray.core import dropout, evaluate, norm
 from cid_ray.core.method import LossTerms, Method, feeds_pool
 from cid_ray.core.micro import InParts
 from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
@@ -69,6 +69,8 @@ class Run:
             dilate_pointwise(student)
         if job.world > 1:
             student = norm.synchronize(student, cuda=self.device.torch.type == "cuda")
+        self.rows = build.rows_of(cfg, job.rank, job.world, self.device)
+        dropout.of_global_batch(student, self.rows)
         self.student = student.to(self.device.torch).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.teacher = make_teacher(self.student, cfg.train.ema_decay)
         channels = build.feat_channels(self.teacher.module, cfg, self.device)
@@ -82,10 +84,13 @@ class Run:
         self.best: dict[str, Any] = {}
         self.plan = Plan.of(cfg.data, self.split, cfg.train.seed, feeds_pool(cfg.method))
         self.health = Health(cfg, len(self.split.pool), self.ids_at)
+        if job.rank == 0:
+            state.clear_partial(job.last)
         if places.exists(job.last):
             self.restore()
-        self.forward = build.callable_student(self.student, cfg, job.world, self.device)
-        self.predict = build.callable_teacher(self.teacher, cfg, job.world, self.device)
+        self.check_together()
+        self.forward = build.callable_student(self.student, cfg, job.world, self.device, self.rows)
+        self.predict = build.callable_teacher(self.teacher, cfg, job.world, self.device, self.rows)
 
     # ---- one step ----
 
@@ -93,7 +98,7 @@ class Run:
         """One optimizer step on this worker's share of the global batch."""
         self.health.unreadable(batch.pop("unreadable_u", np.array([], np.str_)))
         tensors = {name: self.to_device(value) for name, value in batch.items()}
-        careful = self.config.train.on_nan == "skip"
+        careful, self.rows.step = self.config.train.on_nan == "skip", self.step
         before = [(b, b.clone()) for b in (*self.student.buffers(), *self.method.buffers())] if careful else []
         with self.device.autocast():
             terms: LossTerms = self.method(
@@ -103,24 +108,22 @@ class Run:
         terms.total.backward()  # type: ignore[no-untyped-call]
         if isinstance(self.forward, InParts):
             self.forward.backward()
-        if careful and not self.finite_gradients():
+        weights = list(self.student.parameters())
+        # of all workers' gradients: every one of them says the same
+        norm_all = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        if careful and not torch.isfinite(norm_all):  # waits for the device
             for buffer, value in before:
                 buffer.copy_(value)
             self.health.skip(self.step)
         else:
-            self.health.note(terms.total, self.step)
+            self.health.note(norm_all, self.step)
             if self.config.optim.clip_norm:
-                nn.utils.clip_grad_norm_(self.student.parameters(), self.config.optim.clip_norm)
+                nn.utils.clip_grads_with_norm_(weights, self.config.optim.clip_norm, norm_all)
             self.optimizer.step()
             self.teacher.update(self.student, step=self.step)
         self.schedule.step()
         self.step += 1
         return terms
-
-    def finite_gradients(self) -> bool:
-        """Waits for the device. Gradients are those of all workers, so every one of them says the same."""
-        grads = [p.grad for p in self.student.parameters() if p.grad is not None]
-        return bool(torch.isfinite(nn.utils.get_total_norm(grads)))
 
     def ids_at(self, step: int) -> str:
         """The images of a step, over all workers, in words."""
@@ -187,13 +190,10 @@ class Run:
                 self.health.merge(found)
 
     def remember(self, val: Scores) -> None:
-        """Keep the weights of the best rung on val (by the teacher's mIoU), beside those of the last step."""
+        """What val says of this rung; the best one is that of the highest mIoU of the teacher."""
         self.last_val = val
         if not self.best or (val["teacher"]["miou"] or 0) > (self.best["val"]["teacher"]["miou"] or 0):
             self.best = {"step": self.step, "val": val}
-            if self.job.rank == 0:
-                nets = {"student": self.student, "teacher": self.teacher.module}
-                state.save(self.job.best, nets, self.config, self.table.classes, step=self.step)
 
     # ---- save and restore ----
 
@@ -207,12 +207,19 @@ class Run:
         }
 
     def save(self) -> None:
+        """The state, and beside it the weights of the best rung when that is this one."""
         if self.job.rank == 0:
             own = {name: getattr(self, name) for name in KEPT} | {"health": self.health.plain()}
             state.save(
                 self.job.last, self.modules(), self.config, self.table.classes, keep=self.config.train.keep,
                 **own, identity=self.identity(),
             )  # fmt: skip
+            self.save_best()
+
+    def save_best(self) -> None:
+        if self.best.get("step") == self.step:
+            nets = {"student": self.student, "teacher": self.teacher.module}
+            state.save(self.job.best, nets, self.config, self.table.classes, step=self.step)
 
     def restore(self) -> None:
         content, told = state.load_newest(self.job.last)
@@ -228,6 +235,20 @@ class Run:
             setattr(self, name, extra[name])
         self.health.restore(extra["health"], self.step)
         self.health.found.warnings += told
+        if self.job.rank == 0:
+            self.save_best()  # a kill may have come between the two files
+
+    def check_together(self) -> None:
+        """InputError when workers go on from different steps: their gradients would not belong together."""
+        if self.job.world == 1:
+            return
+        steps: list[Any] = [None] * self.job.world
+        torch.distributed.all_gather_object(steps, self.step)
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"the workers go on from different steps, {', '.join(map(str, steps))}: they do not see the same "
+                f"checkpoints in {self.job.last}; --out must be a folder that all nodes share, or s3://..."
+            )
 
     def identity(self) -> dict[str, str]:
         return build.identity(self.config, self.table, self.split)

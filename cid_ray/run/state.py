@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from typing import Any
 
 import torch
@@ -26,12 +25,14 @@ def save(name: Name, modules: dict[str, Any], config: Config, classes: list[str]
         "config": config.to_yaml(),
         "classes": list(classes),
         "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         **{part: module.state_dict() for part, module in modules.items()},
         "extra": json.dumps(extra),
     }
     if keep > 1 and places.exists(name):
-        places.second_name(name, f"{os.path.splitext(name)[0]}-{time.time_ns():020d}.pt")
+        newest = re.search(r"-(\d{20})\.pt$", str(next(iter(older_ones(name)), "")))
+        number = int(newest[1]) + 1 if newest else 0  # not the time: clocks of nodes differ
+        places.second_name(name, f"{os.path.splitext(name)[0]}-{number:020d}.pt")
     with places.writing(name) as file:
         torch.save(content, file)
     for spare in older_ones(name)[keep - 1 :]:
@@ -47,6 +48,15 @@ def older_ones(name: Name) -> list[Name]:
     ]
 
 
+def clear_partial(name: Name) -> None:
+    """Remove what a killed process had begun to write here."""
+    folder = os.path.split(name)[0]
+    stem = re.compile(r"(last|best)(-\d{20})?\.pt\..+\.partial")
+    for found in places.paths(folder, below=False):
+        if stem.fullmatch(found):
+            places.remove(places.join(folder, found))
+
+
 def load_newest(name: Name) -> tuple[dict[str, Any], list[str]]:
     """The newest checkpoint that can be read, and a warning for each that cannot; InputError when there is none."""
     told: list[str] = []
@@ -60,7 +70,7 @@ def load_newest(name: Name) -> tuple[dict[str, Any], list[str]]:
 
 
 def load(name: Name) -> dict[str, Any]:
-    """The content of a checkpoint on the CPU; InputError when it is none."""
+    """The content of a checkpoint on the CPU; InputError when it is none, OSError when it cannot be reached."""
     try:
         with places.reading(name) as file:
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -68,6 +78,8 @@ def load(name: Name) -> dict[str, Any]:
         return content
     except FileNotFoundError:
         raise InputError(f"checkpoint {name} does not exist") from None
+    except OSError:
+        raise
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"checkpoint {name} cannot be read ({reason[:160]})") from None
@@ -78,6 +90,6 @@ def restore(content: dict[str, Any], modules: dict[str, Any]) -> dict[str, Any]:
     for name, module in modules.items():
         module.load_state_dict(content[name])
     torch.set_rng_state(content["rng"])
-    if content["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(content["cuda_rng"])
+    if content["cuda_rng"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(content["cuda_rng"])
     return content["extra"]  # type: ignore[no-any-return]

@@ -8,21 +8,30 @@ be kept for this process's next run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 
 from cid_ray import places
 from cid_ray.config import Config
 from cid_ray.places import Name
 from cid_ray.results.record import Row
 from cid_ray.run import cluster, demand
-from cid_ray.run.crew import Crew, Shape
+from cid_ray.run.crew import Crew, CrewEnded, Shape
 from cid_ray.run.fleet import Resources
 
+CREWS = 3  # that may end, one after the other, without a step that was not reached before
 _crew: Crew | None = None  # of this process
+_sizes: dict[str, Resources] = {}  # of workers, by what was asked for
 
 
 def check_workers(config: Config) -> Resources:
-    """What one worker asks for of the running cluster; InputError when the group can never be placed."""
-    return demand.worker(config, cluster.fleet())
+    """What one worker asks for of the running cluster; InputError when the group can never be placed.
+
+    Asked once a process: a node that is lost between two runs is waited for.
+    """
+    asked = f"{config.scale.model_dump_json()} {config.train.device}"
+    if asked not in _sizes:
+        _sizes[asked] = demand.worker(config, cluster.fleet())
+    return _sizes[asked]
 
 
 def train_on_workers(
@@ -36,8 +45,20 @@ def train_on_workers(
     shape = Shape(config.scale.workers, check_workers(config))
     root = places.absolute(root)
     job = {"config": config.model_dump_json(), "root": str(root), "name": name, "test": test}
+    reached = ended = 0
     try:
-        yield from _crew_of(shape, root, name).rows(job)
+        while True:
+            try:
+                with closing(_crew_of(shape, root, name).rows(job)) as rows:
+                    for row in rows:
+                        if row["step"] > reached:
+                            reached, ended = row["step"], 0
+                        yield row
+                return
+            except CrewEnded:
+                ended += 1
+                if ended >= CREWS:
+                    raise
     finally:
         if not keep:
             close_crew()

@@ -35,7 +35,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> what it says, and 
     "trials": ("trials by state: waiting, running, complete, pruned, failed", (*ARM, "state")),
     "trials_planned": ("trials of the whole search, repeats included", ()),
     "images_seen": ("images that all trials have been trained on", ARM),
-    "skipped_steps": ("steps of all trials left out because their loss was not finite", ARM),
+    "skipped_steps": ("steps of all trials left out because their loss or gradient was not finite", ARM),
     "unreadable_images": ("images of the pool that a trial could not read, of all trials the most", ARM),
     "restarts": ("times that a trial went on from its checkpoint after its process had died", ARM),
     "spent_seconds": ("seconds since the search was begun or resumed", ()),

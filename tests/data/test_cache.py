@@ -196,6 +196,14 @@ def test_the_bound_is_kept_and_the_rows_that_come_most_often_have_the_room(squar
         reader(0, mask=True)
 
 
+def test_a_bound_that_is_too_small_is_told_with_the_one_that_is_not(squares: Table) -> None:
+    told = cache.left_out(squares, None, 1)
+    assert told.startswith("data.cache_mb=1 keeps 15 of 30 images decoded") and told.endswith("; 2 would keep all")
+    assert cache.left_out(squares, None, 2) == "", "images of test are read once: they may be left out"
+    assert cache.left_out(squares, (2 * SIDE, 2 * SIDE), 2).endswith("; 7 would keep all")
+    assert cache.left_out(squares, None, 0) == "", "no cache was asked for"
+
+
 def test_processes_with_different_bounds_share_what_both_have_room_for(squares: Table) -> None:
     assert_reads(Reader(squares, None, 8))
     small = Reader(squares, None, 1)

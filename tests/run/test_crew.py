@@ -16,6 +16,7 @@ from cid_ray import tune
 from cid_ray.config import Config, InputError, override
 from cid_ray.results.record import Row, read_rows
 from cid_ray.run import board as board_module
+from cid_ray.run import workers as workers_module
 from cid_ray.run.board import END, RESTARTS, Board
 from cid_ray.run.crew import told
 from cid_ray.run.workers import close_crew, train_on_workers
@@ -205,7 +206,7 @@ def test_a_job_after_others_gives_the_rows_of_a_fresh_crew(config: Config, tmp_p
 @pytest.mark.slow
 def test_a_job_that_raises_does_not_spoil_the_next(config: Config, tmp_path: Path) -> None:
     before = run(config, tmp_path, "before")
-    with pytest.raises(FloatingPointError, match="the loss is not finite"):
+    with pytest.raises(FloatingPointError, match="the loss or its gradient is not finite"):
         run(config, tmp_path, "infinite", loss__style_weight=1e38)
     with pytest.raises(InputError, match="absent"):
         run(config, tmp_path, "wrong", data__table=str(tmp_path / "absent"))
@@ -228,3 +229,26 @@ def test_kill_9_of_a_worker_costs_time_and_no_result(config: Config, tmp_path: P
     assert sorted(seen) == [10, 20, 30] and seen[30]["event"] == "final"
     assert seen[30]["val/miou_teacher"] == pytest.approx(undisturbed[-1]["val/miou_teacher"], abs=1e-6)
     assert seen[20]["losses"] == pytest.approx(undisturbed[1]["losses"], rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_crew_that_is_given_up_is_followed_by_another(config: Config, tmp_path: Path) -> None:
+    """Ray Train's controller dies: with it the whole group."""
+    import ray
+    from ray.util.state import list_actors
+
+    longer = changed(config, train__steps=30, train__rungs=[1 / 3, 2 / 3, 1.0])
+    undisturbed = run(longer, tmp_path, "undisturbed")
+    first = workers_module._crew
+    seen: dict[int, Row] = {}
+    for row in train_on_workers(longer, tmp_path, "disturbed", test=False, keep=True):
+        if row["event"] == "rung" and not seen:
+            asked = [("class_name", "=", "TrainController"), ("state", "=", "ALIVE")]
+            (controller,) = list_actors(ray.get_runtime_context().gcs_address, filters=asked)
+            os.kill(controller["pid"], signal.SIGKILL)
+        if row["event"] != "progress":
+            seen[row["step"]] = row
+    assert workers_module._crew is not first
+    assert sorted(seen) == [10, 20, 30] and seen[30]["event"] == "final"
+    assert seen[20]["losses"] == undisturbed[1]["losses"]

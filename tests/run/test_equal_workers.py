@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from cid_ray.config import Config, override
+from cid_ray.config import Config, InputError, override
+from cid_ray.core.dropout import Rows, of_global_batch
 from cid_ray.core.micro import InParts
 from cid_ray.run.build import micro_batches
+from cid_ray.run.loop import feed
+from cid_ray.run.run import Job, Run
 from tests.equal_workers import Steps, all_on_workers, apart, config_of, follow, on_workers
+from tests.object_store import free_port
 from tests.support import TINY
 
 STEPS, CLOSE = 20, 1e-4
@@ -92,6 +96,8 @@ def test_a_supervised_run_takes_micro_batches_too(tmp_path: Path) -> None:
 
 def test_parts_see_the_same_dropout_twice_and_move_statistics_once() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Dropout(0.5))
+    rows = Rows(torch.arange(6), 6, seed=0)
+    of_global_batch(net, rows)
 
     class Pair(torch.nn.Module):
         def __init__(self) -> None:
@@ -104,7 +110,7 @@ def test_parts_see_the_same_dropout_twice_and_move_statistics_once() -> None:
 
     images, seen = torch.randn(6, 3, 4, 4), []
     net.register_forward_hook(lambda *args: seen.append(args[2].detach().clone()))
-    whole = InParts(Pair(), 2, torch.no_grad().__class__)
+    whole = InParts(Pair(), 2, torch.no_grad().__class__, rows)
     whole.autocast = torch.enable_grad
     logits, feat = whole(images)
     assert int(net[1].num_batches_tracked) == 0
@@ -120,3 +126,18 @@ def test_parts_see_the_same_dropout_twice_and_move_statistics_once() -> None:
 )
 def test_all_workers_pass_the_same_number_of_parts(world: int, micro: int | None, expected: int) -> None:
     assert micro_batches(config_of("self", 1, **{"train.micro_batch": micro}), world) == expected
+
+
+def build_apart(rank: int, port: int, root: str) -> None:
+    """A worker of two, each with a folder of its own."""
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    with pytest.raises(InputError, match=r"different steps, 1, 0.*--out must be a folder that all nodes share"):
+        Run(Job(config_of("self", 3), Path(root) / str(rank), rank=rank, world=2, threads=1))
+    torch.distributed.destroy_process_group()
+
+
+def test_workers_that_do_not_see_the_same_checkpoint_are_refused(tmp_path: Path) -> None:
+    run = Run(Job(config_of("self", 3), tmp_path / "0", threads=1))
+    run.train_step(next(feed(run)))
+    run.save()
+    torch.multiprocessing.spawn(build_apart, (free_port(), str(tmp_path)), nprocs=2)

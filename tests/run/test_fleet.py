@@ -129,6 +129,14 @@ def test_living_nodes_of_the_plan_are_counted_once_and_others_come_on_top() -> N
     assert grown(alive, of_ones_own).at_once(Group(gpu)) == 3
 
 
+def test_a_run_that_refuses_gpus_asks_for_none() -> None:
+    fleet = Fleet((NodeType("gpu", Resources(8, 1), 2, 2),), 2)
+    for device, gpus in (("auto", 1), ("cpu", 0)):
+        assert demand.trials(override({}, {"train.device": device}), fleet)[0] == Group(Resources(1, gpus))
+        workers = override({}, {"train.device": device, "scale.workers": 2})
+        assert demand.worker(workers, fleet).gpus == gpus
+
+
 def test_what_may_still_be_started_is_named_when_a_request_is_refused() -> None:
     fleet = Fleet((NodeType("head", Resources(0, 0), 1, 1), NodeType("gpu", Resources(8, 1), 0, 4)), 3)
     config = override({}, {"search.gpus_per_trial": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from cid_ray.config import Config, InputError, override
 from cid_ray.core.method import LossTerms
-from cid_ray.data.batches import Plan, local_batches
+from cid_ray.data.batches import Batch, Plan, local_batches
 from cid_ray.data.cache import Reader
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import GROUP_ROWS, Table
@@ -126,6 +127,55 @@ def test_a_loss_that_is_no_number_ends_the_run_with_step_and_images(small_demo: 
     with pytest.raises(FloatingPointError, match=r"at step 2 \(labeled images .*; pool images .*on_nan=skip") as error:
         run.health.check_finite()
     assert str(error.value).count(",") >= run.images_per_step - 2
+
+
+def test_a_gradient_that_is_no_number_is_found_before_a_checkpoint_is_replaced(
+    small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is finite, in this worker at least; the weights are not, from this step on."""
+    config = config_of(small_demo, **{"train.checkpoint_steps": 2})
+    job = Job(config, tmp_path, threads=1)
+    step = Run.train_step
+
+    def spoiled(run: Run, batch: Batch) -> LossTerms:
+        hook = next(run.student.parameters()).register_hook(lambda grad: grad * (math.inf if run.step == 3 else 1))
+        terms = step(run, batch)
+        hook.remove()
+        return terms
+
+    monkeypatch.setattr(Run, "train_step", spoiled)
+    with pytest.raises(FloatingPointError, match="gradient is not finite at step 3"):
+        list(train(job))
+    kept = state.load(job.last)
+    assert kept["extra"]["step"] == 2
+    assert all(value.isfinite().all() for value in kept["student"].values())
+
+
+def test_checkpoints_are_written_every_so_many_minutes(small_demo: Path, tmp_path: Path) -> None:
+    settings = {"train.rungs": [1.0], "train.keep": 100}
+    never = Job(config_of(small_demo, **settings, **{"train.checkpoint_minutes": 60}), tmp_path / "never", threads=1)
+    always = Job(
+        config_of(small_demo, **settings, **{"train.checkpoint_minutes": 1e-6}), tmp_path / "always", threads=1
+    )
+    run_through(never)
+    run_through(always)
+    assert not state.older_ones(never.last)
+    assert [state.load(old)["extra"]["step"] for old in state.older_ones(always.last)] == [*range(11, 0, -1)]
+
+
+def test_a_kill_between_the_last_and_the_best_checkpoint_loses_neither(small_demo: Path, tmp_path: Path) -> None:
+    """And what it had begun to write is removed."""
+    job = Job(config_of(small_demo), tmp_path, threads=1)
+    rungs = (row for row in train(job) if row["event"] == "rung")
+    next(rungs)
+    rungs.close()
+    right = state.load(job.best)
+    state.save(job.best, {}, job.config, ["of another step"], step=1)
+    (begun := job.last.with_name("last.pt.77-0123abcd.partial")).write_bytes(b"half of it")
+    assert Run(job).best["step"] == 6
+    again = state.load(job.best)
+    assert again["extra"]["step"] == 6 and not begun.exists()
+    assert all(torch.equal(value, again["teacher"][name]) for name, value in right["teacher"].items())
 
 
 def test_such_a_step_can_be_left_out_as_if_it_had_not_been(small_demo: Path, tmp_path: Path) -> None:
