@@ -204,10 +204,13 @@ def ratio(found: dict[str, list[float]], a: str, b: str) -> float:
 
 def one_process(args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, float], dict[str, float]]:
     """Seconds of every step of all ways, their ratios, and MiB."""
-    steps, config = args.steps, config_of(args.steps)
+    steps, size = args.steps, GPU if args.full_size else {}
+    config = config_of(steps, **size)
     given = batches(config, steps)
-    teaches = config_of(steps, method="mean_teacher")
-    kinds = {kind: config_of(steps, **{"loss.relation_kind": kind}) for kind in KINDS}
+    teaches = config_of(steps, **size, method="mean_teacher")
+    kinds = {kind: config_of(steps, **size, **{"loss.relation_kind": kind}) for kind in KINDS}
+    memory = {"mean teacher": peak(teaches, given[:4])} | {f"CID ({k})": peak(c, given[:4]) for k, c in kinds.items()}
+    print({name: round(mib) for name, mib in memory.items()}, flush=True)
     if args.profile:
         profile(config, given, args.threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -217,7 +220,6 @@ def one_process(args: argparse.Namespace) -> tuple[dict[str, list[float]], dict[
         found = whole_loop(config, given, args.threads, others)
     ratios = {f"{OURS} / plain loop": ratio(found, OURS, "plain loop, CID (self)")}
     ratios |= {f"CID ({kind}) / mean teacher": ratio(found, f"CID ({kind})", "mean teacher") for kind in KINDS}
-    memory = {"mean teacher": peak(teaches, given[:6])} | {f"CID ({k})": peak(c, given[:6]) for k, c in kinds.items()}
     ratios |= {f"memory of {name} / mean teacher": m / memory["mean teacher"] for name, m in memory.items()}
     return found, ratios, memory
 
@@ -230,13 +232,13 @@ def main() -> None:
     options.add_argument("--worker-rounds", type=int, default=3)
     options.add_argument("--worker-steps", type=int, default=6)
     options.add_argument("--only-workers", action="store_true")
-    options.add_argument("--full-size", action="store_true", help="workers on the GPU's network and crop")
+    options.add_argument("--full-size", action="store_true", help="the GPU's network and crop")
     options.add_argument("--profile", action="store_true")
     args = options.parse_args()
     found, ratios, memory = {}, {}, {}
     if not args.only_workers:
         found, ratios, memory = one_process(args)
-    if not torch.cuda.is_available():
+    if args.worker_rounds and not torch.cuda.is_available():
         found |= workers(args.worker_rounds, args.worker_steps, args.full_size)
         ratios["efficiency of 2 workers"] = ratio(found, ONE, TWO) / 2
         ratios["the same of 2 runs that share nothing"] = ratio(found, ONE, APART) / 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cid_ray.config import Config, InputError
-from cid_ray.run.fleet import Fleet, Group, Resources
+from cid_ray.run.fleet import SLACK, Fleet, Group, Resources
 
 DRIVER_CPUS = 0.01  # of a trial that only leads its workers
 
@@ -38,13 +38,24 @@ def _gpus(config: Config, asked: float | None, fleet: Fleet) -> float:
 
 
 def _cpu_share(config: Config, fleet: Fleet, gpus: float) -> float:
-    """The most CPUs that each worker can have, Ray Data's kept free: whole ones, or tenths of one."""
-    scale = config.scale
+    """The most CPUs that each worker can have, Ray Data's kept free: whole ones, or tenths of one.
+
+    How many workers of an elastic group fit Ray takes from the nodes' sizes, whoever else is on them. After a loss it
+    would wait for ever for a node that it takes for empty, so such workers fill none where that can be had.
+    """
+    scale, spare = config.scale, config.scale.data_cpus + 0.1
     whole = [float(cpus) for cpus in range(int(fleet.cpus / scale.most), 0, -1)]
-    for cpus in (*whole, *(tenths / 10 for tenths in range(9, 1, -1))):
-        if fleet.at_once(Group(Resources(cpus, gpus), scale.most, scale.data_cpus + 0.1)):
-            return cpus
-    return 0.1
+    sizes = [Resources(cpus, gpus) for cpus in (*whole, *(tenths / 10 for tenths in range(9, 0, -1)))]
+    fitting = [each for each in sizes if fleet.at_once(Group(each, scale.most, spare))]
+    if scale.least < scale.most:
+        roomy = [each for each in fitting if all(_left(kind.each, each, scale.most) >= spare for kind in fleet.types)]
+        fitting = roomy or fitting
+    return fitting[0].cpus if fitting else sizes[-1].cpus
+
+
+def _left(node: Resources, each: Resources, most: int) -> float:
+    """CPUs of a node that holds as many workers as it can."""
+    return node.cpus - min(most, each.times_in(node)) * each.cpus + SLACK
 
 
 def _placeable(fleet: Fleet, group: Group, what: str, remedy: str) -> int:

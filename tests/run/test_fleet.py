@@ -146,22 +146,24 @@ def test_what_may_still_be_started_is_named_when_a_request_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "each"),
+    ("nodes", "workers", "each", "at_once"),
     [
-        ([Resources(2, 0)], 2, Resources(0.7, 0)),
-        ([Resources(2, 0)] * 2, 2, Resources(1, 0)),
-        ([Resources(16, 0)], 4, Resources(3, 0)),
-        ([Resources(8, 1), Resources(8, 1), Resources(2, 0)], 2, Resources(8, 1)),
-        ([Resources(2, 0)], [1, 4], Resources(0.3, 0)),
+        ([Resources(2, 0)], 2, Resources(0.7, 0), 1),
+        ([Resources(2, 0)] * 2, 2, Resources(1, 0), 1),
+        ([Resources(16, 0)], 4, Resources(3, 0), 1),
+        ([Resources(8, 1), Resources(8, 1), Resources(2, 0)], 2, Resources(8, 1), 1),
+        ([Resources(2, 0)], [1, 4], Resources(0.3, 0), 1),
+        ([Resources(2, 0)] * 2, [1, 2], Resources(0.7, 0), 2),  # 1 CPU each would fill the node that is left
+        ([Resources(16, 0)] * 2, [1, 4], Resources(7, 0), 1),
+        ([Resources(8, 1)] * 2, [1, 2], Resources(7, 1), 1),
     ],
 )
 def test_workers_share_what_there_is_and_leave_ray_datas_cpus_free(
-    nodes: list[Resources], workers: int | list[int], each: Resources
+    nodes: list[Resources], workers: int | list[int], each: Resources, at_once: int
 ) -> None:
     config = override({}, {"scale.workers": workers})
     assert demand.worker(config, fixed(nodes)) == each
-    group, at_once = demand.trials(config, fixed(nodes))
-    assert at_once == 1 and group.each == each
+    assert demand.trials(config, fixed(nodes)) == (Group(each, config.scale.most, 0.51), at_once)
 
 
 @pytest.mark.ray
