@@ -113,16 +113,6 @@ def test_failures_of_one_kind_end_the_search_and_say_why(
 # ---- disks ----
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], capture_output=True).returncode:
-        pytest.skip("a small file system cannot be mounted here (needs root)")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 def test_a_full_disk_stops_with_a_clear_error_and_the_study_intact(ray_cluster: str, small_disk: Path) -> None:
     out, filler = small_disk / "run", small_disk / "filler"
     with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,6 +105,18 @@ def test_a_loss_that_is_no_number_ends_with_one_line_and_can_be_resumed(
         train.main(["--resume", out, "--set", "optim.lr=0.1"])
     assert train.main(["--resume", out, "--set", "train.on_nan=skip"]) == 1
     assert "10 steps in a row, up to step 10" in capsys.readouterr().out
+
+
+def test_a_full_disk_ends_with_one_line_and_the_run_can_be_resumed(
+    config_file: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, filler = small_disk / "run", small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - (1 << 17)))
+    assert train.main(["--config", str(config_file), "--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert "failed: [Errno 28] No space left on device" in said and f"--resume {out}" in said
+    filler.unlink()
+    assert train.main(["--resume", str(out)]) == 0
 
 
 def test_a_checkpoint_of_another_run_is_refused_with_what_differs(small_demo: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ is still pinned up and goes on from its last checkpoint; a row that was shown al
 
 from __future__ import annotations
 
+import errno
 import gc
 import threading
 from collections.abc import Generator
@@ -183,6 +184,6 @@ def told(error: Exception) -> tuple[Exception, bool]:
     if isinstance(error, InputError | FloatingPointError):
         return error, True
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
-        return OSError(error.errno, error.strerror, error.filename), True
+        return OSError(error.errno, error.strerror, error.filename), error.errno != errno.EIO  # a store may recover
     kind = type(error).__name__
     return RuntimeError(f"{kind}: {error}"), kind == "OutOfMemoryError"

@@ -34,7 +34,10 @@ def save(name: Name, modules: dict[str, Any], config: Config, classes: list[str]
         number = int(newest[1]) + 1 if newest else 0  # not the time: clocks of nodes differ
         places.second_name(name, f"{os.path.splitext(name)[0]}-{number:020d}.pt")
     with places.writing(name) as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of a file that is not whole: hides why
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
     for spare in older_ones(name)[keep - 1 :]:
         places.remove(spare)
 
