@@ -34,7 +34,6 @@ from cid_ray.results.record import provenance
 from cid_ray.run.device import keep_memory
 
 BATCH, CROP = 8, 320
-CACHE_MB = 16384
 
 
 class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
@@ -69,7 +68,7 @@ def loader(files: list[Path], data: Data, cores: int, epochs: int) -> Iterator[f
 def ours(table: str, data: Data, cores: int, epochs: int, cache: bool) -> Iterator[float]:
     with tempfile.TemporaryDirectory() as node:  # a cold cache
         os.environ["TMPDIR"] = tempfile.tempdir = node
-        data = data.model_copy(update={"threads": cores, "cache_mb": CACHE_MB if cache else 0, "table": table})
+        data = data.model_copy(update={"threads": cores, "cache_mb": data.cache_mb if cache else 0, "table": table})
         reader = Reader(open_table(table), None, data.cache_mb)
         rows = reader.table.rows("train")
         steps = len(rows) // BATCH
@@ -87,7 +86,7 @@ def on_ray(table: str, data: Data, cores: int, epochs: int) -> Iterator[float]:
     """The pool as a worker of several gets it: by its own threads until Ray Data stands; one more image a batch."""
     import ray.data  # a worker of Ray Train has it
 
-    data = data.model_copy(update={"threads": cores, "cache_mb": CACHE_MB, "table": table, "batch_size": 1})
+    data = data.model_copy(update={"threads": cores, "table": table, "batch_size": 1})
     opened = open_table(table)
     (node_folder() / name_of(opened, None)).unlink(missing_ok=True)
     ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level="ERROR")
@@ -123,10 +122,11 @@ def main() -> None:
     options.add_argument("--cores", type=int, default=2)
     options.add_argument("--ray", action="store_true", help="Ray Data too")
     options.add_argument("--epochs", type=int, default=4)
+    options.add_argument("--cache-mb", type=int, default=16384, help="data.cache_mb; it holds the pool")
     options.add_argument("--times", type=int, default=1, help="a pool so many times as long, of the same images")
     args = options.parse_args()
     keep_memory()  # as a training on CPU does, here for all ways
-    data = Data(crop_size=CROP)
+    data = Data(crop_size=CROP, cache_mb=args.cache_mb)
     found: dict[str, list[list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         camvid, table = Path(folder) / "camvid", f"{folder}/table"
@@ -145,7 +145,9 @@ def main() -> None:
                 rates = [round(steps * BATCH / seconds, 1) for seconds in way()]
                 found.setdefault(name, []).append(rates)
                 print(number, name, rates, flush=True)
-    said: dict[str, Any] = {"images_per_s": found, "cores": args.cores, "images": len(files), **provenance()}
+    said: dict[str, Any] = {
+        "images_per_s": found, "cores": args.cores, "images": len(files), "cache_mb": args.cache_mb, **provenance(),
+    }  # fmt: skip
     for epoch in range(args.epochs):
         base = statistics.median(r[epoch] for r in found["DataLoader"])
         said[f"epoch {epoch + 1}, over DataLoader"] = {

@@ -150,13 +150,14 @@ class Method(nn.Module):
         """The losses of what student and teacher said, labeled images first; float32, whatever the networks ran in."""
         n_x, n_u, labeled = len(mask_x), len(valid_u), mask_x != IGNORE
         valid_s = augment.mix(valid_u, box)
-        sup = losses.supervised_loss(logits[:n_x], mask_x, self.class_weights)
+        logits_x, logits_u = logits.split([n_x, n_u])
+        sup = losses.supervised_loss(logits_x, mask_x, self.class_weights)
         pseudo = relation = style = mask_ratio = torch.zeros((), device=logits.device)
         if logits_t is not None:
             probs = augment.mix(logits_t[-n_u:].float().softmax(1), box)
         if weights.pseudo > 0:
             pseudo, mask_ratio = losses.pseudo_label_loss(
-                logits[n_x:], probs, valid_s,
+                logits_u, probs, valid_s,
                 conf_thresh=self.loss.conf_thresh, kind=self.loss.pseudo, temperature=self.loss.temperature,
             )  # fmt: skip
         if weights.distills:
@@ -242,10 +243,10 @@ def to_cells(classes: Tensor, size: torch.Size) -> Tensor:
 
 
 def _features(feat: Tensor, n_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
-    """`n_x` of `feat` are of labeled images, or none is."""
-    pooled_x, cells_x = model.pool_feat(feat[:n_x], valid_x[:n_x])
-    pooled_u, cells_u = model.pool_feat(feat[n_x:], valid_u)
-    return Features(pooled_x, pooled_u, cells_x, cells_u)
+    """`n_x` of `feat` are of labeled images, or none is. Parted when small: the gradient of a part is as large as of all."""
+    parts = [n_x, len(valid_u)]
+    pooled, cells = model.pool_feat(feat, torch.cat([valid_x[:n_x], valid_u]))
+    return Features(*pooled.split(parts), *cells.split(parts))
 
 
 def _mix_feat(feat_u: Tensor, box: Tensor) -> Tensor:
