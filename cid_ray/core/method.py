@@ -243,7 +243,7 @@ def to_cells(classes: Tensor, size: torch.Size) -> Tensor:
 
 
 def _features(feat: Tensor, n_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
-    """`n_x` of `feat` are of labeled images, or none is. Parted when small: the gradient of a part is as large as of all."""
+    """`n_x` of `feat` are of labeled images, or none is. Parted when small: the gradient of a part is full-sized."""
     parts = [n_x, len(valid_u)]
     pooled, cells = model.pool_feat(feat, torch.cat([valid_x[:n_x], valid_u]))
     return Features(*pooled.split(parts), *cells.split(parts))
