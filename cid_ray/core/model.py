@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cid_ray.config import InputError
 from cid_ray.config import Model as ModelConfig
@@ -146,9 +147,27 @@ def pool_feat(feat: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     cells = max(1, FEAT_STRIDE // stride)
     if cells == 1:
         return feat.float() * fine, fine
-    share = F.avg_pool2d(fine, cells, ceil_mode=True)
-    pooled = F.avg_pool2d(feat.float() * fine, cells, ceil_mode=True) / share.clamp(min=1e-6)
+    share = F.avg_pool2d(fine, cells)
+    pooled: Tensor = _PoolValid.apply(feat, fine, share.clamp(min=1e-6), cells)  # type: ignore[no-untyped-call]
     return pooled, (share > 0).float()
+
+
+class _PoolValid(torch.autograd.Function):
+    """Mean over the valid of cells x cells positions; both divide the canvas. Keeps nothing as large as the features,
+    of which autograd keeps one copy and makes three more on its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, feat: Tensor, fine: Tensor, share: Tensor, cells: int) -> Tensor:
+        ctx.save_for_backward(fine, share)
+        ctx.cells, ctx.dtype = cells, feat.dtype
+        return F.avg_pool2d(feat.float() * fine, cells) / share
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        fine, share = ctx.saved_tensors
+        each = F.interpolate(grad / share / ctx.cells**2, scale_factor=ctx.cells, mode="nearest")
+        return each.mul_(fine).to(ctx.dtype), None, None, None
 
 
 def make_teacher(student: nn.Module, decay: float) -> ModelEmaV3:

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cid_ray.config import InputError, Model
-from cid_ray.core.model import Segmenter, dilate_pointwise, normalization, pool_feat
+from cid_ray.core.model import Segmenter, dilate_pointwise, normalization, pad_to_stride, pool_feat
 from tests.support import real_data
 
 CLASSES, SIZE, GRID = 5, (65, 81), (6, 6)
@@ -82,14 +82,33 @@ def test_every_decoder_serves_every_encoder_at_odd_sizes(encoder: str, decoder: 
 
 
 @pytest.mark.parametrize("decoder", sorted(smp.MODEL_ARCHITECTURES_MAPPING))
-def test_a_decoder_that_is_accepted_gives_logits(decoder: str) -> None:
+def test_a_decoder_that_is_accepted_gives_logits_and_features_that_cells_divide(decoder: str) -> None:
     try:
         net = Segmenter(Model(encoder="test_resnet", decoder=decoder), CLASSES).eval()
     except InputError:
         return
     with torch.no_grad():
-        logits, _ = net(images((128, 160)))
+        logits, feat = net(images((128, 160)))
     assert logits.shape == (2, CLASSES, 128, 160)
+    pooled, _ = pool_feat(feat.requires_grad_(), torch.ones(2, 128, 160, dtype=torch.bool))
+    pooled.sum().backward()  # type: ignore[no-untyped-call]
+    assert feat.grad is not None and feat.grad.min() > 0
+    assert feat.grad.sum().item() == pytest.approx(pooled.numel(), rel=1e-4)
+
+
+def test_the_gradient_of_pooled_features_is_that_of_plain_autograd() -> None:
+    feat, valid = torch.randn(2, 5, 24, 32), torch.rand(2, 90, 120) > 0.5
+    valid[1, :40] = False
+    mine, theirs = (feat.clone().to(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+    pooled, _ = pool_feat(mine, valid)
+    fine = nn.functional.adaptive_max_pool2d(pad_to_stride(valid.float()[:, None]), feat.shape[-2:])
+    share = nn.functional.avg_pool2d(fine, 4).clamp(min=1e-6)
+    expected = nn.functional.avg_pool2d(theirs * fine, 4) / share
+    weight = torch.randn_like(expected)
+    (pooled * weight).sum().backward()
+    (expected * weight).sum().backward()
+    assert torch.equal(pooled, expected)
+    assert mine.grad is not None and theirs.grad is not None and torch.equal(mine.grad, theirs.grad)
 
 
 def test_logits_of_a_padded_canvas_are_cropped_not_resized() -> None:
