@@ -16,7 +16,8 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-DROPS = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2, DropPath: 1}  # dimensions that differ
+# layer -> how many leading dimensions its mask has, the others are dropped whole; None: all
+DROPS = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2, DropPath: 1}
 
 
 @dataclass

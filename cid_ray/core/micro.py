@@ -44,18 +44,18 @@ class InParts:
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Images u8[B,3,H,W] -> logits and feat as of one forward; in training mode without a graph of the network."""
         parts = min(self.parts, len(images))
-        rows = [torch.arange(k, len(images), parts, device=images.device) for k in range(parts)]
+        shares = [torch.arange(k, len(images), parts, device=images.device) for k in range(parts)]
         self.open = []
         training = torch.is_grad_enabled()
         with torch.no_grad(), frozen_statistics(self.net) if training else nullcontext():
-            for own in rows:
+            for own in shares:
                 with self.rows.part(own) if training else nullcontext():
                     self.open.append(Part(own, images[own], *self.net(images[own])))
         if training:
             for part in self.open:
                 part.logits.requires_grad_()
                 part.feat.requires_grad_()
-        order = torch.argsort(torch.cat(rows))
+        order = torch.argsort(torch.cat(shares))
         whole = torch.cat([p.logits for p in self.open])[order], torch.cat([p.feat for p in self.open])[order]
         if not training:
             self.open = []

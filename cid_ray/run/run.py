@@ -98,7 +98,8 @@ class Run:
         """One optimizer step on this worker's share of the global batch."""
         self.health.unreadable(batch.pop("unreadable_u", np.array([], np.str_)))
         tensors = {name: self.to_device(value) for name, value in batch.items()}
-        careful, self.rows.step = self.config.train.on_nan == "skip", self.step
+        self.rows.step = self.step
+        careful = self.config.train.on_nan == "skip"
         before = [(b, b.clone()) for b in (*self.student.buffers(), *self.method.buffers())] if careful else []
         with self.device.autocast():
             terms: LossTerms = self.method(
@@ -109,16 +110,16 @@ class Run:
         if isinstance(self.forward, InParts):
             self.forward.backward()
         weights = list(self.student.parameters())
-        # of all workers' gradients: every one of them says the same
-        norm_all = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
-        if careful and not torch.isfinite(norm_all):  # waits for the device
+        # gradients are those of all workers: each finds the same norm
+        grad_norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        if careful and not torch.isfinite(grad_norm):  # waits for the device
             for buffer, value in before:
                 buffer.copy_(value)
             self.health.skip(self.step)
         else:
-            self.health.note(norm_all, self.step)
+            self.health.note(grad_norm, self.step)
             if self.config.optim.clip_norm:
-                nn.utils.clip_grads_with_norm_(weights, self.config.optim.clip_norm, norm_all)
+                nn.utils.clip_grads_with_norm_(weights, self.config.optim.clip_norm, grad_norm)
             self.optimizer.step()
             self.teacher.update(self.student, step=self.step)
         self.schedule.step()

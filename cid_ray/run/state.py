@@ -29,16 +29,17 @@ def save(name: Name, modules: dict[str, Any], config: Config, classes: list[str]
         **{part: module.state_dict() for part, module in modules.items()},
         "extra": json.dumps(extra),
     }
+    older = older_ones(name)
     if keep > 1 and places.exists(name):
-        newest = re.search(r"-(\d{20})\.pt$", str(next(iter(older_ones(name)), "")))
-        number = int(newest[1]) + 1 if newest else 0  # not the time: clocks of nodes differ
-        places.second_name(name, f"{os.path.splitext(name)[0]}-{number:020d}.pt")
+        number = int(str(older[0])[-23:-3]) + 1 if older else 0  # not the time: clocks of nodes differ
+        older.insert(0, f"{os.path.splitext(name)[0]}-{number:020d}.pt")
+        places.second_name(name, older[0])
     with places.writing(name) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # of a file that is not whole: hides why
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
-    for spare in older_ones(name)[keep - 1 :]:
+    for spare in older[keep - 1 :]:
         places.remove(spare)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import FAULTS
+from tests.faults import FAULTS, HANG_SECONDS
 
 
 @pytest.mark.ray
@@ -26,3 +26,5 @@ def test_training_goes_on_by_itself_and_ends_the_same(fault: str, tmp_path: Path
         assert {1, 2} == set(found["workers"]) and found["workers"][-1] == 2, "it shrinks, and grows again"
     else:
         assert found["equal"] and set(found["workers"]) == {2}
+    if fault == "worker stopped":
+        assert found["seconds_lost"] > HANG_SECONDS / 2, "nobody waited for it: was it stopped?"
