@@ -1,42 +1,61 @@
 # The index of commands. `make demo` and `make test` work on a fresh machine with Python >= 3.11.
 PYTHON ?= python3
 BIN = .venv/bin
+LOWEST = .venv-lowest
 
-.PHONY: demo test test-slow chaos two-hosts screenshots autoscaling check golden clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-slow test-lowest check format golden chaos two-hosts \
+	autoscaling screenshots clean
+
+help:                  ## print this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | \
+		awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 .venv: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch .venv
 
-demo: .venv            ## search the embedded data set, about five minutes on 2 cores
+demo: .venv            ## search the generated data set, about three minutes on 2 cores
 	$(BIN)/python -m cid_ray.tune
 
-test: .venv            ## what CI runs; CID_RAY_DATA=DIR adds the tests on real data
+test: .venv            ## the tests of CI; CID_RAY_DATA=DIR adds those on real data
 	$(BIN)/python -m pytest
+
+test-fast: .venv       ## tests without Ray and without child processes, under two minutes
+	$(BIN)/python -m pytest -m 'not slow and not ray and not process'
 
 test-slow: .venv       ## tests of several minutes
 	$(BIN)/python -m pytest -m slow
 
-chaos: .venv           ## kill -9 at random moments, many times: nothing lost, nothing twice, the same decisions
-	$(BIN)/python -m benchmarks.chaos
-
-two-hosts: .venv       ## training over a real link between two network namespaces, cut in the middle; needs root
-	$(BIN)/python -m tests.two_hosts
-
-screenshots: .venv     ## README's two pictures, of a search at work and of a kept run; needs chromium
-	$(BIN)/python -m tests.screenshots
-
-autoscaling: .venv     ## Ray's own autoscaler under a search: nodes come and go, one is taken away in the middle
-	$(BIN)/python -m pytest -m slow tests/test_autoscaling.py
+test-lowest:           ## the tests with the lowest versions that pyproject.toml allows
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install -q -e '.[dev]' -c constraints/lowest.txt
+	$(LOWEST)/bin/python -m pytest
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: .venv          ## rewrite the code in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 golden: .venv          ## rewrite the golden losses after a deliberate change of the method
 	$(BIN)/python -m tests.core.test_golden
 
-clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build *.egg-info
+chaos: .venv           ## kill a search at random moments, many times; it must lose nothing
+	$(BIN)/python -m benchmarks.chaos
+
+two-hosts: .venv       ## train over a link between two network namespaces and cut it; needs root
+	$(BIN)/python -m benchmarks.two_hosts
+
+autoscaling: .venv     ## a search on Ray's autoscaler: nodes are added, removed and lost
+	$(BIN)/python -m pytest -m slow tests/test_autoscaling.py
+
+screenshots: .venv     ## the screenshots of the docs, of real runs; needs chromium
+	$(BIN)/python -m benchmarks.screenshots
+
+clean:                 ## remove environments and caches
+	rm -rf .venv $(LOWEST) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -1,10 +1,12 @@
-"""CamVid on a GPU at full length: 23 and 46 labels, drawn at random and from one drive, four methods, paired seeds.
+"""CamVid on a GPU at full length: 23 and 46 labels, random and from one drive, four methods.
 
-    python -m benchmarks.camvid_gpu --camvid DIR --weights tf_efficientnet_lite0.safetensors --out runs/camvid-gpu
+    python -m benchmarks.camvid_gpu --camvid DIR --weights tf_efficientnet_lite0.safetensors --out
+    runs/camvid-gpu
 
-Needs no Ray: `run.loop.train` in `--processes` processes that share the GPU. A pair has one seed and one label draw for
-all methods. Test mIoU of the teacher at the last step. `--search RUN` takes CID's settings from a search's rows;
-`--amp off` is float32, to hold against bf16. On a machine without a GPU it runs too: try it with --steps 4.
+Needs no Ray: `training.loop.train` runs in `--processes` processes that share the GPU. A pair has
+one seed and one label draw for all methods. Scores are test mIoU of the teacher at the last step.
+`--search RUN` takes CID's hyperparameters from a search's records; `--amp off` is float32, to
+compare with bf16. It also runs without a GPU: try it with --steps 4.
 """
 
 from __future__ import annotations
@@ -15,45 +17,104 @@ import json
 import multiprocessing
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cid_ray import prepare
-from cid_ray.config import Config, load
-from cid_ray.results.record import Rows, provenance, read_rows
+from cid_ray.config import Config, load_config
+from cid_ray.results.provenance import provenance
+from cid_ray.results.records import Record, RecordWriter, read_records
 
 METHODS = ("supervised", "pool_bn", "mean_teacher", "cid")
-Place = tuple[str, str, str, int]  # labels, how they were drawn, method, seed
+Scores = dict[tuple[str, str, str], list[float]]  # labels, label_from, method -> mIoU of each seed
 
 
-def config_of(place: Place, table: str, found: dict[str, dict[str, Any]], args: argparse.Namespace) -> Config:
-    labels, drawn, method, seed = place
-    settings = found.get(labels, {}) if method == "cid" else {}
+class Cell(NamedTuple):
+    """One run of the comparison."""
+
+    labels: str
+    label_from: str
+    method: str
+    seed: int
+
+
+def make_config(
+    cell: Cell, table: str, params: dict[str, dict[str, Any]], args: argparse.Namespace
+) -> Config:
     changes = {
-        "data.table": table, "data.ratio": labels, "data.label_from": drawn, "data.draw": seed, "method": method,
-        "data.image_size": [240, 320], "data.crop_size": [240, 320], "data.scale": [0.5, 2.0], "train.seed": seed,
-        "model.weights": args.weights, "model.encoder": args.encoder, "model.decoder": "deeplabv3plus",
-        "model.decoder_options": {}, "train.steps": args.steps, "train.amp": args.amp, "train.samples": 0,
-        "train.rungs": [0.25, 0.5, 0.75, 1.0], **settings,
-    }  # fmt: skip
-    return load("search_spaces/camvid.yaml", [f"{key}={json.dumps(value)}" for key, value in changes.items()])
+        "method": cell.method,
+        "data.table": table,
+        "data.ratio": cell.labels,
+        "data.label_from": cell.label_from,
+        "data.draw": cell.seed,
+        "data.image_size": [240, 320],
+        "data.crop_size": [240, 320],
+        "data.scale_range": [0.5, 2.0],
+        "model.weights": args.weights,
+        "model.encoder": args.encoder,
+        "model.decoder": "deeplabv3plus",
+        "model.decoder_options": {},
+        "train.seed": cell.seed,
+        "train.steps": args.steps,
+        "train.amp": args.amp,
+        "train.num_sample_images": 0,
+        "train.rungs": [0.25, 0.5, 0.75, 1.0],
+    }
+    if cell.method == "cid":
+        changes |= params.get(cell.labels, {})
+    return load_config("search_spaces/camvid.yaml", changes)
 
 
-def train_one(name: str, config: Config, out: Path) -> list[dict[str, Any]]:
-    from cid_ray.run.loop import train
-    from cid_ray.run.run import Job
+def train_one(name: str, config: Config, out: Path) -> list[Record]:
+    from cid_ray.training.loop import train
+    from cid_ray.training.run_spec import RunSpec
 
-    return [row for row in train(Job(config, out, name)) if row["event"] != "progress"]
+    records = train(RunSpec(config, out, name))
+    return [record for record in records if record["event"] != "progress"]
 
 
-def settings_of(search: Path | None) -> dict[str, dict[str, Any]]:
-    """Label count -> the settings of the best CID trial that a search has tested there."""
-    rows = read_rows(search) if search else []
-    best = [row for row in rows if row["event"] == "final" and row["method"] == "cid" and row.get("params")]
-    return {str(row["label_count"]): row["params"] for row in best}
+def searched_params(run: Path | None) -> dict[str, dict[str, Any]]:
+    """Label count -> the hyperparameters of the best CID trial that a search has tested there."""
+    records = read_records(run) if run else []
+    return {
+        str(record["label_count"]): record["params"]
+        for record in records
+        if record["event"] == "final" and record["method"] == "cid" and record.get("params")
+    }
+
+
+def run_all(cells: list[Cell], configs: list[Config], out: Path, processes: int) -> Scores:
+    writer = RecordWriter(out)
+    scores: Scores = {}
+    names = ["-".join(map(str, cell)) for cell in cells]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        results = [
+            pool.apply_async(train_one, (name, config, out))
+            for name, config in zip(names, configs, strict=True)
+        ]
+        for cell, name, result in zip(cells, names, results, strict=True):
+            records = result.get()
+            for record in records:
+                writer.append(record)
+            miou = records[-1]["test/miou_teacher"]
+            scores.setdefault(cell[:3], []).append(miou)
+            print(f"{name}: {miou:.2f} in {records[-1]['seconds']:.0f} s", flush=True)
+    return scores
+
+
+def show(scores: Scores) -> None:
+    print("| labels | drawn from | method | test mIoU | CID minus it, in pairs |")
+    for (labels, label_from, method), values in scores.items():
+        cid = scores[labels, label_from, "cid"]
+        gains = ", ".join(f"{ours - other:+.2f}" for ours, other in zip(cid, values, strict=True))
+        sd = statistics.stdev(values) if len(values) > 1 else float("nan")
+        mean = f"{statistics.mean(values):.2f} ± {sd:.2f}"
+        print(f"| {labels} | {label_from} | {method} | {mean} | {gains} |")
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--camvid", type=Path, required=True)
     options.add_argument("--weights", default="none")
     options.add_argument("--encoder", default="tf_efficientnet_lite0")
@@ -65,28 +126,26 @@ def main() -> None:
     options.add_argument("--out", type=Path, required=True)
     args = options.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    table, found = str(args.out / "table"), settings_of(args.search)
+    table = str(args.out / "table")
     if not Path(table, "meta.json").exists():
         assert prepare.main(["camvid", str(args.camvid), "--out", table]) == 0
-    places = list(itertools.product(("23", "46"), ("any", "one_group"), METHODS, range(args.seeds)))
-    names = ["-".join(map(str, place)) for place in places]
-    jobs = [(n, config_of(p, table, found, args), args.out) for n, p in zip(names, places, strict=True)]
-    rows, scores = Rows(args.out), dict[tuple[str, str, str], list[float]]()
-    with multiprocessing.get_context("spawn").Pool(args.processes) as pool:
-        waiting = [pool.apply_async(train_one, job) for job in jobs]
-        for (labels, drawn, method, _), name, result in zip(places, names, waiting, strict=True):
-            for row in result.get():
-                rows.add(row)
-            scores.setdefault((labels, drawn, method), []).append(row["test/miou_teacher"])
-            print(f"{name}: {row['test/miou_teacher']:.2f} in {row['seconds']:.0f} s", flush=True)
-    print("| labels | drawn | method | test mIoU | CID over it, in pairs |")
-    for (labels, drawn, method), values in scores.items():
-        ahead = [a - b for a, b in zip(scores[labels, drawn, "cid"], values, strict=True)]
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        pairs = ", ".join(f"{gain:+.2f}" for gain in ahead)
-        print(f"| {labels} | {drawn} | {method} | {statistics.mean(values):.2f} ± {spread:.2f} | {pairs} |")
-    said = {"scores": {" ".join(key): values for key, values in scores.items()}, "steps": args.steps, **provenance()}
-    (args.out / "result.json").write_text(json.dumps(said, indent=1) + "\n")
+    label_sources = itertools.product(("23", "46"), ("any", "one_group"))
+    cells = [
+        Cell(labels, label_from, method, seed)
+        for labels, label_from in label_sources
+        for method in METHODS
+        for seed in range(args.seeds)
+    ]
+    params = searched_params(args.search)
+    configs = [make_config(cell, table, params, args) for cell in cells]
+    scores = run_all(cells, configs, args.out, args.processes)
+    show(scores)
+    content = {
+        "scores": {" ".join(key): values for key, values in scores.items()},
+        "steps": args.steps,
+        **provenance(),
+    }
+    (args.out / "result.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Who searches in search_efficiency.py: ours, Ray's stock pair and random search, each called as Tune calls it.
+"""What `search_efficiency` compares: our search, Ray's stock pair and random search.
 
-A contender begins trials and is told their rungs; `shares` are the rungs that it sees. `begin` gives a handle and a
-point of the space; `report` says whether the trial is to stop, and at the last rung ends it.
+They are called as Tune calls them. A contender starts trials and receives their rungs. `fractions`
+are the fractions of training at which it receives one. `start` gives a handle and a point of the
+space. `report` says whether the trial has to stop; at the last rung it ends the trial.
 """
 
 from __future__ import annotations
@@ -14,59 +15,71 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import optuna
+from optuna.trial import TrialState
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from cid_ray.config import Config, Search, Train, override
-from cid_ray.home import Home
+from cid_ray.config import Config, SearchConfig, TrainConfig, build_config
+from cid_ray.search.pruning import pruned_at_rung
+from cid_ray.search.scheduling import Scheduler
 from cid_ray.search.space import Space
-from cid_ray.search.studies import Studies
+from cid_ray.search.study_store import StudyStore
+from cid_ray.storage.run_dir import RunDir
 
 TENTHS = tuple(k / 10 for k in range(1, 11))
 
 
 class Contender(Protocol):
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
 
-    def begin(self) -> tuple[Any, Mapping[str, Any]]: ...
+    def start(self) -> tuple[Any, Mapping[str, Any]]: ...
 
     def report(self, handle: Any, rung: int, images: int, value: float) -> bool: ...
 
 
 class Ours:
-    """cid_ray's Studies on a journal, told what StudyScheduler tells them."""
+    """cid_ray's studies in a journal, with the calls that `Search` makes; no records."""
 
-    def __init__(self, base: Config, seed: int, **changes: Any):
+    def __init__(self, base: Config, seed: int, changes: Mapping[str, Any] | None = None):
         fixed = {"search.seed": seed, "search.baselines": [], "search.trials": 1_000_000}
-        config = override(base.model_dump(mode="json"), {**fixed, **changes})
-        self.shares, self.metric = config.train.rungs, config.search.metric
+        config = build_config(base.model_dump(mode="json"), {**fixed, **(changes or {})})
+        self.fractions = config.train.rungs
+        self.metric = config.search.metric
         self.folder = tempfile.TemporaryDirectory()
-        self.studies = Studies(Home(self.folder.name), config, Space.parse(config.search.space))
+        space = Space.parse(config.search.space)
+        self.store = StudyStore(RunDir(self.folder.name), config, space)
+        self.scheduler = Scheduler(self.store)
 
-    def begin(self) -> tuple[str, Mapping[str, Any]]:
-        assignment = self.studies.next()
-        assert assignment is not None
-        return assignment.name, assignment.params
+    def start(self) -> tuple[str, Mapping[str, Any]]:
+        trial = self.scheduler.next_trial()
+        assert trial is not None
+        return trial.name, trial.params
 
     def report(self, handle: str, rung: int, images: int, value: float) -> bool:
-        row = {"step": rung, "steps": len(self.shares), "images_seen": images, self.metric: value}
-        stop = self.studies.rung(handle, row)
-        if rung == len(self.shares):
-            self.studies.complete(handle, row)
-        return stop
+        trial = self.scheduler.running[handle]
+        steps = len(self.fractions)
+        record = {"step": rung, "steps": steps, "images_seen": images, self.metric: value}
+        if pruned_at_rung(self.store, trial, record):
+            self.store.finish(trial, TrialState.PRUNED)
+        elif rung == steps:
+            self.store.finish(trial, TrialState.COMPLETE, [value])
+        else:
+            return False
+        del self.scheduler.running[handle]
+        return rung < steps
 
 
 class Stock:
-    """Ray's OptunaSearch and ASHAScheduler with their defaults, called in the order of Tune's controller."""
+    """Ray's OptunaSearch and ASHAScheduler with their defaults, in the order of Tune's calls."""
 
     def __init__(self, space: Space, seed: int, **changes: Any):
-        self.shares, self.begun = TENTHS, itertools.count()
-        aim = {"metric": "miou", "mode": "max"}
-        self.searcher = OptunaSearch(space.suggest, seed=seed, **aim)
-        self.scheduler = ASHAScheduler(max_t=len(TENTHS), **changes, **aim)
+        self.fractions = TENTHS
+        self.numbers = itertools.count()
+        self.searcher = OptunaSearch(space.suggest, seed=seed, metric="miou", mode="max")
+        self.scheduler = ASHAScheduler(max_t=len(TENTHS), metric="miou", mode="max", **changes)
 
-    def begin(self) -> tuple[Any, Mapping[str, Any]]:
-        trial = SimpleNamespace(trial_id=f"{next(self.begun):05d}")
+    def start(self) -> tuple[Any, Mapping[str, Any]]:
+        trial = SimpleNamespace(trial_id=f"{next(self.numbers):05d}")
         point = self.searcher.suggest(trial.trial_id)
         self.scheduler.on_trial_add(None, trial)
         return trial, point
@@ -77,19 +90,20 @@ class Stock:
             self.searcher.on_trial_result(handle.trial_id, result)
             return False
         self.scheduler.on_trial_complete(None, handle, result)
-        self.searcher.on_trial_complete(handle.trial_id, result=result)  # Optuna is told COMPLETE
+        # Ray tells Optuna COMPLETE for a trial that its scheduler stopped.
+        self.searcher.on_trial_complete(handle.trial_id, result=result)
         return True
 
 
 class Random:
     """Random search without pruning."""
 
-    shares = (1.0,)
-
     def __init__(self, space: Space, seed: int):
-        self.space, self.study = space, optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        self.fractions: tuple[float, ...] = (1.0,)
+        self.space = space
+        self.study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
-    def begin(self) -> tuple[None, Mapping[str, Any]]:
+    def start(self) -> tuple[None, Mapping[str, Any]]:
         return None, self.space.suggest(self.study.ask())
 
     def report(self, handle: None, rung: int, images: int, value: float) -> bool:
@@ -97,19 +111,24 @@ class Random:
 
 
 def contenders(base: Config) -> dict[str, Callable[[int], Contender]]:
-    """As shipped: rungs, sampler and pruner of camvid.yaml; "default" are those of cid_ray.sections."""
-    space, no_pruner = Space.parse(base.search.space), {"search.pruner": {"name": "NopPruner"}}
+    """Name -> makes a contender from a seed.
+
+    "ours" has rungs, sampler and pruner of camvid.yaml; "default" are those of the schema.
+    """
+    space = Space.parse(base.search.space)
     default = {
-        "train.rungs": Train().rungs,
-        "search.sampler": Search().sampler.model_dump(),
-        "search.pruner": Search().pruner.model_dump(),
+        "train.rungs": TrainConfig().rungs,
+        "search.sampler": SearchConfig().sampler.model_dump(),
+        "search.pruner": SearchConfig().pruner.model_dump(),
     }
+    no_pruning = {"search.pruner": {"name": "NopPruner"}}
+    gentle = {"grace_period": 2, "reduction_factor": 2}
     return {
         "ours": partial(Ours, base),
-        "ours, default sampler and pruner": partial(Ours, base, **default),
-        "ours, no pruning": partial(Ours, base, **no_pruner),
+        "ours, default sampler and pruner": partial(Ours, base, changes=default),
+        "ours, no pruning": partial(Ours, base, changes=no_pruning),
         "stock": partial(Stock, space),
         "stock, grace period 2 of 10": partial(Stock, space, grace_period=2),
-        "stock, grace period 2, factor 2": partial(Stock, space, grace_period=2, reduction_factor=2),
+        "stock, grace period 2, factor 2": partial(Stock, space, **gentle),
         "random": partial(Random, space),
     }

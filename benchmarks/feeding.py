@@ -1,10 +1,11 @@
-"""Images per second that reach the training loop: our pipeline against torch's DataLoader, with the same cores.
+"""Images per second that reach the training loop: our loader against torch's DataLoader.
 
-    python benchmarks/feeding.py --camvid DIR --out benchmarks/results/feeding
+    python -m benchmarks.feeding --camvid DIR --out benchmarks/results/feeding
 
-The pool alone, batches of 8, random resize, crop of 320, flip: `data.batches.weak_view` in all of them. Ways take
-turns, round by round; every round starts with cold caches, and counts every epoch apart. DataLoader
-reads JPEG files as its users do; ours reads a table. Nothing consumes the batches: this is the most that each can give.
+The pool alone, batches of 8, random resize, crop of 320, flip: `data.loader.weak_view` in all
+cases. The cases alternate, round by round; every round starts with cold caches and times each epoch
+separately. DataLoader reads JPEG files, as its users do; ours reads a table. Nothing consumes the
+batches, so this is the most that each can give.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +26,26 @@ import torch
 from PIL import Image
 
 from cid_ray import prepare
-from cid_ray.config import Data
-from cid_ray.data.batches import POOL, Plan, Stream, local_batches, weak_view
-from cid_ray.data.cache import Reader, name_of, node_folder
-from cid_ray.data.pool import ray_batches
-from cid_ray.data.table import open_table
-from cid_ray.results.record import provenance
-from cid_ray.run.device import keep_memory
+from cid_ray.config import DataConfig
+from cid_ray.data.cache import CachedReader, cache_file_name, node_cache_dir
+from cid_ray.data.loader import local_batches, weak_view
+from cid_ray.data.ray_data import ray_batches
+from cid_ray.data.sampling import POOL, SampleOrder, SamplingPlan
+from cid_ray.data.sources import open_table
+from cid_ray.results.provenance import provenance
+from cid_ray.training.device import keep_freed_memory
 
-BATCH, CROP = 8, 320
+BATCH_SIZE = 8
+CROP_SIZE = 320
+Case = Callable[[], Iterator[float]]  # seconds of each epoch
 
 
-class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
+class ImageFiles(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
     """What a user of DataLoader writes."""
 
-    def __init__(self, files: list[Path], data: Data):
-        self.files, self.data = files, data
+    def __init__(self, files: list[Path], data: DataConfig):
+        self.files = files
+        self.data = data
 
     def __len__(self) -> int:
         return len(self.files)
@@ -48,31 +53,45 @@ class Files(torch.utils.data.Dataset[tuple[np.ndarray, np.ndarray]]):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image = Image.open(self.files[index]).convert("RGB")
         rng = np.random.default_rng([index, int(torch.randint(1 << 30, ()))])
-        pixels, valid = np.zeros((3, *self.data.crop), np.uint8), np.zeros(self.data.crop, bool)
+        pixels = np.zeros((3, *self.data.crop), np.uint8)
+        valid = np.zeros(self.data.crop, bool)
         weak_view(image, None, self.data, rng, pixels, valid)
         return pixels, valid
 
 
-def loader(files: list[Path], data: Data, cores: int, epochs: int) -> Iterator[float]:
-    """Seconds of every epoch."""
-    made = torch.utils.data.DataLoader(
-        Files(files, data), BATCH, shuffle=True, num_workers=cores, drop_last=True, persistent_workers=True
+def time_data_loader(
+    files: list[Path], data: DataConfig, cores: int, epochs: int
+) -> Iterator[float]:
+    loader = torch.utils.data.DataLoader(
+        ImageFiles(files, data),
+        BATCH_SIZE,
+        shuffle=True,
+        num_workers=cores,
+        drop_last=True,
+        persistent_workers=True,
     )
     for _ in range(epochs):
         started = time.perf_counter()
-        for _ in made:
+        for _ in loader:
             pass
         yield time.perf_counter() - started
 
 
-def ours(table: str, data: Data, cores: int, epochs: int, cache: bool) -> Iterator[float]:
-    with tempfile.TemporaryDirectory() as node:  # a cold cache
-        os.environ["TMPDIR"] = tempfile.tempdir = node
-        data = data.model_copy(update={"threads": cores, "cache_mb": data.cache_mb if cache else 0, "table": table})
-        reader = Reader(open_table(table), None, data.cache_mb)
+def time_local_batches(
+    table: str, data: DataConfig, cores: int, epochs: int, use_cache: bool
+) -> Iterator[float]:
+    """Our loader in one process, with `cores` threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        # The node's cache is below TMPDIR: a new folder makes it cold.
+        os.environ["TMPDIR"] = folder
+        tempfile.tempdir = folder
+        cache_mb = data.cache_mb if use_cache else 0
+        changes = {"threads": cores, "cache_mb": cache_mb, "table": table}
+        data = data.model_copy(update=changes)
+        reader = CachedReader(open_table(table), None, data.cache_mb)
         rows = reader.table.rows("train")
-        steps = len(rows) // BATCH
-        plan = Plan(Stream(rows, 0, POOL, BATCH), None)
+        steps = len(rows) // BATCH_SIZE
+        plan = SamplingPlan(SampleOrder(rows, 0, POOL, BATCH_SIZE), None)
         for epoch in range(epochs):
             started = time.perf_counter()
             for _ in local_batches(reader, plan, data, epoch * steps, (epoch + 1) * steps):
@@ -82,20 +101,27 @@ def ours(table: str, data: Data, cores: int, epochs: int, cache: bool) -> Iterat
     tempfile.tempdir = None
 
 
-def on_ray(table: str, data: Data, cores: int, epochs: int) -> Iterator[float]:
-    """The pool as a worker of several gets it: by its own threads until Ray Data stands; one more image a batch."""
-    import ray.data  # a worker of Ray Train has it
+def time_ray_batches(table: str, data: DataConfig, cores: int, epochs: int) -> Iterator[float]:
+    """The pool as a worker of several gets it: from its own threads until Ray Data is ready.
+
+    Each batch has one labeled image too, because Ray Data feeds the pool alone.
+    """
+    import ray.data  # a worker of Ray Train has it imported too
 
     data = data.model_copy(update={"threads": cores, "table": table, "batch_size": 1})
     opened = open_table(table)
-    (node_folder() / name_of(opened, None)).unlink(missing_ok=True)
+    (node_cache_dir() / cache_file_name(opened, None)).unlink(missing_ok=True)
     ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level="ERROR")
     try:
-        reader, rows = Reader(opened, None, data.cache_mb), opened.rows("train")
-        steps = len(rows) // BATCH
-        plan = Plan(Stream(rows[:1], 0, POOL, 1), Stream(rows, 0, POOL, BATCH))
-        started = time.perf_counter()  # one dataset for all epochs, as in training
-        for number, _ in enumerate(ray_batches(reader, plan, data, 0, epochs * steps, 0, 1, 1.0), 1):
+        reader = CachedReader(opened, None, data.cache_mb)
+        rows = opened.rows("train")
+        steps = len(rows) // BATCH_SIZE
+        labeled = SampleOrder(rows[:1], 0, POOL, 1)
+        plan = SamplingPlan(labeled, SampleOrder(rows, 0, POOL, BATCH_SIZE))
+        # One dataset for all epochs, as in training.
+        batches = ray_batches(reader, plan, data, 0, epochs * steps, 0, 1, 1.0)
+        started = time.perf_counter()
+        for number, _ in enumerate(batches, 1):
             if number % steps == 0:
                 yield time.perf_counter() - started
                 started = time.perf_counter()
@@ -103,60 +129,89 @@ def on_ray(table: str, data: Data, cores: int, epochs: int) -> Iterator[float]:
         ray.shutdown()
 
 
-def lengthened(source: Path, folder: Path, times: int) -> list[Path]:
-    """CamVid with every training image under so many names; the training images."""
+def link_copies(source: Path, folder: Path, copies: int) -> list[Path]:
+    """CamVid with every training image under `copies` names; returns the training images."""
     for path in source.rglob("*"):
-        if path.is_file():
-            name, copies = path.relative_to(source), times if path.parent.name == "train" else 1
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            for copy in range(copies):
-                (folder / name.with_stem(f"{name.stem}_{copy}" if copies > 1 else name.stem)).symlink_to(path)
+        if not path.is_file():
+            continue
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if copies == 1 or path.parent.name != "train":
+            target.symlink_to(path)
+            continue
+        for copy in range(copies):
+            target.with_stem(f"{target.stem}_{copy}").symlink_to(path)
     return sorted((folder / "images" / "train").iterdir())
 
 
+def run(args: argparse.Namespace) -> tuple[dict[str, list[list[float]]], int]:
+    """Images per second of each case, round and epoch, and the number of images."""
+    data = DataConfig(crop_size=CROP_SIZE, cache_mb=args.cache_mb)
+    rates: dict[str, list[list[float]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        camvid = Path(folder) / "camvid"
+        table = f"{folder}/table"
+        files = link_copies(args.camvid, camvid, args.copies)
+        assert prepare.main(["camvid", str(camvid), "--out", table]) == 0
+        ours = partial(time_local_batches, table, data, args.cores, args.epochs)
+        cases: dict[str, Case] = {
+            "DataLoader": partial(time_data_loader, files, data, args.cores, args.epochs),
+            "ours, no cache": partial(ours, False),
+            "ours": partial(ours, True),
+        }
+        if args.ray:
+            cases["ours, Ray Data"] = partial(
+                time_ray_batches, table, data, args.cores, args.epochs
+            )
+        images = len(files) // BATCH_SIZE * BATCH_SIZE
+        for number in range(args.rounds):
+            for name, case in cases.items():
+                epoch_rates = [round(images / seconds, 1) for seconds in case()]
+                rates.setdefault(name, []).append(epoch_rates)
+                print(number, name, epoch_rates, flush=True)
+    return rates, len(files)
+
+
+def relative_rates(rates: dict[str, list[list[float]]], epoch: int) -> dict[str, float]:
+    """Median over the rounds of one epoch, over that of DataLoader."""
+    medians = {
+        name: statistics.median(rounds[epoch] for rounds in values)
+        for name, values in rates.items()
+    }
+    return {name: round(value / medians["DataLoader"], 3) for name, value in medians.items()}
+
+
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--camvid", type=Path, required=True)
     options.add_argument("--out", type=Path)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--cores", type=int, default=2)
     options.add_argument("--ray", action="store_true", help="Ray Data too")
     options.add_argument("--epochs", type=int, default=4)
-    options.add_argument("--cache-mb", type=int, default=16384, help="data.cache_mb; it holds the pool")
-    options.add_argument("--times", type=int, default=1, help="a pool so many times as long, of the same images")
+    options.add_argument(
+        "--cache-mb", type=int, default=16384, help="data.cache_mb; holds the pool"
+    )
+    options.add_argument("--copies", type=int, default=1, help="names of each image of the pool")
     args = options.parse_args()
-    keep_memory()  # as a training on CPU does, here for all ways
-    data = Data(crop_size=CROP, cache_mb=args.cache_mb)
-    found: dict[str, list[list[float]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        camvid, table = Path(folder) / "camvid", f"{folder}/table"
-        files = lengthened(args.camvid, camvid, args.times)
-        assert prepare.main(["camvid", str(camvid), "--out", table]) == 0
-        ways: dict[str, Any] = {
-            "DataLoader": partial(loader, files, data, args.cores, args.epochs),
-            "ours, no cache": partial(ours, table, data, args.cores, args.epochs, False),
-            "ours": partial(ours, table, data, args.cores, args.epochs, True),
-        }
-        if args.ray:
-            ways["ours, Ray Data"] = partial(on_ray, table, data, args.cores, args.epochs)
-        for number in range(args.rounds):
-            for name, way in ways.items():
-                steps = len(files) // BATCH
-                rates = [round(steps * BATCH / seconds, 1) for seconds in way()]
-                found.setdefault(name, []).append(rates)
-                print(number, name, rates, flush=True)
-    said: dict[str, Any] = {
-        "images_per_s": found, "cores": args.cores, "images": len(files), "cache_mb": args.cache_mb, **provenance(),
-    }  # fmt: skip
+    keep_freed_memory()  # as training on the CPU does, here for all cases
+    rates, images = run(args)
+    content: dict[str, Any] = {
+        "images_per_s": rates,
+        "cores": args.cores,
+        "images": images,
+        "cache_mb": args.cache_mb,
+        **provenance(),
+    }
     for epoch in range(args.epochs):
-        base = statistics.median(r[epoch] for r in found["DataLoader"])
-        said[f"epoch {epoch + 1}, over DataLoader"] = {
-            name: round(statistics.median(r[epoch] for r in rates) / base, 3) for name, rates in found.items()
-        }
-        print(said[f"epoch {epoch + 1}, over DataLoader"])
+        relative = relative_rates(rates, epoch)
+        content[f"epoch {epoch + 1}, over DataLoader"] = relative
+        print(relative)
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "result.json").write_text(json.dumps(said, indent=1) + "\n")
+        (args.out / "result.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""How many images a search needs to find a good setting: ours, Ray's stock pair and random search, on the same table.
+"""How many images a search needs to find good hyperparameters: ours, Ray's stock pair, random
+search.
 
-    python benchmarks/search_efficiency.py --out benchmarks/results/search-efficiency
+    python -m benchmarks.search_efficiency --out benchmarks/results/search-efficiency
 
-Trials are simulated: what a suggested point scores and when comes from real learning curves (landscape.py), two workers
-run side by side, and time is images trained on. Studies, samplers, pruners, OptunaSearch and ASHAScheduler are the real
-ones, called as Tune calls them. A search has arrived when a trial ENDS at full length whose expected score is within
-0.5 mIoU of the best of a long random search. Writes result.json and figure.svg.
+Trials are simulated. What a suggested point scores and when comes from real learning curves
+(landscape.py). Two workers run concurrently, and time is images trained on. Studies, samplers,
+pruners, OptunaSearch and ASHAScheduler are the real ones, called as Tune calls them. A search has
+arrived when a trial FINISHES at full length whose expected score is within 0.5 mIoU of the best of
+a long random search. Writes result.json and figure.svg.
 """
 
 from __future__ import annotations
@@ -22,57 +24,67 @@ from typing import Any
 
 import numpy as np
 import optuna
-from contenders import Contender, Ours, contenders
-from landscape import Landscape
-from record_curves import base_config
 
+from benchmarks.contenders import Contender, Ours, contenders
+from benchmarks.landscape import Landscape
+from benchmarks.record_curves import base_config
 from cid_ray.config import Config, read_yaml
-from cid_ray.results.record import provenance
+from cid_ray.results.provenance import provenance
 from cid_ray.search.space import Space
 
-WORKERS, MARGIN = 2, 0.5
+WORKERS = 2
+MARGIN = 0.5  # mIoU below the best at which a search has arrived
 CAP = 60  # a search ends after the images of so many full-length trials
-BUDGETS = (10, 20, 40)  # full-length trials after which the best setting found is compared
+BUDGETS = (10, 20, 40)  # full-length trials after which the best point found is compared
 
 
 # ---- the replay ----
 
 
 def replay(contender: Contender, land: Landscape) -> dict[str, Any]:
-    """One search on WORKERS simulated workers. Budgets are in full-length trials: images of all workers / a trial's."""
-    full = int(land.images[-1])
-    rungs = [round(share * full) for share in contender.shares]  # in images
-    order, begun, ended, reached, best = itertools.count(), 0, [], None, -np.inf
-    events: list[tuple[int, int, Any, Any, int]] = []  # when, tie break, handle, curve and expected score, rung
+    """One search on WORKERS simulated workers.
 
-    def begin(now: int) -> None:
-        nonlocal begun
-        begun += 1
-        handle, point = contender.begin()
-        heapq.heappush(events, (now + rungs[0], next(order), handle, land.seen(point), 0))
+    Budgets are in full-length trials: images of all workers divided by those of a full trial.
+    """
+    full = int(land.images[-1])
+    rungs = [round(fraction * full) for fraction in contender.fractions]  # in images
+    tie_break = itertools.count()
+    started = 0
+    chosen: list[tuple[float, float]] = []  # (budget, expected score) of each new best trial
+    arrived: tuple[float, int] | None = None  # (budget, trials started)
+    best = -np.inf
+    # (time, tie break, handle, (curve, expected score), rung)
+    events: list[tuple[int, int, Any, Any, int]] = []
+
+    def start_trial(now: int) -> None:
+        nonlocal started
+        started += 1
+        handle, point = contender.start()
+        event = (now + rungs[0], next(tie_break), handle, land.seen(point), 0)
+        heapq.heappush(events, event)
 
     for _ in range(WORKERS):
-        begin(0)
+        start_trial(0)
     while True:
         now, _, handle, (curve, expected), rung = heapq.heappop(events)
         spent = WORKERS * now / full
-        if spent > CAP or (reached and spent > BUDGETS[-1]):
+        if spent > CAP or (arrived and spent > BUDGETS[-1]):
             break
         value = float(np.interp(rungs[rung], land.images, curve))
         stop = contender.report(handle, rung + 1, rungs[rung], value)
-        if rungs[rung] == full:
-            if value > best:
-                best = value
-                ended.append((spent, expected))
-            if expected >= land.best - MARGIN and not reached:
-                reached = (spent, begun)
-        if stop or rungs[rung] == full:
-            begin(now)
+        full_length = rungs[rung] == full
+        if full_length and value > best:
+            best = value
+            chosen.append((spent, expected))
+        if full_length and expected >= land.best - MARGIN and not arrived:
+            arrived = (spent, started)
+        if stop or full_length:
+            start_trial(now)
         else:
-            heapq.heappush(
-                events, (now + rungs[rung + 1] - rungs[rung], next(order), handle, (curve, expected), rung + 1)
-            )
-    return {"reached": reached, "chosen": ended, "trials_begun": begun}
+            later = now + rungs[rung + 1] - rungs[rung]
+            event = (later, next(tie_break), handle, (curve, expected), rung + 1)
+            heapq.heappush(events, event)
+    return {"reached": arrived, "chosen": chosen, "trials_started": started}
 
 
 def shipped(config: str) -> Config:
@@ -82,18 +94,20 @@ def shipped(config: str) -> Config:
 
 @lru_cache(maxsize=2)
 def landscape(curves: Path, config: str, part: str) -> Landscape:
-    """`part`: all settings, or those with an even or an odd number."""
+    """`part`: all recorded trials, or those with an even or an odd number."""
     keep = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[part]
     return Landscape.read(curves, Space.parse(shipped(config).search.space), keep)
 
 
 def run_one(job: tuple[str, dict[str, Any] | None, int, str, Path, str]) -> dict[str, Any]:
-    """A job of the process pool: a contender by name, or ours with changes; one seed; a part of the table."""
+    """A job of the process pool: a contender by name, or ours with changes; one seed; a part of the
+    table.
+    """
     name, changes, seed, config, curves, part = job
     logging.getLogger("ray").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     base = shipped(config)
-    make = contenders(base)[name] if changes is None else partial(Ours, base, **changes)
+    make = contenders(base)[name] if changes is None else partial(Ours, base, changes=changes)
     return replay(make(seed), landscape(curves, config, part))
 
 
@@ -101,8 +115,10 @@ def run_one(job: tuple[str, dict[str, Any] | None, int, str, Path, str]) -> dict
 
 
 def regret(chosen: list[tuple[float, float]], best: float, budget: float) -> float:
-    """How far the expected score of the setting that would be chosen after a budget lies below the best one."""
-    return best - next((expected for spent, expected in reversed(chosen) if spent <= budget), np.nan)
+    """How far the expected score of the point chosen after a budget is below the best."""
+    return best - next(
+        (expected for spent, expected in reversed(chosen) if spent <= budget), np.nan
+    )
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -117,9 +133,13 @@ def summary(results: list[dict[str, Any]], land: Landscape) -> dict[str, Any]:
     return {
         "full_length_trials": spread(budget),
         "images": {k: round(v * full) for k, v in spread(budget).items()},
-        "trials_begun": spread([r["reached"][1] if r["reached"] else r["trials_begun"] for r in results]),
+        "trials_started": spread(
+            [r["reached"][1] if r["reached"] else r["trials_started"] for r in results]
+        ),
         "never_arrived": sum(r["reached"] is None for r in results),
-        "regret": {str(b): spread([regret(r["chosen"], land.best, b) for r in results]) for b in BUDGETS},
+        "regret": {
+            str(b): spread([regret(r["chosen"], land.best, b) for r in results]) for b in BUDGETS
+        },
         "budget_per_seed": [round(b, 3) for b in budget],
     }
 
@@ -129,7 +149,11 @@ def ratio(mine: list[float], theirs: list[float], draws: int = 10_000) -> dict[s
     a, b = np.array(mine), np.array(theirs)
     picks = np.random.default_rng(0).integers(0, len(a), (draws, len(a)))
     low, high = np.percentile(np.median(a[picks], 1) / np.median(b[picks], 1), [2.5, 97.5])
-    return {"ratio": round(float(np.median(a) / np.median(b)), 3), "low": round(low, 3), "high": round(high, 3)}
+    return {
+        "ratio": round(float(np.median(a) / np.median(b)), 3),
+        "low": round(low, 3),
+        "high": round(high, 3),
+    }
 
 
 def figure(results: dict[str, list[dict[str, Any]]], best: float, path: Path) -> None:
@@ -146,39 +170,68 @@ def figure(results: dict[str, list[dict[str, Any]]], best: float, path: Path) ->
         seen = np.isfinite(bests).mean(0) > 0.5
         axes.plot(budgets[seen], np.nanmedian(bests[:, seen], 0), label=name)
     axes.axhline(MARGIN, color="grey", lw=0.8, ls=":")
-    axes.set(xlabel="budget (full-length trials)", ylabel="expected mIoU below the best (median)", ylim=(0, None))
+    axes.set(
+        xlabel="budget (full-length trials)",
+        ylabel="expected mIoU below the best (median)",
+        ylim=(0, None),
+    )
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--config", default="search_spaces/camvid.yaml")
-    options.add_argument("--curves", type=Path, default=Path("benchmarks/results/search-efficiency/curves.jsonl"))
-    options.add_argument("--out", type=Path, required=True)
-    options.add_argument("--seeds", type=int, default=30)
-    options.add_argument("--processes", type=int, default=2)
-    options.add_argument("--only", nargs="+", help="contenders to play again; the others keep their numbers")
-    args = options.parse_args()
-    land, path = landscape(args.curves, args.config, "all"), args.out / "result.json"
+    args = parse_options()
+    land = landscape(args.curves, args.config, "all")
+    path = args.out / "result.json"
     names = args.only or list(contenders(shipped(args.config)))
-    jobs = [(name, None, seed, args.config, args.curves, "all") for name in names for seed in range(args.seeds)]
+    jobs = [
+        (name, None, seed, args.config, args.curves, "all")
+        for name in names
+        for seed in range(args.seeds)
+    ]
     with ProcessPoolExecutor(args.processes) as pool:
         found = list(pool.map(run_one, jobs))
-    results = {name: found[k * args.seeds : (k + 1) * args.seeds] for k, name in enumerate(names)}
+    results = {n: found[k * args.seeds : (k + 1) * args.seeds] for k, n in enumerate(names)}
     numbers = json.loads(path.read_text())["contenders"] if args.only else {}
     numbers |= {name: summary(runs, land) for name, runs in results.items()}
     for name, own in numbers.items():
-        others = [other for other in numbers if other != name]
-        own["against"] = {o: ratio(own["budget_per_seed"], numbers[o]["budget_per_seed"]) for o in others}
-    said = {"target": round(land.best - MARGIN, 3), "images_per_trial": int(land.images[-1]), "workers": WORKERS}
-    said |= {"cap": CAP, "seeds": args.seeds, "landscape": land.quality(), **provenance(), "contenders": numbers}
+        own["against"] = {
+            other: ratio(own["budget_per_seed"], numbers[other]["budget_per_seed"])
+            for other in numbers
+            if other != name
+        }
+    result: dict[str, Any] = {
+        "target": round(land.best - MARGIN, 3),
+        "images_per_trial": int(land.images[-1]),
+        "workers": WORKERS,
+        "cap": CAP,
+        "seeds": args.seeds,
+        "landscape": land.quality(),
+        **provenance(),
+        "contenders": numbers,
+    }
     args.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(said, indent=1) + "\n")
+    path.write_text(json.dumps(result, indent=1) + "\n")
     if not args.only:
         figure(results, land.best, args.out / "figure.svg")
     for name, own in numbers.items():
-        print(f"{name:34} {own['full_length_trials']} begun {own['trials_begun']} never {own['never_arrived']}")
+        trials, never = own["full_length_trials"], own["never_arrived"]
+        print(f"{name:34} {trials} started {own['trials_started']} never arrived {never}")
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    curves = Path("benchmarks/results/search-efficiency/curves.jsonl")
+    add("--config", default="search_spaces/camvid.yaml")
+    add("--curves", type=Path, default=curves)
+    add("--out", type=Path, required=True)
+    add("--seeds", type=int, default=30)
+    add("--processes", type=int, default=2)
+    add("--only", nargs="+", help="contenders to run again; the others keep their numbers")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

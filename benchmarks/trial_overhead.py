@@ -1,11 +1,12 @@
-"""Seconds from a suggestion to the trial's first optimizer step: `cid_ray.tune` against TorchTrainer inside Tune.
+"""Seconds from a suggestion to the first optimizer step: `cid_ray.tune` against stock Ray.
 
-    python benchmarks/trial_overhead.py --out benchmarks/results/trial-overhead
+    python -m benchmarks.trial_overhead --out benchmarks/results/trial-overhead
 
-Every way trains the same network on the same batches with cid_ray's own loop (search_spaces/demo.yaml); what differs is
-who starts it. Stock is the documented pattern: a Tune function trainable that builds a TorchTrainer, process by process
-anew for every trial. Ways take turns, round by round, on one Ray cluster of two CPUs. The clock starts in the
-searcher's `suggest` and stops after the first `Optimizer.step()` that any worker of the trial has done.
+Both train the same network on the same batches with cid_ray's own loop (search_spaces/demo.yaml);
+only what starts it differs. Stock is the documented pattern: a Tune function trainable that builds
+a TorchTrainer, with new processes for every trial. The cases alternate, round by round, on one Ray
+cluster of two CPUs. The clock starts in the searcher's `suggest` and stops after the first
+`Optimizer.step()` of any worker of the trial.
 """
 
 from __future__ import annotations
@@ -22,33 +23,48 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cid_ray.config import Config, load, override
-from cid_ray.results.record import Row, of_event, provenance
-from cid_ray.run.cluster import ENVIRONMENT
+from cid_ray.config import Config, build_config, load_config
+from cid_ray.resources.cpu_affinity import available_cpus
+from cid_ray.resources.ray_session import RAY_ENVIRONMENT
+from cid_ray.results.provenance import provenance
+from cid_ray.results.records import Record, of_event, read_records
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "demo.yaml"
 SMALL = {
-    "train.steps": 4, "train.rungs": [1.0], "train.samples": 0, "search.ratios": ["1/8"], "search.baselines": [],
-    "search.concurrency": 1, "search.confirm.repeats": 0, "search.pruner": {"name": "NopPruner"},
-}  # fmt: skip
-WORKER_CPUS = {1: 1.0, 2: 0.7}  # of two CPUs, as cid_ray.tune shares them out
+    "train.steps": 4,
+    "train.rungs": [1.0],
+    "train.num_sample_images": 0,
+    "search.ratios": ["1/8"],
+    "search.baselines": [],
+    "search.max_concurrent_trials": 1,
+    "search.repeats.n": 0,
+    "search.pruner": {"name": "NopPruner"},
+}
+WORKER_CPUS = {1: 1.0, 2: 0.7}  # of two CPUs, as cid_ray.tune divides them
+STAMPS_FILE = "stamps.jsonl"
+
+
+def make_config(workers: int, changes: dict[str, Any] | None = None) -> Config:
+    return load_config(SPACE, {**SMALL, "distributed.num_workers": workers, **(changes or {})})
 
 
 # ---- clocks ----
 
 
-def stamp(file: str, what: str) -> None:
+def stamp(file: str, event: str, seconds: float | None = None) -> None:
+    """Append an event with its time to a file that all processes share."""
+    line = json.dumps({"time": seconds or time.time(), "event": event})
     with open(file, "a") as log:
-        log.write(json.dumps({"time": time.time(), "what": what}) + "\n")
+        log.write(line + "\n")
 
 
 def stamp_first_steps(file: str) -> None:
-    """From now on this process writes down the first step of every new optimizer."""
+    """From now on this process stamps the first step of every new optimizer."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     def note(optimizer: Any, *_: Any) -> None:
-        if not getattr(optimizer, "noted", False):
-            optimizer.noted = True
+        if not getattr(optimizer, "stamped", False):
+            optimizer.stamped = True
             stamp(file, "step")
 
     register_optimizer_step_post_hook(note)
@@ -56,78 +72,80 @@ def stamp_first_steps(file: str) -> None:
 
 def intervals(file: Path) -> list[float]:
     """Seconds between every suggestion and the first step after it."""
-    events = sorted((json.loads(line) for line in file.read_text().splitlines()), key=lambda e: e["time"])
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    events.sort(key=lambda event: event["time"])
     found = []
-    for place, event in enumerate(events):
-        if event["what"] == "suggest":
-            following = [e for e in events[place + 1 :] if e["what"] == "step"]
-            if following:
-                found.append(round(following[0]["time"] - event["time"], 4))
+    for index, event in enumerate(events):
+        if event["event"] != "suggest":
+            continue
+        steps = [later for later in events[index + 1 :] if later["event"] == "step"]
+        if steps:
+            found.append(round(steps[0]["time"] - event["time"], 4))
     return found
 
 
 # ---- ours: the command itself, with clocks around it ----
 
 
-def ours(folder: Path, workers: int, trials: int, changes: dict[str, Any] | None = None) -> list[float]:
+def time_ours(
+    folder: Path, workers: int, trials: int, changes: dict[str, Any] | None = None
+) -> list[float]:
     from cid_ray import tune
-    from cid_ray.search import tuning
+    from cid_ray.search import ray_adapter
 
     folder.mkdir(parents=True)
-    file = folder / "stamps.jsonl"
-    suggest, rows = tuning.StudySearcher.suggest, tune.trial_rows
+    file = folder / STAMPS_FILE
+    suggest = ray_adapter.SearchSearcher.suggest
+    run_trial = ray_adapter.run_trial
 
-    def stamped(self: Any, trial_id: str) -> Any:
-        before = time.time()
-        found = suggest(self, trial_id)
-        if isinstance(found, dict):
-            with file.open("a") as log:
-                log.write(json.dumps({"time": before, "what": "suggest"}) + "\n")
-        return found
+    def stamped_suggest(self: Any, trial_id: str) -> Any:
+        started = time.time()
+        payload = suggest(self, trial_id)
+        if isinstance(payload, dict):
+            stamp(str(file), "suggest", started)
+        return payload
 
-    tuning.StudySearcher.suggest = stamped
-    tune.trial_rows = functools.partial(stamped_rows, str(file))
-    config = override(load(SPACE).model_dump(mode="json"), {**SMALL, "scale.workers": workers, **(changes or {})})
-    (folder / "config.yaml").write_text(config.to_yaml())
+    (folder / "config.yaml").write_text(make_config(workers, changes).to_yaml())
+    command = ["--config", str(folder / "config.yaml"), "--trials", str(trials)]
+    ray_adapter.SearchSearcher.suggest = stamped_suggest  # type: ignore[method-assign]
+    ray_adapter.run_trial = functools.partial(stamped_trial, str(file))
     try:
-        assert (
-            tune.main(["--config", str(folder / "config.yaml"), "--trials", str(trials), "--out", str(folder / "run")])
-            == 0
-        )
+        assert tune.main([*command, "--out", str(folder / "run")]) == 0
     finally:
-        tuning.StudySearcher.suggest, tune.trial_rows = suggest, rows
+        ray_adapter.SearchSearcher.suggest = suggest  # type: ignore[method-assign]
+        ray_adapter.run_trial = run_trial
     return intervals(file)[:trials]
 
 
-def stamped_rows(file: str, *args: Any, **kwargs: Any) -> Iterator[Row]:
-    """In the trial's process: its own steps, and those of the workers it starts, are stamped."""
-    from cid_ray.run import crew
-    from cid_ray.tune import trial_rows
+def stamped_trial(file: str, *args: Any, **kwargs: Any) -> Iterator[Record]:
+    """In the trial's process: stamp its own steps, and those of the workers that it starts."""
+    from cid_ray.search.trial_fn import run_trial
+    from cid_ray.training import worker_group
 
     stamp_first_steps(file)
-    crew.crew_loop = functools.partial(stamped_crew_loop, file)
-    yield from trial_rows(*args, **kwargs)
+    worker_group.worker_main = functools.partial(stamped_worker_main, file)
+    yield from run_trial(*args, **kwargs)
 
 
-def stamped_crew_loop(file: str, setup: dict[str, Any]) -> None:
-    from cid_ray.run.crew import crew_loop
+def stamped_worker_main(file: str, setup: dict[str, Any]) -> None:
+    from cid_ray.training.worker_group import worker_main
 
     stamp_first_steps(file)
-    crew_loop(setup)
+    worker_main(setup)
 
 
 # ---- stock: a TorchTrainer in a Tune function trial ----
 
 
-def stock(folder: Path, workers: int, trials: int) -> list[float]:
+def time_stock(folder: Path, workers: int, trials: int) -> list[float]:
     from ray import tune
     from ray.tune.search import Searcher
 
     folder.mkdir(parents=True)
-    file = folder / "stamps.jsonl"
-    config = override(load(SPACE).model_dump(mode="json"), {**SMALL, "scale.workers": workers})
+    file = folder / STAMPS_FILE
+    config = make_config(workers)
 
-    class Stamped(Searcher):
+    class StampedSearcher(Searcher):
         count = 0
 
         def suggest(self, trial_id: str) -> Any:
@@ -135,123 +153,144 @@ def stock(folder: Path, workers: int, trials: int) -> list[float]:
                 return Searcher.FINISHED
             self.count += 1
             stamp(str(file), "suggest")
-            seeded = override(config.model_dump(mode="json"), {"train.seed": self.count})
+            seeded = build_config(config.model_dump(mode="json"), {"train.seed": self.count})
             return {"config": seeded.model_dump_json(), "name": f"stock-{self.count}"}
 
         def on_trial_complete(self, *_: Any, **__: Any) -> None: ...
 
     trial = functools.partial(stock_trial, str(folder), str(file), workers)
-    tune.Tuner(
+    searcher = StampedSearcher(metric="val/miou_teacher", mode="max")
+    tuner = tune.Tuner(
         tune.with_resources(trial, {"CPU": 0.01}),
-        tune_config=tune.TuneConfig(
-            search_alg=Stamped(metric="val/miou_teacher", mode="max"), num_samples=-1, max_concurrent_trials=1
-        ),
+        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, max_concurrent_trials=1),
         run_config=tune.RunConfig(name="stock", storage_path=str(folder / "tune"), verbose=0),
-    ).fit()
+    )
+    tuner.fit()
     return intervals(file)
 
 
-def stock_trial(folder: str, file: str, workers: int, task: dict[str, Any]) -> None:
+def stock_trial(folder: str, file: str, workers: int, payload: dict[str, Any]) -> None:
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    TorchTrainer(
+    per_worker = {"CPU": WORKER_CPUS[workers]}
+    trainer = TorchTrainer(
         stock_loop,
-        train_loop_config={**task, "root": folder, "file": file},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers, resources_per_worker={"CPU": WORKER_CPUS[workers]}),
-        run_config=ray.train.RunConfig(
-            name=task["name"], storage_path=f"{folder}/train", callbacks=[TuneReportCallback()]
+        train_loop_config={**payload, "run_dir": folder, "file": file},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, resources_per_worker=per_worker
         ),
-    ).fit()
+        run_config=ray.train.RunConfig(
+            name=payload["name"], storage_path=f"{folder}/train", callbacks=[TuneReportCallback()]
+        ),
+    )
+    trainer.fit()
 
 
-def stock_loop(task: dict[str, Any]) -> None:
-    """cid_ray's loop as a Ray Train user would call it; with several workers Ray Data feeds the pool."""
+def stock_loop(setup: dict[str, Any]) -> None:
+    """cid_ray's loop as a Ray Train user would call it, the pool of several workers by Ray Data."""
     import ray.train
 
-    from cid_ray.run.loop import train
-    from cid_ray.run.run import Job
+    from cid_ray.training.loop import train
+    from cid_ray.training.run_spec import RunSpec
 
-    stamp_first_steps(task["file"])
+    stamp_first_steps(setup["file"])
     context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    job = Job(
-        Config.model_validate_json(task["config"]), Path(task["root"]), task["name"], rank, world, threads=1,
-        use_ray_data=world > 1, test=False,
-    )  # fmt: skip
-    for row in train(job):
-        if row["event"] != "progress":
-            ray.train.report({k: v for k, v in row.items() if isinstance(v, int | float)})
+    world_size = context.get_world_size()
+    spec = RunSpec(
+        Config.model_validate_json(setup["config"]),
+        Path(setup["run_dir"]),
+        setup["name"],
+        rank=context.get_world_rank(),
+        world_size=world_size,
+        num_threads=1,
+        use_ray_data=world_size > 1,
+        score_test=False,
+    )
+    for record in train(spec):
+        if record["event"] != "progress":
+            numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
+            ray.train.report(numbers)
 
 
-# ---- two trials at once against one ----
+# ---- two concurrent trials against one ----
 
 
-def training_seconds(folder: Path, at_once: int, steps: int) -> list[float]:
-    """Seconds that each trial trains for `steps` steps, the first of every process left out."""
-    ours(folder, 1, 3 * at_once, {"search.concurrency": at_once, "train.steps": steps, "train.samples": 0})
-    rows = [json.loads(line) for line in (folder / "run" / "rows.jsonl").read_text().splitlines()]
-    finals = [row for row in of_event(rows, "final") if "test/miou" not in row]
-    return [round(row["seconds"], 3) for row in finals[at_once:]]
+def training_seconds(folder: Path, concurrent: int, steps: int) -> list[float]:
+    """Seconds that each trial trains for `steps` steps, without each process's first trial."""
+    changes = {"search.max_concurrent_trials": concurrent, "train.steps": steps}
+    time_ours(folder, 1, 3 * concurrent, changes)
+    finals = of_event(read_records(folder / "run"), "final")
+    # A winner's second `final` record has its test scores.
+    trained = [record for record in finals if "test/miou" not in record]
+    return [round(record["seconds"], 3) for record in trained[concurrent:]]
 
 
-# ---- the run ----
+# ---- the command ----
+
+Case = tuple[str, Callable[[Path, int, int], list[float]], int, int]  # name, how, workers, trials
+CASES: list[Case] = [
+    ("ours, 1 worker", time_ours, 1, 8),
+    ("stock, 1 worker", time_stock, 1, 2),
+    ("ours, 2 workers", time_ours, 2, 6),
+    ("stock, 2 workers", time_stock, 2, 2),
+]
 
 
 def measure(rounds: int, steps: int, folder: Path) -> dict[str, Any]:
-    found: dict[str, list[float]] = {}
-    alone, together = list[float](), list[float]()
-    ways: list[tuple[str, Callable[..., list[float]], int, int]] = [
-        ("ours, 1 worker", ours, 1, 8), ("stock, 1 worker", stock, 1, 2),
-        ("ours, 2 workers", ours, 2, 6), ("stock, 2 workers", stock, 2, 2),
-    ]  # fmt: skip
-    for turn in range(rounds):
-        for number, (name, way, workers, trials) in enumerate(ways):
-            seconds = way(folder / f"{turn}-{number}", workers, trials)
-            if way is ours:
-                found.setdefault(f"{name}, first trial", []).append(seconds[0])
-                seconds = seconds[1:]
-            found.setdefault(name, []).extend(seconds)
-            print(turn, name, seconds, flush=True)
-        alone += training_seconds(folder / f"{turn}-alone", 1, steps)
-        together += training_seconds(folder / f"{turn}-together", 2, steps)
-        print(turn, "alone", alone, "together", together, flush=True)
+    seconds: dict[str, list[float]] = {}
+    alone: list[float] = []
+    together: list[float] = []
+    for number in range(rounds):
+        for index, (name, time_case, workers, trials) in enumerate(CASES):
+            values = time_case(folder / f"{number}-{index}", workers, trials)
+            if time_case is time_ours:
+                seconds.setdefault(f"{name}, first trial", []).append(values[0])
+                values = values[1:]
+            seconds.setdefault(name, []).extend(values)
+            print(number, name, values, flush=True)
+        alone += training_seconds(folder / f"{number}-alone", 1, steps)
+        together += training_seconds(folder / f"{number}-together", 2, steps)
+        print(number, "alone", alone, "together", together, flush=True)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     return {
         "seconds_to_first_step": {
-            name: {"median": round(statistics.median(v), 4), "values": v} for name, v in found.items()
+            name: {"median": round(medians[name], 4), "values": values}
+            for name, values in seconds.items()
         },
         "stock_over_ours": {
-            f"{n} worker{'s' * (n > 1)}": round(
-                statistics.median(found[f"stock, {n} worker{'s' * (n > 1)}"])
-                / statistics.median(found[f"ours, {n} worker{'s' * (n > 1)}"]), 2
-            )
-            for n in (1, 2)
+            name: round(medians[f"stock, {name}"] / medians[f"ours, {name}"], 2)
+            for name in ("1 worker", "2 workers")
         },
         "training_seconds": {
             "steps": steps,
             "alone": {"median": statistics.median(alone), "values": alone},
-            "two_at_once": {"median": statistics.median(together), "values": together},
+            "two_concurrent": {"median": statistics.median(together), "values": together},
             "ratio": round(statistics.median(together) / statistics.median(alone), 3),
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--out", type=Path, default=Path("benchmarks/results/trial-overhead"))
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=150, help="of the trials that run alone and two at once")
+    options.add_argument("--steps", type=int, default=150, help="of the trials of the last part")
     args = options.parse_args()
-    os.environ.update({name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()})
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
-    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR", include_dashboard=True)
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
+    ray.init(address="local", num_cpus=2, include_dashboard=True, **quiet)
     with tempfile.TemporaryDirectory(prefix="trial-overhead-") as folder:
         result = measure(args.rounds, args.steps, Path(folder))
     ray.shutdown()
-    result["versions"] = provenance()["versions"]
-    result["hardware"] = {"cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "gpu": None}
+    hardware = {"cpus": available_cpus(), "machine": platform.machine(), "gpu": None}
+    result |= {"versions": provenance()["versions"], "hardware": hardware}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))

@@ -1,16 +1,57 @@
-"""`python -m cid_ray`: the list of commands."""
+"""`python -m cid_ray` and `cid-ray`: the list of commands; `cid-ray NAME` is `cid_ray.NAME`."""
 
-COMMANDS = """cid_ray: semi-supervised segmentation by Cross-Image Distillation, searched and scaled with Ray
+from __future__ import annotations
 
-  python -m cid_ray.prepare   images and masks -> an audited table; label splits
-  python -m cid_ray.train     one training run: one process, or N workers with Ray Train and Ray Data
-  python -m cid_ray.tune      search CID's settings across label ratios with Ray Tune and Optuna
-  python -m cid_ray.dashboard live page of one run or several, while they work and after
-  python -m cid_ray.report    rebuild a run's table and page from its rows
-  python -m cid_ray.cluster   does a search fit on a cluster, how much of it at once, at what cost by the hour
-  python -m cid_ray.grafana   put the dashboard of a running search where Ray's Grafana finds it
+import difflib
+import importlib
+import sys
 
-Each has --help. `python -m cid_ray.tune` with no options runs the embedded example in about five minutes."""
+from cid_ray import __version__
+from cid_ray.cli.parser import run_command
+from cid_ray.config.errors import InputError
+
+COMMANDS = {
+    "prepare": "images and masks -> an audited table; label splits",
+    "train": "one training run: one process, or N workers with Ray Train and Ray Data",
+    "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
+    "dashboard": "live page of one run or several, during a search and after it",
+    "report": "rebuild the table and the page of a run from its records",
+    "cluster": "does a search fit on a cluster, how many trials concurrently, cost per hour",
+    "grafana": "give the dashboard of searches to Ray's Grafana",
+}
+TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
+NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
+`cid-ray tune` without options searches a generated data set: about three minutes on 2 CPU cores."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one command, or print the list of commands.
+
+    Args:
+        argv: the command's name and its arguments; None: those of this process.
+    """
+    name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(command_list())
+    elif name == "--version":
+        print(f"cid_ray {__version__}")
+    elif name in COMMANDS:
+        run_command(importlib.import_module(f"cid_ray.{name}").main, arguments)
+    else:
+        run_command(unknown_command, [name])
+
+
+def command_list() -> str:
+    lines = [f"  python -m cid_ray.{name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join([TITLE, "", *lines, "", NOTES])
+
+
+def unknown_command(argv: list[str]) -> int:
+    name = argv[0]
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(COMMANDS)}"
+    raise InputError(f"unknown command {name!r}; {hint}")
+
 
 if __name__ == "__main__":
-    print(COMMANDS)
+    main()

@@ -1,7 +1,7 @@
-"""`python -m cid_ray.grafana`: put the dashboard of a running search where the Grafana of this machine's Ray finds it.
+"""`python -m cid_ray.grafana`: give the dashboard of searches to the Grafana of this machine's Ray.
 
-Ray writes Grafana's settings anew whenever a head starts, into its session's folder, so this comes after `ray start`.
-Which folder Grafana reads dashboards from is taken from those settings.
+Ray writes Grafana's configuration into its session folder whenever a head node starts, so run this
+after `ray start`. That configuration names the folder from which Grafana reads dashboards.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import yaml
 
-from cid_ray import cli
+from cid_ray.cli.parser import make_parser, run_command
 from cid_ray.config import InputError
+from cid_ray.storage.packaged import packaged_file
 
 DASHBOARD = "cid_ray.json"
-PROVIDERS = "grafana/provisioning/dashboards/default.yml"  # below the session's metrics/
+PROVIDERS = "grafana/provisioning/dashboards/default.yml"  # in the session's metrics folder
 EXAMPLES = """
   python -m cid_ray.grafana
   python -m cid_ray.grafana --temp-dir /scratch/ray
@@ -25,46 +26,55 @@ EXAMPLES = """
 
 
 def main(argv: list[str]) -> int:
-    options = cli.parser("grafana", __doc__ or "", EXAMPLES)
-    options.add_argument("--temp-dir", metavar="DIR", help="the --temp-dir of `ray start` (default /tmp/ray)")
-    options.add_argument("--to", metavar="DIR", help="a folder that a Grafana of your own reads dashboards from")
-    args = options.parse_args(argv)
-    source = cli.shipped(DASHBOARD, "cluster/grafana", "copy it from the project's repository")
-    target = Path(args.to) if args.to else dashboards_of(session(args.temp_dir))
-    if not target.is_dir():
-        raise InputError(f"{target} is not a folder; --to DIR names the one that Grafana reads dashboards from")
+    parser = make_parser("grafana", __doc__ or "", EXAMPLES)
+    parser.add_argument(
+        "--temp-dir", metavar="DIR", help="the --temp-dir of `ray start` (default /tmp/ray)"
+    )
+    parser.add_argument(
+        "--to", metavar="DIR", help="the folder from which your own Grafana reads dashboards"
+    )
+    args = parser.parse_args(argv)
+    source = packaged_file(DASHBOARD, "cluster/grafana")
+    folder = Path(args.to) if args.to else dashboard_folder(ray_session_folder(args.temp_dir))
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is not a folder; --to DIR names the one from which Grafana reads dashboards"
+        )
+    target = folder / DASHBOARD
     try:
-        shutil.copyfile(source, target / DASHBOARD)
+        shutil.copyfile(source, target)
     except OSError as error:
-        raise InputError(f"{target / DASHBOARD} cannot be written ({error.strerror})") from None
-    print(f"wrote {target / DASHBOARD}; Grafana shows it as Ray / cid_ray within seconds")
+        raise InputError(f"{target} cannot be written ({error.strerror})") from None
+    print(f"wrote {target}; Grafana shows it as Ray / cid_ray within seconds")
     return 0
 
 
-def session(temp_dir: str | None) -> Path:
+def ray_session_folder(temp_dir: str | None) -> Path:
     """The folder of the Ray session that runs on this machine."""
+    # The order in which `ray start` itself chooses its folder.
     system = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     base = Path(temp_dir) if temp_dir else Path(system, "ray")
-    found = base / "session_latest"
-    if not any((found / "sockets").glob("raylet*")):
+    session = base / "session_latest"
+    if not any((session / "sockets").glob("raylet*")):
         raise InputError(
-            f"no Ray session runs below {base}; begin one with `ray start --head` on this machine, name the --temp-dir "
-            "it was begun with, or name Grafana's own folder with --to DIR"
+            f"no Ray session runs below {base}; start one with `ray start --head` on this machine, "
+            "give its own --temp-dir, or name Grafana's folder with --to DIR"
         )
-    return found.resolve()
+    return session.resolve()
 
 
-def dashboards_of(session: Path) -> Path:
-    """Where the session's Grafana settings say that dashboards lie."""
-    settings = Path(os.environ.get("RAY_METRICS_OUTPUT_ROOT") or session / "metrics", PROVIDERS)
+def dashboard_folder(session: Path) -> Path:
+    """The folder from which the session's Grafana reads dashboards."""
+    metrics = os.environ.get("RAY_METRICS_OUTPUT_ROOT") or session / "metrics"
+    providers = Path(metrics, PROVIDERS)
     try:
-        return Path(yaml.safe_load(settings.read_text())["providers"][0]["options"]["path"])
+        return Path(yaml.safe_load(providers.read_text())["providers"][0]["options"]["path"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, IndexError):
         raise InputError(
-            f"{settings} does not say where Grafana reads dashboards from: this is the folder of a node without a "
-            "dashboard; run this on the head node, or name the folder with --to DIR"
+            f"{providers} names no folder of dashboards: this node has no Ray dashboard; "
+            "run this on the head node, or name the folder with --to DIR"
         ) from None
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    run_command(main)

@@ -1,5 +1,9 @@
-"""The pages in headless Chromium: nothing amiss in the console, figures drawn, no sideways scroll, all in reach of Tab,
-and no serious finding of axe-core; the live pages and the final report, dark and light, on a desk and on a phone."""
+"""Laws of the pages in headless Chromium, on a desktop and on a phone, light and dark.
+
+The console stays empty, figures are drawn, nothing scrolls sideways, Tab reaches everything, and
+axe-core finds nothing serious. The pages are those of a real search left half-way and of the kept
+CamVid run.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,35 @@ from typing import Any
 
 import pytest
 
-from cid_ray.config import load
-from cid_ray.results.page import write_page
-from cid_ray.results.record import read_rows
-from tests.browser import SIZES, browser, chromium
-from tests.searching import search_until, tiny_search
-from tests.test_dashboard import KEPT, dashboard_of, part_of
+from benchmarks.harness.browser import browser, chromium
+from cid_ray.config import load_config
+from cid_ray.results.records import read_records
+from cid_ray.results.report_page import write_page
+from tests.helpers.dashboard_client import KEPT_RUN, dashboard_of, first_records
+from tests.helpers.local_search import search_until, tiny_search
+from tests.helpers.services import require_package, require_service
 
-playwright = pytest.importorskip(
-    "axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed"
-)
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no chromium here: apt-get install chromium")
+axe = require_package("axe_playwright_python.sync_playwright")
+require_service("chromium", chromium())
+pytestmark = pytest.mark.process
 
+SIZES = {"desktop": (1180, 900), "phone": (360, 740)}  # pixels
 FOCUSABLE = 'a[href], summary, button, input, [tabindex="0"]'
 FIGURES = """() => [...document.querySelectorAll('figure svg')].map(svg => [
-    svg.querySelectorAll('path, use').length, svg.getBoundingClientRect().width, svg.getBoundingClientRect().height])"""
-PICTURES = "() => [...document.images].map(image => [image.complete, image.naturalWidth, image.alt])"
-CUT_OFF = """() => [...document.querySelectorAll('body *')].filter(
-    box => box.scrollWidth > box.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(box).overflowX)
+    svg.querySelectorAll('path, use').length,
+    svg.getBoundingClientRect().width,
+    svg.getBoundingClientRect().height])"""
+IMAGES = "() => [...document.images].map(image => [image.complete, image.naturalWidth, image.alt])"
+# boxes that scroll sideways and that the keyboard cannot reach
+UNREACHABLE_SCROLL = """() => [...document.querySelectorAll('body *')].filter(
+    box => box.scrollWidth > box.clientWidth + 1
+    && ['auto', 'scroll'].includes(getComputedStyle(box).overflowX)
     && box.tabIndex < 0).map(box => box.outerHTML.slice(0, 120))"""
-AT = f"""() => [[...document.querySelectorAll('{FOCUSABLE}')].indexOf(document.activeElement),
+FOCUS = f"""() => [
+    [...document.querySelectorAll('{FOCUSABLE}')].indexOf(document.activeElement),
     getComputedStyle(document.activeElement).outlineStyle]"""
+BACKGROUND = "getComputedStyle(document.body).backgroundColor"
+WHITE = "rgb(255, 255, 255)"
 
 
 @pytest.fixture(scope="module")
@@ -39,99 +51,122 @@ def chrome() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def addresses(small_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A search at work with a finished one beside it, and the final report as a file."""
+def addresses(
+    small_demo: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Live pages of a running and of a finished search, and the report as a file."""
     folder = tmp_path_factory.mktemp("pages")
-    at_work = folder / "at-work"
-    search_until(at_work, tiny_search(small_demo), rungs=7)
-    report = write_page(KEPT, folder / "report", read_rows(KEPT), load(KEPT / "config.yaml"))
-    with dashboard_of(at_work, KEPT) as port:
-        here = f"http://127.0.0.1:{port}"
+    running = folder / "at-work"
+    search_until(running, tiny_search(small_demo), rungs=7)
+    config = load_config(KEPT_RUN / "config.yaml")
+    report = write_page(KEPT_RUN, folder / "report", read_records(KEPT_RUN), config)
+    with dashboard_of(running, KEPT_RUN) as port:
+        site = f"http://127.0.0.1:{port}"
         yield {
-            "at work": f"{here}/run/at-work",
-            "finished": f"{here}/run/camvid-cpu",
-            "side by side": f"{here}/",
+            "running": f"{site}/run/at-work",
+            "finished": f"{site}/run/camvid-cpu",
+            "all runs": f"{site}/",
             "report": report.as_uri(),
-            "report, handed out": f"{here}/run/camvid-cpu/report",
+            "served report": f"{site}/run/camvid-cpu/report",
         }
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["at work", "finished", "side by side", "report"])
-def test_a_page_works_for_everybody(chrome: Any, addresses: dict[str, str], name: str, scheme: str, size: str) -> None:
-    wide, high = SIZES[size]
-    page = chrome.new_page(color_scheme=scheme, viewport={"width": wide, "height": high})
-    amiss: list[str] = []
-    watch(page, amiss, addresses[name])
+@pytest.mark.parametrize("name", ["running", "finished", "all runs", "report"])
+def test_page_in_browser_is_complete_and_accessible(
+    chrome: Any, addresses: dict[str, str], name: str, scheme: str, size: str
+) -> None:
+    width, height = SIZES[size]
+    page = chrome.new_page(color_scheme=scheme, viewport={"width": width, "height": height})
+    problems: list[str] = []
+    collect_problems(page, problems, addresses[name])
     page.goto(addresses[name])
     page.wait_for_load_state("load")
-    assert (page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)") == (
-        scheme == "light"
-    )
+    assert (page.evaluate(BACKGROUND) == WHITE) == (scheme == "light")
     figures = page.evaluate(FIGURES)
-    assert (len(figures) >= 2) == (name != "side by side")
-    assert all(marks > 20 and width > 200 and height > 100 for marks, width, height in figures), figures
-    pictures = page.evaluate(PICTURES)
-    assert len(pictures) == (16 if name == "at work" else 0)
-    assert all(complete and natural > 0 and alt for complete, natural, alt in pictures), pictures
-    assert page.evaluate("document.documentElement.scrollWidth") <= wide
+    assert (len(figures) >= 2) == (name != "all runs")
+    assert all(marks > 20 and w > 200 and h > 100 for marks, w, h in figures), figures
+    images = page.evaluate(IMAGES)
+    assert len(images) == (16 if name == "running" else 0)
+    assert all(complete and natural > 0 and alt for complete, natural, alt in images), images
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.evaluate("document.querySelectorAll('details').forEach(box => (box.open = true))")
-    assert not page.evaluate(CUT_OFF)
-    in_reach_of_tab(page)
-    findings = playwright.Axe().run(page).response["violations"]
-    assert not [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in findings if v["impact"] in ("serious", "critical")]
-    assert not amiss
+    assert not page.evaluate(UNREACHABLE_SCROLL)
+    check_tab_reaches_everything(page)
+    check_axe(page)
+    assert not problems
     page.close()
 
 
-def watch(page: Any, amiss: list[str], address: str) -> None:
-    """Collect what the console says, and requests to anywhere else."""
-    own = address.split("/run")[0].rstrip("/") if address.startswith("http") else "file:"
-    page.on("console", lambda told: amiss.append(told.text) if told.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: amiss.append(str(error)))
-    page.on("requestfailed", lambda asked: amiss.append(f"failed: {asked.url}"))
-    page.on("request", lambda asked: None if asked.url.startswith((own, "data:")) else amiss.append(asked.url))
+def collect_problems(page: Any, problems: list[str], address: str) -> None:
+    """Collect what the console says, and requests to any other site."""
+    site = address.split("/run")[0].rstrip("/") if address.startswith("http") else "file:"
+
+    def on_console(message: Any) -> None:
+        if message.type in ("error", "warning"):
+            problems.append(message.text)
+
+    def on_request(request: Any) -> None:
+        if not request.url.startswith((site, "data:")):
+            problems.append(request.url)
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
+    page.on("request", on_request)
 
 
-def in_reach_of_tab(page: Any) -> None:
-    wanted = set(range(page.locator(FOCUSABLE).count()))
-    for _ in range(len(wanted) + 2):
+def check_tab_reaches_everything(page: Any) -> None:
+    """Tab visits every focusable element, and a visited one has a visible outline."""
+    missing = set(range(page.locator(FOCUSABLE).count()))
+    for _ in range(len(missing) + 2):
         page.keyboard.press("Tab")
-        place, outline = page.evaluate(AT)
-        assert place < 0 or outline not in ("none", "hidden")
-        wanted.discard(place)
-    assert not wanted
+        index, outline = page.evaluate(FOCUS)
+        assert index < 0 or outline not in ("none", "hidden")
+        missing.discard(index)
+    assert not missing
 
 
-def test_the_report_that_is_handed_out_obeys_the_same_policy(chrome: Any, addresses: dict[str, str]) -> None:
-    page, amiss = chrome.new_page(), list[str]()
-    watch(page, amiss, addresses["report, handed out"])
-    page.goto(addresses["report, handed out"])
-    assert page.locator("figure svg").count() == 3 and not amiss
+def check_axe(page: Any) -> None:
+    violations = axe.Axe().run(page).response["violations"]
+    serious = [v for v in violations if v["impact"] in ("serious", "critical")]
+    assert not [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in serious]
+
+
+def test_served_report_obeys_the_content_policy(chrome: Any, addresses: dict[str, str]) -> None:
+    page = chrome.new_page()
+    problems: list[str] = []
+    collect_problems(page, problems, addresses["served report"])
+    page.goto(addresses["served report"])
+    assert page.locator("figure svg").count() == 3 and not problems
     page.close()
 
 
-def test_new_rows_move_nothing_that_a_reader_holds(chrome: Any, tmp_path: Path) -> None:
-    run = part_of(KEPT, tmp_path / "growing", 40)
-    lines = (KEPT / "rows.jsonl").read_text().splitlines(keepends=True)
+def test_live_page_on_new_records_keeps_scroll_focus_and_open_details(
+    chrome: Any, tmp_path: Path
+) -> None:
+    run = first_records(KEPT_RUN, tmp_path / "growing", 40)
+    lines = (KEPT_RUN / "records.jsonl").read_text().splitlines(keepends=True)
     page = chrome.new_page(viewport={"width": 360, "height": 500})
     with dashboard_of(run) as port:
         page.goto(f"http://127.0.0.1:{port}/")
         before = page.locator("#status").text_content()
-        summary = page.locator("details summary")
-        summary.click()
+        page.locator("details summary").click()
         best = page.locator("[data-part=best] .scroll")
         best.evaluate("box => box.scrollLeft = 60")
         best.focus()
         page.evaluate("scrollTo(0, 240)")
-        place = best.bounding_box()["y"]
-        with (run / "rows.jsonl").open("a") as file:
+        top = best.bounding_box()["y"]
+        with (run / "records.jsonl").open("a") as file:
             file.write("".join(lines[40:]))
-        page.wait_for_function("old => document.getElementById('status').textContent !== old", arg=before)
-        page.wait_for_function("document.body.textContent.includes('finished')")
-        assert abs(best.bounding_box()["y"] - place) < 3
+        changed = "old => document.getElementById('status').textContent !== old"
+        page.wait_for_function(changed, arg=before)
+        page.wait_for_selector(".state.finished")
+        assert abs(best.bounding_box()["y"] - top) < 3
         assert page.locator("details").evaluate("box => box.open")
         assert best.evaluate("box => box.scrollLeft > 0 && box === document.activeElement")
-    page.wait_for_function("document.getElementById('link').textContent.includes('ended')")
+    # the dashboard has ended
+    has_ended = "document.getElementById('connection').textContent.includes('ended')"
+    page.wait_for_function(has_ended)
     page.close()

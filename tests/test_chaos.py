@@ -1,4 +1,6 @@
-"""kill -9 of drivers, trials and clusters at random moments: nothing lost, nothing twice, the same decisions."""
+"""Law: SIGKILL to drivers, trials and clusters at random moments loses no trial, runs none twice,
+and changes no suggestion and no pruning decision. Reference: the same search without Ray and kills.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +8,44 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos import CLEAN, account, outcome, storm, storm_config, uninterrupted, weathered
+from benchmarks.harness.chaos import (
+    CLEAN,
+    account,
+    chaos_config,
+    outcome,
+    reopened,
+    run_with_kills,
+    uninterrupted,
+)
 
 pytestmark = pytest.mark.ray
-KILLS = 4  # of the test that CI runs; `make chaos` makes many more
+KILLS = 4  # `make chaos` makes many more
 
 
-def test_one_at_a_time_a_storm_changes_no_suggestion_and_no_decision(ray_cluster: str, tmp_path: Path) -> None:
-    killed = storm(tmp_path / "run", KILLS, 0, 1, {"RAY_ADDRESS": ray_cluster}, ("driver", "trial"))
+def test_search_of_sequential_trials_after_kills_has_same_trials_and_decisions(
+    ray_cluster: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    env = {"RAY_ADDRESS": ray_cluster}
+    killed = run_with_kills(
+        run, KILLS, seed=0, max_concurrent=1, env=env, kinds=("driver", "trial")
+    )
     assert killed.total() == KILLS
-    found = account(tmp_path / "run", 1)
-    assert found.pop("stretches worked twice") <= KILLS  # a kill costs at most the stretch it hit
-    assert found == CLEAN
-    (tmp_path / "calm").mkdir()
-    calm = outcome(uninterrupted(tmp_path / "calm", storm_config(1)))
-    assert outcome(weathered(tmp_path / "run", 1)) == calm
-    assert {"PRUNED", "COMPLETE"} == {state for state, _, _ in calm.values()}
+    cost = account(run, 1)
+    assert cost.pop("segments done twice") <= KILLS  # at most the segment that each kill hit
+    assert cost == CLEAN
+    reference = outcome(uninterrupted(tmp_path / "reference", chaos_config(1)).store)
+    assert outcome(reopened(run, 1).store) == reference
+    assert {state for state, _, _ in reference.values()} == {"PRUNED", "COMPLETE"}
 
 
 @pytest.mark.slow
-def test_a_storm_over_two_at_a_time_with_clusters_lost(tmp_path: Path) -> None:
-    killed = storm(tmp_path / "run", 10, 1, 2, {}, ("driver", "trial", "trial", "cluster"))
-    found = account(tmp_path / "run", 2)
-    assert found.pop("stretches worked twice") <= 2 * killed.total()
-    assert found == CLEAN
+def test_search_of_concurrent_trials_after_lost_clusters_loses_and_repeats_nothing(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    kinds = ("driver", "trial", "trial", "cluster")
+    killed = run_with_kills(run, 10, seed=1, max_concurrent=2, env={}, kinds=kinds)
+    cost = account(run, 2)
+    assert cost.pop("segments done twice") <= 2 * killed.total()
+    assert cost == CLEAN

@@ -1,272 +1,237 @@
-"""The dashboard as a process over HTTP: pages of a growing folder, news of it, and what it refuses."""
+"""Laws of the dashboard as a process: its pages follow a run folder, and it serves nothing else.
+
+References are the kept CamVid run, cut off and continued, and a real search that was left half-way.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cid_ray import beside, dashboard
+from cid_ray import dashboard
+from cid_ray.cli import sidecar
 from cid_ray.config import InputError
-from cid_ray.results.pulse import read_pulse
-from tests.searching import tiny_search
+from cid_ray.results.listening import allowed_hosts, listen
+from cid_ray.results.status import read_status
+from tests.helpers.dashboard_client import (
+    KEPT_RUN,
+    ask,
+    dashboard_of,
+    event_stream,
+    first_records,
+    next_event,
+    sample_images,
+)
+from tests.helpers.local_search import tiny_search
+from tests.helpers.ports import free_port, reachable, wait_until
 
-KEPT = Path(__file__).parent.parent / "benchmarks" / "results" / "camvid-cpu"
+pytestmark = pytest.mark.process
+IMAGES_OF_HALFWAY = 2 * 2 * 4  # ratios, sample images, renderings of each
+PARENT = """
+import sys, time
+from pathlib import Path
+from cid_ray.cli import sidecar
 
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@contextlib.contextmanager
-def dashboard_of(
-    *runs: Path | str,
-    options: tuple[str, ...] = ("--no-optuna",),
-    end: int = signal.SIGTERM,
-    lines: list[str] | None = None,
-) -> Iterator[int]:
-    """Its port, once it answers; what it says from then on is added to `lines` at its end."""
-    port = free_port()
-    command = [sys.executable, "-m", "cid_ray.dashboard", *map(str, runs), "--port", str(port), *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == f"dashboard http://127.0.0.1:{port}/\n"
-        yield port
-    finally:
-        process.send_signal(end)
-        said, _ = process.communicate(timeout=30)
-        if lines is not None:
-            lines += said.splitlines()
-        assert process.returncode == 0 and "Traceback" not in said, said
+with sidecar.live_dashboard(int(sys.argv[1]), Path(sys.argv[2]), print):
+    time.sleep(600)
+"""
 
 
-def ask(port: int, path: str, method: str = "GET", host: str | None = None) -> tuple[int, str, dict[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request(method, path, headers={"Host": host} if host else {})
-    answer = connection.getresponse()
-    return answer.status, answer.read().decode(errors="replace"), dict(answer.getheaders())
+# ---- pages ----
 
 
-@contextlib.contextmanager
-def news_of(port: int) -> Iterator[http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/news")
-    answer = connection.getresponse()
-    assert answer.getheader("Content-Type") == "text/event-stream"
-    yield answer
-    connection.close()
-
-
-def next_news(answer: http.client.HTTPResponse) -> str:
-    while (line := answer.readline().decode()) and not line.startswith("data: "):
-        pass
-    return line.removeprefix("data: ").strip()
-
-
-def part_of(kept: Path, out: Path, rows: int) -> Path:
-    """The beginning of a run's record."""
-    out.mkdir()
-    shutil.copy(kept / "config.yaml", out)
-    lines = (kept / "rows.jsonl").read_text().splitlines(keepends=True)
-    (out / "rows.jsonl").write_text("".join(lines[:rows]))
-    return out
-
-
-def test_rows_that_arrive_are_told_and_shown(tmp_path: Path) -> None:
-    run = part_of(KEPT, tmp_path / "growing", 14)
-    lines = (KEPT / "rows.jsonl").read_text().splitlines(keepends=True)
-    with dashboard_of(run) as port, news_of(port) as news:
+def test_dashboard_new_records_send_event_and_are_shown(tmp_path: Path) -> None:
+    run = first_records(KEPT_RUN, tmp_path / "growing", 14)
+    lines = (KEPT_RUN / "records.jsonl").read_text().splitlines(keepends=True)
+    with dashboard_of(run) as port, event_stream(port) as events:
         status, page, _ = ask(port, "/")
         assert status == 200 and "mean teacher" not in page and page.count("<svg") == 2
-        with (run / "rows.jsonl").open("a") as file:
+        with (run / "records.jsonl").open("a") as file:
             file.write("".join(lines[14:34]))
-        assert next_news(news) == "growing"
+        assert next_event(events) == "growing"
         page = ask(port, "/")[1]
         assert "mean teacher" in page and page.count("<svg") == 4
 
 
-def test_several_runs_stand_side_by_side(tmp_path: Path, halfway: Path) -> None:
-    same = part_of(KEPT, tmp_path / "camvid-cpu", 20)
-    with dashboard_of(KEPT, same, halfway) as port:
+def test_dashboard_of_several_runs_compares_them(tmp_path: Path, halfway: Path) -> None:
+    same_name = first_records(KEPT_RUN, tmp_path / "camvid-cpu", 20)
+    with dashboard_of(KEPT_RUN, same_name, halfway) as port:
         page = ask(port, "/")[1]
-        for name in ("camvid-cpu", "camvid-cpu-2", halfway.name):
-            assert f'href="/run/{name}"' in page
-            assert ask(port, f"/run/{name}")[0] == 200
+        for slug in ("camvid-cpu", "camvid-cpu-2", halfway.name):
+            assert f'href="/run/{slug}"' in page
+            assert ask(port, f"/run/{slug}")[0] == 200
         assert "49.44" in page
         assert ask(port, "/run/none")[0] == 404
         assert "38.25" in ask(port, "/run/camvid-cpu/report")[1]
         assert ask(port, "/run/camvid-cpu-2/report")[0] == 404
 
 
-def test_pictures_are_handed_out_and_nothing_else(halfway: Path) -> None:
+def test_dashboard_serves_images_that_records_name_and_no_other_file(halfway: Path) -> None:
     with dashboard_of(halfway) as port:
-        page = ask(port, "/")[1]
-        pictures = [line.split('"')[0] for line in page.split('<img src="')[1:]]
-        assert len(pictures) == 2 * 2 * 4  # ratios, images, pictures of each
-        for path in pictures:
+        images = sample_images(ask(port, "/")[1])
+        assert len(images) == IMAGES_OF_HALFWAY
+        for path in images:
             status, _, headers = ask(port, path)
-            assert status == 200 and headers["Content-Type"] == "image/png" and headers["Cache-Control"] == "no-store"
-        base = f"/run/{halfway.name}/picture/"
-        for path in ("study.journal", "rows.jsonl", "../config.yaml", "%2e%2e/%2e%2e/etc/passwd", "/etc/passwd",
-                     "samples/../rows.jsonl", "checkpoints/1_8-supervised-000/last.pt"):  # fmt: skip
-            assert ask(port, base + path)[0] in (400, 404), path
+            assert status == 200
+            assert headers["Content-Type"] == "image/png"
+            assert headers["Cache-Control"] == "no-store"
+        other_files = (
+            "study.journal",
+            "records.jsonl",
+            "../config.yaml",
+            "%2e%2e/%2e%2e/etc/passwd",
+            "/etc/passwd",
+            "samples/../records.jsonl",
+            "checkpoints/1_8-supervised-000/last.pt",
+        )
+        for path in other_files:
+            assert ask(port, f"/run/{halfway.name}/image/{path}")[0] in (400, 404), path
 
 
-def test_only_its_own_name_and_only_reading(halfway: Path) -> None:
+def test_dashboard_answers_to_loopback_names_and_reading_only(halfway: Path) -> None:
     with dashboard_of(halfway) as port:
         for host in (None, "localhost", f"127.0.0.1:{port}", "LOCALHOST:9999", "[::1]:80"):
             assert ask(port, "/", host=host)[0] == 200
-        for host in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example:80"):
-            for path in ("/", "/news", "/style.css", f"/run/{halfway.name}"):
+        foreign_hosts = (
+            "evil.example",
+            f"evil.example:{port}",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example:80",
+        )
+        for host in foreign_hosts:
+            for path in ("/", "/events", "/style.css", f"/run/{halfway.name}"):
                 assert ask(port, path, host=host)[0] == 403
         for method in ("POST", "PUT", "DELETE", "PATCH"):
             assert ask(port, "/", method)[0] == 405
         _, page, headers = ask(port, "/")
-        assert (
-            "default-src 'none'" in headers["Content-Security-Policy"] and "*" not in headers["Content-Security-Policy"]
-        )
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "*" not in policy
         assert 'src="http' not in page and "//cdn" not in page
 
 
-def test_optuna_dashboard_stands_beside_it_and_ends_with_it(halfway: Path) -> None:
+def test_optuna_dashboard_shows_the_studies_and_ends_with_the_dashboard(halfway: Path) -> None:
     with dashboard_of(halfway, options=()) as port:
-        address = ask(port, "/")[1].partition('href="http://127.0.0.1:')[2].partition("/")[0]
-        other = int(address)
-        deadline = time.monotonic() + 60
-        while not reachable(other):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        studies = json.loads(ask(other, "/api/studies")[1])
-        assert {"1/8 cid", "1/4 cid"} <= {study["study_name"] for study in studies["study_summaries"]}
-    deadline = time.monotonic() + 30
-    while reachable(other):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+        page = ask(port, "/")[1]
+        optuna_port = int(page.partition('href="http://127.0.0.1:')[2].partition("/")[0])
+        wait_until(lambda: reachable(optuna_port))
+        summaries = json.loads(ask(optuna_port, "/api/studies")[1])["study_summaries"]
+        assert {"1/8 cid", "1/4 cid"} <= {study["study_name"] for study in summaries}
+    wait_until(lambda: not reachable(optuna_port))
 
 
-def reachable(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
+# ---- what is refused ----
 
 
-# ---- what cannot be done ----
-
-
-def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_dashboard_of_folder_without_run_is_refused_in_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "cid_ray.dashboard", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and str(tmp_path) in done.stderr
 
 
-def test_a_port_that_is_taken_is_refused_if_it_was_asked_for() -> None:
+def test_listen_on_taken_port_is_refused_if_it_was_requested() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
         with pytest.raises(InputError, match=rf"--port {taken} cannot be listened on"):
-            dashboard.listen("127.0.0.1", taken)
-    with dashboard.listen("127.0.0.1", None) as one, dashboard.listen("127.0.0.1", None) as other:
-        assert one.getsockname()[1] != other.getsockname()[1]  # else it takes the next
+            listen("127.0.0.1", taken)
     with pytest.raises(InputError, match="--port 99999"):
-        dashboard.listen("127.0.0.1", 99999)
+        listen("127.0.0.1", 99999)
 
 
-def test_an_address_of_the_network_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    dashboard.announce("0.0.0.0", [8266], [])
-    assert "no password" in capsys.readouterr().out
-    assert not dashboard.names("0.0.0.0") and "127.0.0.1" in dashboard.names("::1")
+def test_listen_without_requested_port_takes_the_next_free_one() -> None:
+    with listen("127.0.0.1", None) as one, listen("127.0.0.1", None) as other:
+        assert one.getsockname()[1] != other.getsockname()[1]
 
 
-# ---- beside a search ----
+def test_dashboard_on_network_address_warns_and_allows_any_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dashboard.print_addresses("0.0.0.0", 8266, [])
+    assert "without a password" in capsys.readouterr().out
+    assert not allowed_hosts("0.0.0.0")
+    assert "127.0.0.1" in allowed_hosts("::1")
 
 
-def test_it_ends_with_the_block_beside_which_it_works(halfway: Path) -> None:
-    port, said = free_port(), list[str]()
-    with beside.dashboard(port, halfway, said.append):
-        deadline = time.monotonic() + 60
-        while not reachable(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        assert ask(port, "/")[0] == 200
-    assert any(line.startswith("dashboard http://") for line in said)
-    assert any(f"ssh -L {port}:127.0.0.1:{port}" in line for line in said)
-    deadline = time.monotonic() + 60
-    while reachable(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+# ---- with a search ----
 
 
-def test_it_ends_when_the_other_is_killed(halfway: Path) -> None:
+def test_live_dashboard_ends_with_its_block(halfway: Path) -> None:
     port = free_port()
-    code = (
-        "import sys, time\nfrom pathlib import Path\nfrom cid_ray import beside\n"
-        "with beside.dashboard(int(sys.argv[1]), Path(sys.argv[2]), print):\n    time.sleep(600)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, str(port), str(halfway)], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not reachable(port):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    while reachable(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    lines: list[str] = []
+    with sidecar.live_dashboard(port, halfway, lines.append):
+        wait_until(lambda: reachable(port))
+        assert ask(port, "/")[0] == 200
+    assert any(line.startswith("dashboard http://") for line in lines)
+    assert any(f"ssh -L {port}:127.0.0.1:{port}" in line for line in lines)
+    wait_until(lambda: not reachable(port))
 
 
-def test_a_dashboard_that_cannot_start_does_no_harm(halfway: Path) -> None:
-    said: list[str] = []
+def test_live_dashboard_ends_when_its_parent_is_killed(halfway: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-c", PARENT, str(port), str(halfway)]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_until(lambda: parent.poll() is not None or reachable(port))
+    assert parent.poll() is None
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not reachable(port))
+
+
+def test_live_dashboard_that_cannot_start_does_no_harm(halfway: Path) -> None:
+    lines: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         taken = server.getsockname()[1]
-        with beside.dashboard(taken, halfway, said.append):
-            deadline = time.monotonic() + 60
-            while not said:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-    assert said[0].startswith(f"error: --port {taken} cannot be listened on (Address already in use)")
+        with sidecar.live_dashboard(taken, halfway, lines.append):
+            wait_until(lambda: lines)
+    error = f"error: --port {taken} cannot be listened on (Address already in use)"
+    assert lines[0].startswith(error)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_search_survives_its_dashboard(ray_cluster: str, small_demo: Path, tmp_path: Path) -> None:
-    """`tune --dashboard`: it answers while the search works; killed in the middle, it takes nothing with it."""
-    out, port = tmp_path / "run", free_port()
+def test_search_survives_kill_of_its_dashboard(
+    ray_cluster: str, small_demo: Path, tmp_path: Path
+) -> None:
+    """`tune --dashboard`: the page answers during the search; killing it ends no search."""
+    out = tmp_path / "run"
+    port = free_port()
     (tmp_path / "space.yaml").write_text(tiny_search(small_demo).to_yaml())
-    command = ["cid_ray.tune", "--config", str(tmp_path / "space.yaml"), "--out", str(out), "--dashboard", str(port)]
-    command += ["--trials", "1", "--set", "search.ratios=[1/8]"]
+    command = ["cid_ray.tune", "--config", str(tmp_path / "space.yaml"), "--out", str(out)]
+    command += ["--dashboard", str(port), "--trials", "1", "--set", "search.ratios=[1/8]"]
     search = subprocess.Popen(
         [sys.executable, "-m", *command],
-        env={**os.environ, "RAY_ADDRESS": ray_cluster}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 150
-    while not reachable(port):
-        assert search.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
-    assert "trials ended" in ask(port, "/")[1]
-    os.kill(of_port(port), signal.SIGKILL)
-    said, _ = search.communicate(timeout=150)
+        env={**os.environ, "RAY_ADDRESS": ray_cluster},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: search.poll() is not None or reachable(port))
+    assert search.poll() is None
+    assert "trials finished" in ask(port, "/")[1]
+    os.kill(dashboard_process(port), signal.SIGKILL)
+    output, _ = search.communicate(timeout=150)
     assert search.returncode == 0
-    assert f"dashboard http://127.0.0.1:{port}/" in said and f"ssh -L {port}:127.0.0.1:{port}" in said
+    assert f"dashboard http://127.0.0.1:{port}/" in output
+    assert f"ssh -L {port}:127.0.0.1:{port}" in output
     assert (out / "report" / "index.html").is_file() and not reachable(port)
-    assert "2 of 2 trials ended" in said and read_pulse(out)["state"] == "closed"
+    assert "2 of 2 trials finished" in output and read_status(out)["state"] == "closed"
 
 
-def of_port(port: int) -> int:
-    """The process whose command line names this port of the dashboard."""
-    found = [p.pid for p in psutil.process_iter(["cmdline"]) if is_dashboard(p.info["cmdline"] or [], port)]
+def dashboard_process(port: int) -> int:
+    """The process id of the dashboard on this port."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it may end while it is looked at
+            if is_dashboard(process.cmdline(), port):
+                found.append(process.pid)
     assert len(found) == 1
     return found[0]
 

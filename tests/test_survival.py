@@ -1,4 +1,6 @@
-"""What a search lives through on real Ray: dead trials, failures of one kind, full and vanished disks, Ctrl-C twice."""
+"""Law: a search on real Ray survives faults, or stops with a clear error, an intact study and a way
+to resume. Faults: killed trials, failures of one kind, full and vanished disks, Ctrl-C twice.
+"""
 
 from __future__ import annotations
 
@@ -8,68 +10,42 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.harness.chaos import CLEAN, account, count_log_lines
 from cid_ray import tune
 from cid_ray.config import InputError
-from cid_ray.results.record import read_rows
-from tests.chaos import CLEAN, account, lines
-from tests.test_tune import space_file, states
+from cid_ray.data.synthetic import write_demo
+from cid_ray.results.records import of_event, read_records
+from tests.helpers.drivers import driver, n_finished, wait_while_running
+from tests.helpers.ports import free_port, reachable, wait_until
+from tests.helpers.small_search import space_file, states
 
 pytestmark = pytest.mark.ray
+CHAOS = "benchmarks.harness.chaos"
 
 
-@contextlib.contextmanager
-def driver(command: list[str], address: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """A search in a process of its own, on the session's cluster."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        env={**os.environ, "RAY_ADDRESS": address, **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-
-
-def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 150
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def ended(out: Path) -> int:
-    return sum(row["event"] == "trial" for row in read_rows(out))
-
-
-def trial_processes() -> list[int]:
-    """Actors of this session's own cluster that run trials: workers of the raylet that this process has started."""
+def trial_actors() -> list[int]:
+    """Processes that run trials in the cluster that this process has started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
+        # Any of these processes may end while its files are read.
         with contextlib.suppress(OSError):
             title = (folder / "cmdline").read_bytes()
-            if (b"TrialActor" in title or b"ResourceTrainable" in title) and parent(
-                parent(int(folder.name))
-            ) == os.getpid():
-                found.append(int(folder.name))
+            is_trial = b"TrialActor" in title or b"ResourceTrainable" in title
+            pid = int(folder.name)
+            # A worker's parent is the raylet, whose parent is the process that started the cluster.
+            if is_trial and parent_of(parent_of(pid)) == os.getpid():
+                found.append(pid)
     return found
 
 
-def parent(pid: int) -> int:
+def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
@@ -77,33 +53,45 @@ def parent(pid: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_killed_trial_goes_on_from_its_checkpoint_in_the_same_search(
+def test_killed_trial_resumes_from_its_checkpoint_in_the_same_search(
     ray_cluster: str, small_demo: Path, tmp_path: Path
 ) -> None:
-    path, out = space_file(tmp_path, small_demo, trials=2, ratios=["1/4"], baselines=[]), tmp_path / "run"
-    change = ["--set", "train.steps=120", "--set", "search.pruner.name=NopPruner", "--set", "search.pruner.args={}"]
-    with driver(["cid_ray.tune", "--config", str(path), "--out", str(out), *change], ray_cluster) as process:
-        wait_for(lambda: any(row["event"] == "rung" for row in read_rows(out)), process)
-        running = trial_processes()
+    path = space_file(tmp_path, small_demo, trials=2, ratios=["1/4"], baselines=[])
+    out = tmp_path / "run"
+    changes = ["train.steps=120", "search.pruner.name=NopPruner", "search.pruner.args={}"]
+    options = [word for change in changes for word in ("--set", change)]
+    command = ["cid_ray.tune", "--config", str(path), "--out", str(out), *options]
+    with driver(command, ray_cluster) as process:
+        wait_while_running(process, lambda: of_event(read_records(out), "rung"))
+        running = trial_actors()
         assert running
         for pid in running:
             os.kill(pid, signal.SIGKILL)
-        shown, _ = process.communicate(timeout=200)
+        shown, _ = process.communicate(timeout=250)
     assert process.returncode == 0, shown
     assert "retry 1 of 2" in shown and "resumed" in shown
     assert states(out)["1/4 cid"] == {"COMPLETE": 2}
-    lines_ = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
-    seen = [(r["run"], r["step"]) for r in lines_ if r["event"] == "rung"]
-    assert set(seen) == {(f"1_4-cid-{n:03d}", step) for n in (0, 1) for step in (60, 120)}
+    lines = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    rungs = [(r["run"], r["step"]) for r in of_event(lines, "rung")]
+    assert set(rungs) == {(f"1_4-cid-{n:03d}", step) for n in (0, 1) for step in (60, 120)}
+    assert [r["attempt"] for r in of_event(lines, "retry")] == [1] * len(running)
 
 
-def test_failures_of_one_kind_end_the_search_and_say_why(
+def test_failures_of_one_kind_stop_the_search_with_their_reason(
     ray_cluster: str, small_demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    space = {"loss.style_weight": {"float": [1e38, 2e38]}}
-    path = space_file(tmp_path, small_demo, space=space, trials=50, ratios=["1/4"], max_failures=3, baselines=[])
+    path = space_file(
+        tmp_path,
+        small_demo,
+        space={"loss.style_weight": {"float": [1e38, 2e38]}},
+        trials=50,
+        ratios=["1/4"],
+        max_failures=3,
+        baselines=[],
+    )
     out = tmp_path / "run"
-    assert tune.main(["--config", str(path), "--out", str(out), "--set", "loss.style_ramp=0"]) == 1
+    command = ["--config", str(path), "--out", str(out), "--set", "loss.style_ramp=0"]
+    assert tune.main(command) == 1
     assert 3 <= states(out)["1/4 cid"]["FAIL"] <= 4  # one more may have been running
     shown = capsys.readouterr().out
     assert "3 trials failed in the same way (FloatingPointError" in shown
@@ -113,55 +101,59 @@ def test_failures_of_one_kind_end_the_search_and_say_why(
 # ---- disks ----
 
 
-def test_a_full_disk_stops_with_a_clear_error_and_the_study_intact(ray_cluster: str, small_disk: Path) -> None:
-    out, filler = small_disk / "run", small_disk / "filler"
-    with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:
-        wait_for(lambda: ended(out) >= 4, process)
+def test_full_disk_stops_the_search_with_a_clear_error_and_an_intact_study(
+    ray_cluster: str, small_disk: Path
+) -> None:
+    out = small_disk / "run"
+    filler = small_disk / "filler"
+    with driver([CHAOS, str(out), "1"], ray_cluster) as process:
+        wait_while_running(process, lambda: n_finished(out) >= 4)
         with contextlib.suppress(OSError), filler.open("wb") as file:
             while True:
                 file.write(b"x" * 4096)
                 file.flush()
-        shown, _ = process.communicate(timeout=100)
+        shown, _ = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "cannot be written: No space left on device" in shown and "Traceback" not in shown
     filler.unlink()
-    with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:
-        process.communicate(timeout=200)
+    with driver([CHAOS, str(out), "1"], ray_cluster) as process:
+        process.communicate(timeout=250)
     assert process.returncode == 0
-    found = account(out, 1)
-    assert found.pop("stretches worked twice") <= 1
-    assert found == CLEAN
+    cost = account(out, 1)
+    assert cost.pop("segments done twice") <= 1
+    assert cost == CLEAN
 
 
-def test_a_vanished_folder_stops_the_search_and_nothing_is_written_in_its_place(
+def test_vanished_run_folder_stops_the_search_and_is_not_created_again(
     ray_cluster: str, tmp_path: Path
 ) -> None:
-    out, away = tmp_path / "run", tmp_path / "away"
-    with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:
-        wait_for(lambda: ended(out) >= 4, process)
-        out.rename(away)
-        shown, _ = process.communicate(timeout=100)
+    out = tmp_path / "run"
+    with driver([CHAOS, str(out), "1"], ray_cluster) as process:
+        wait_while_running(process, lambda: n_finished(out) >= 4)
+        out.rename(tmp_path / "away")
+        shown, _ = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "cannot be written: No such file or directory" in shown and "Traceback" not in shown
-    assert not (out / "study.journal").exists() and not (out / "rows.jsonl").exists()
+    assert not (out / "study.journal").exists() and not (out / "records.jsonl").exists()
 
 
 # ---- resuming ----
 
 
-def test_resuming_with_a_changed_space_or_data_set_is_refused(
+def test_resume_with_changed_space_or_data_set_is_refused(
     ray_cluster: str, small_demo: Path, tmp_path: Path
 ) -> None:
-    path, out = space_file(tmp_path, small_demo, trials=1, ratios=["1/4"], baselines=[]), tmp_path / "run"
+    path = space_file(tmp_path, small_demo, trials=1, ratios=["1/4"], baselines=[])
+    out = tmp_path / "run"
     assert tune.main(["--config", str(path), "--out", str(out)]) == 0
     kept = (out / "config.yaml").read_text()
-    with pytest.raises(
-        InputError, match=r"search\.space\.loss\.relation_weight\.float was \[0\.01, 1\.0\], is \[0\.01, 9"
-    ):
-        tune.main(["--resume", str(out), "--set", "search.space={loss.relation_kind: {choice: [self, cross, transfer, "
-                   "class]}, loss.relation_weight: {float: [0.01, 9], log: true}}"])  # fmt: skip
-    from cid_ray.data.demo import write_demo
-
+    other_space = (
+        "search.space={loss.relation_kind: {choice: [self, cross, transfer, class]}, "
+        "loss.relation_weight: {float: [0.01, 9], log: true}}"
+    )
+    message = r"search\.space\.loss\.relation_weight\.float was \[0\.01, 1\.0\], is \[0\.01, 9"
+    with pytest.raises(InputError, match=message):
+        tune.main(["--resume", str(out), "--set", other_space])
     write_demo(tmp_path / "other", {"test": 4, "val": 4, "train": 40})
     with pytest.raises(InputError, match="the data set was"):
         tune.main(["--resume", str(out), "--set", f"data.table={tmp_path / 'other'}"])
@@ -172,55 +164,63 @@ def test_resuming_with_a_changed_space_or_data_set_is_refused(
 
 
 @pytest.mark.slow
-def test_ctrl_c_twice_leaves_at_once_and_can_be_resumed(ray_cluster: str, tmp_path: Path) -> None:
+def test_second_ctrl_c_exits_before_the_trial_reports_and_search_can_be_resumed(
+    ray_cluster: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    with driver(["tests.chaos", str(out), "1"], ray_cluster, CHAOS_STRETCH_SECONDS="40") as process:
-        wait_for(lambda: lines(out, "begun"), process)
+    # The first rung takes so long that only the signal can end the driver.
+    command = [CHAOS, str(out), "1"]
+    with driver(command, ray_cluster, CHAOS_SEGMENT_S="3600") as process:
+        wait_while_running(process, lambda: count_log_lines(out, ": started"))
         process.send_signal(signal.SIGINT)
-        wait_for(lambda: lines(out, "interrupted"), process)
+        wait_while_running(process, lambda: count_log_lines(out, "interrupted"))
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)  # long before the trial's next row
+        process.communicate(timeout=100)
     assert process.returncode == 130
-    with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:
-        process.communicate(timeout=200)
-    found = account(out, 1)
-    assert found.pop("stretches worked twice") <= 1
-    assert found == CLEAN
+    assert not of_event(read_records(out), "rung")
+    with driver(command, ray_cluster) as process:
+        process.communicate(timeout=250)
+    cost = account(out, 1)
+    assert cost.pop("segments done twice") <= 1
+    assert cost == CLEAN
 
 
 # ---- while it runs ----
 
 
 @pytest.mark.slow
-def test_optuna_dashboard_reads_the_runs_own_journal_while_it_is_written(ray_cluster: str, tmp_path: Path) -> None:
+def test_optuna_dashboard_reads_the_journal_of_a_running_search(
+    ray_cluster: str, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
-    with driver(["tests.chaos", str(out), "1"], ray_cluster) as process:
-        wait_for(lambda: ended(out) >= 2, process)
-        board = [str(Path(sys.executable).with_name("optuna-dashboard")), str(out / "study.journal"), "--port", "18083"]
-        viewer = subprocess.Popen(board, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api/studies"
+    program = str(Path(sys.executable).with_name("optuna-dashboard"))
+    with driver([CHAOS, str(out), "1"], ray_cluster) as process:
+        wait_while_running(process, lambda: n_finished(out) >= 2)
+        viewer = subprocess.Popen(
+            [program, str(out / "study.journal"), "--port", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
-            found = fetch("http://127.0.0.1:18083/api/studies", viewer)
-            names = {study["study_name"]: study["study_id"] for study in found["study_summaries"]}
-            assert {"1/8 cid", "1/4 cid", "1/8 supervised"} <= set(names)
-            trials = fetch(f"http://127.0.0.1:18083/api/studies/{names['1/8 supervised']}", viewer)["trials"]
+            wait_until(lambda: reachable(port))
+            summaries = fetch(url)["study_summaries"]
+            ids = {study["study_name"]: study["study_id"] for study in summaries}
+            assert {"1/8 cid", "1/4 cid", "1/8 supervised"} <= set(ids)
+            trials = fetch(f"{url}/{ids['1/8 supervised']}")["trials"]
             assert trials[0]["state"] == "Complete"
             assert process.poll() is None
-            process.communicate(timeout=200)
-            after = fetch(f"http://127.0.0.1:18083/api/studies/{names['1/8 cid']}", viewer)["trials"]
+            process.communicate(timeout=250)
+            after = fetch(f"{url}/{ids['1/8 cid']}")["trials"]
         finally:
             viewer.kill()
             viewer.wait()
     assert process.returncode == 0
     assert len([t for t in after if t["state"] in ("Complete", "Pruned")]) == 8
-    assert lines(out, "stopped") == 0
+    assert count_log_lines(out, "stopped") == 0
 
 
-def fetch(url: str, viewer: subprocess.Popen[bytes]) -> Any:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
-                return json.load(answer)
-        except OSError:
-            assert viewer.poll() is None and time.monotonic() < deadline
-            time.sleep(0.2)
+def fetch(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=60) as response:
+        return json.load(response)

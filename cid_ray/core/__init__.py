@@ -1,1 +1,1 @@
-"""The method: losses, model, augmentation, one step, evaluation. Never Ray, never files of a data set."""
+"""The method on tensors: losses, model, augmentation, one step, mIoU. No Ray, no data files."""

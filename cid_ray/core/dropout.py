@@ -1,8 +1,12 @@
-"""Dropout as a function of (seed, step, image), whoever passes the image.
+"""Dropout whose mask depends on (seed, step, layer, image) and on nothing else.
 
-torch drops by one stream of numbers a process: workers of one seed would drop the same cells of different images, and
-the number of workers would show in the result. Here a layer draws the masks of the whole GLOBAL batch and takes the
-rows that are its own. So a batch passes alike in any shares and any parts, and a resumed run has nothing to restore.
+torch draws masks from one stream of random numbers per process. Workers with the same seed would
+then drop the same cells of different images, and results would depend on the number of workers.
+Here each layer draws the masks of the whole GLOBAL batch and uses those of its own images. A batch
+therefore gives the same result in any shards and micro-batches, and a resumed run has no random
+state to restore.
+
+    B images of the global batch   b images of this forward   ... further dimensions of the input
 """
 
 from __future__ import annotations
@@ -16,66 +20,95 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-# layer -> how many leading dimensions its mask has, the others are dropped whole; None: all
-DROPS = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2, DropPath: 1}
+# How many leading dimensions a layer's mask has; it is constant over the others. None: all of them.
+MASK_DIMS: dict[type[nn.Module], int | None] = {
+    nn.Dropout: None,
+    nn.Dropout1d: 2,
+    nn.Dropout2d: 2,
+    nn.Dropout3d: 2,
+    DropPath: 1,
+}
 
 
 @dataclass
-class Rows:
-    """Which images of the global batch the next forward takes, in its order; all layers of a network look here."""
+class BatchIndex:
+    """Which images of the global batch the next forward takes; read by all dropout layers.
 
-    own: Tensor  # i64[b], on the network's device
-    total: int
+    Attributes:
+        indices: i64[b], positions in the global batch in the order of the forward, on the network's
+            device.
+        batch_size: images of the global batch, B.
+        seed: the run's seed.
+        step: the training step, from 0; the trainer sets it before each step.
+    """
+
+    indices: Tensor
+    batch_size: int
     seed: int
     step: int = 0
 
     @contextmanager
-    def part(self, index: Tensor) -> Iterator[None]:
-        """A forward takes some of them only."""
-        whole, self.own = self.own, self.own[index]
+    def subset(self, index: Tensor) -> Iterator[None]:
+        """Within the block a forward takes only the images `index` i64[n] of `indices`."""
+        whole = self.indices
+        self.indices = whole[index]
         try:
             yield
         finally:
-            self.own = whole
+            self.indices = whole
 
 
 class GlobalDropout(nn.Module):
-    """What `former` is, with masks of the global batch; `number` tells the layers of a network apart."""
+    """Replaces the dropout layer `layer`: the same rate and scale, but masks of the global batch.
 
-    def __init__(self, former: nn.Module, number: int, rows: Rows):
+    Args:
+        layer: a layer of one of the types in MASK_DIMS.
+        layer_index: its number in the network, so that layers have different masks.
+        batch: which images a forward takes, shared by all layers of the network.
+    """
+
+    def __init__(self, layer: nn.Module, layer_index: int, batch: BatchIndex):
         super().__init__()
-        self.number, self.rows, self.dims = number, rows, DROPS[type(former)]
-        self.p = probability(former)
-        self.scale = 1 / (1 - self.p) if self.p < 1 and getattr(former, "scale_by_keep", True) else 1.0
+        self.layer_index = layer_index
+        self.batch = batch
+        self.dims = MASK_DIMS[type(layer)]
+        self.p = drop_probability(layer)
+        rescales = getattr(layer, "scale_by_keep", True)
+        self.scale = 1 / (1 - self.p) if self.p < 1 and rescales else 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.mask(x) if self.training else x
 
     @torch.compiler.disable  # generators do not compile
     def mask(self, x: Tensor) -> Tensor:
-        """What x f[b,...] is multiplied by, of its dtype."""
+        """The factor for x f[b,...]: 0 or `scale`, in the dtype of x."""
+        # Drawn whole and then indexed: an image's mask must not depend on the other images here.
         dims = self.dims or x.dim()
-        shape = (self.rows.total, *x.shape[1:dims], *(1,) * (x.dim() - dims))
-        mixed = np.random.SeedSequence([self.rows.seed, self.rows.step, self.number]).generate_state(1, np.uint64)
-        generator = torch.Generator(x.device).manual_seed(int(mixed[0]) >> 1)
-        kept = torch.rand(shape, generator=generator, device=x.device)[self.rows.own] >= self.p
+        shape = (self.batch.batch_size, *x.shape[1:dims], *(1,) * (x.dim() - dims))
+        entropy = [self.batch.seed, self.batch.step, self.layer_index]
+        mixed_seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        # manual_seed takes a signed 64-bit number, so the top bit is dropped.
+        generator = torch.Generator(x.device).manual_seed(mixed_seed >> 1)
+        kept = torch.rand(shape, generator=generator, device=x.device)[self.batch.indices] >= self.p
         return kept.to(x.dtype) * self.scale
 
     def extra_repr(self) -> str:
         return f"p={self.p}, dims={self.dims}"
 
 
-def probability(layer: nn.Module) -> float:
+def drop_probability(layer: nn.Module) -> float:
+    """The rate of a dropout or drop-path layer, in [0, 1]."""
     return float(layer.drop_prob if isinstance(layer, DropPath) else layer.p)  # type: ignore[arg-type]
 
 
-def of_global_batch(net: nn.Module, rows: Rows) -> None:
-    """Every layer of a network that drops anything does so by `rows` from now on."""
+def convert_dropout(net: nn.Module, batch: BatchIndex) -> None:
+    """Replace every dropout layer of `net` with a rate above 0 by `GlobalDropout`, in place."""
+    # Collected first: replacing layers while walking over the modules would skip some.
     found = [
         (parent, name, layer)
         for parent in net.modules()
         for name, layer in parent.named_children()
-        if type(layer) in DROPS and probability(layer) > 0
+        if type(layer) in MASK_DIMS and drop_probability(layer) > 0
     ]
-    for number, (parent, name, layer) in enumerate(found):
-        setattr(parent, name, GlobalDropout(layer, number, rows))
+    for layer_index, (parent, name, layer) in enumerate(found):
+        setattr(parent, name, GlobalDropout(layer, layer_index, batch))

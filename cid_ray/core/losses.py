@@ -1,110 +1,171 @@
-"""The terms of CID as functions of tensors: cross-entropy, masked pseudo-labels, relation, style.
+"""The terms of CID as functions of tensors: cross-entropy, pseudo-labels, relation, style.
 
-Only CID's abstract is public; each formula names the published method it comes from (README says the same).
+Only the abstract of CID is public. Each formula names the published method that it comes from.
 
-    B batch   C channels   K classes   h,w cells of `feat`, average-pooled to about stride 16   N = h*w
+    B images   C channels of `feat`   K classes   H,W pixels   N = h*w
+    h,w cells of `feat`, average-pooled to about stride 16
     feat f32[B,C,h,w]   valid f32[B,1,h,w] in {0,1}: 0 on padding and on ignored pixels
-Statistics are float32 and global over workers (`core.world`); teacher arguments must carry no gradient.
+    Fhat f32[B,C,N]: `feat` with each channel of each image L2-normalised over its valid cells
+    _x labeled   _u unlabeled   sg stop-gradient
+
+Statistics are float32 and global over workers (`core.distributed`), so that the number of workers
+changes no loss. Teacher arguments carry no gradient.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cid_ray.core import world
+from cid_ray.core import distributed
 
-IGNORE = 255
+IGNORE_INDEX = 255  # pixels of a mask without a label
 EPS = 1e-6
+MIN_PROB = 1e-8  # keeps the logarithm of a probability finite
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Sum of `values` over the global count of `mask`; averaged over workers it is the global mean."""
-    count = world.all_sum(mask.sum().float().detach())
-    return values.float().sum() * world.size() / count.clamp(min=1)
+    """Sum of `values` over the GLOBAL sum of `mask`: its mean over workers is the global mean.
 
-
-def supervised_loss(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of f[B,K,H,W] with i64[B,H,W], pixels of 255 left out; mean over labeled pixels."""
-    per_pixel = F.cross_entropy(logits.float(), mask, weight=class_weights, ignore_index=IGNORE, reduction="none")
-    labeled = mask != IGNORE
-    weight = labeled if class_weights is None else class_weights[mask.clamp(max=len(class_weights) - 1)] * labeled
-    return masked_mean(per_pixel, weight)
-
-
-def pseudo_label_loss(
-    logits: Tensor, probs: Tensor, valid: Tensor, *, conf_thresh: float, kind: str, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Student logits f[B,K,H,W] against the teacher's probabilities, where these are confident (FixMatch, UniMatch).
-
-    Divided by the VALID pixels, not by the kept ones. `soft`: targets are the probabilities sharpened by the
-    temperature. Returns the loss and mask_ratio, the share of valid pixels above the threshold.
+    `mask` holds weights >= 0 of any shape; `values` must be 0 where it is 0. Returns a scalar.
     """
-    confidence, pseudo_label = probs.max(1)
-    keep = (confidence >= conf_thresh) & valid
-    if kind == "hard":
-        per_pixel = F.cross_entropy(logits.float(), pseudo_label, reduction="none")
-    else:
-        target = torch.softmax(probs.clamp(min=1e-8).log() / temperature, 1)
-        per_pixel = -(target * F.log_softmax(logits.float(), 1)).sum(1)
-    ratio = masked_mean(keep, valid)
-    return masked_mean(per_pixel * keep, valid), ratio.detach()
-
-
-# ---- relation distillation ------------------------------------------------------------------------------------------
-
-
-def normalized_channels(feat: Tensor, valid: Tensor) -> Tensor:
-    """Fhat f32[B,C,N]: each channel of each image L2-normalised over its valid cells, 0 elsewhere."""
-    return F.normalize((feat.float() * valid).flatten(2), dim=2, eps=EPS)
+    count = distributed.all_reduce_sum(mask.sum().float().detach())
+    # DDP averages over workers, so each worker's part is scaled by their number.
+    return values.float().sum() * distributed.world_size() / count.clamp(min=1)
 
 
 def mean_over_images(values: Tensor) -> Tensor:
-    """Mean of a value per image, or per pair of images, of all workers, whatever their shares."""
+    """Mean of one value per image, or per pair of images, over all workers' shards of any size."""
     return masked_mean(values, torch.ones_like(values))
 
 
-def row_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """KL of softmax(rows / T), averaged over rows: relations f32[...,C,C] -> f32[...] (CIRKD)."""
-    target = F.log_softmax(teacher / temperature, -1)
-    guess = F.log_softmax(student / temperature, -1)
-    return (target.exp() * (target - guess)).sum(-1).mean(-1)
+def supervised_loss(logits: Tensor, mask: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """L_x: mean cross-entropy of logits f[B,K,H,W] with labels i64[B,H,W] over labeled pixels.
+
+    With `class_weights` f32[K] it is the weighted mean, as F.cross_entropy has it.
+    """
+    per_pixel = F.cross_entropy(
+        logits.float(), mask, weight=class_weights, ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    labeled = mask != IGNORE_INDEX
+    if class_weights is None:
+        return masked_mean(per_pixel, labeled)
+    # 255 is no index of `class_weights`: any class will do, since `labeled` is 0 there.
+    pixel_weights = class_weights[mask.clamp(max=len(class_weights) - 1)] * labeled
+    return masked_mean(per_pixel, pixel_weights)
+
+
+def pseudo_label_loss(
+    logits: Tensor,
+    probs: Tensor,
+    valid: Tensor,
+    *,
+    conf_thresh: float,
+    kind: str,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """L_u = sum_i [conf_i >= tau and valid_i] CE(student_i, teacher_i) / #valid.
+
+    Dividing by the VALID pixels, not by the confident ones, lets few confident pixels weigh little.
+    Source: FixMatch (Sohn et al. 2020), masked as in UniMatch.
+
+    Args:
+        logits: the student's, f[B,K,H,W].
+        probs: the teacher's probabilities, f32[B,K,H,W], in the geometry of the student's view.
+        valid: bool[B,H,W], False on padding.
+        conf_thresh: tau, in [0, 1].
+        kind: the target; `hard` is the argmax, `soft` the probabilities sharpened by `temperature`.
+        temperature: of the soft targets, > 0; 1 leaves the probabilities as they are.
+
+    Returns:
+        The loss, and mask_ratio: the fraction of valid pixels at or above the threshold.
+    """
+    conf, pseudo_label = probs.max(1)
+    confident = (conf >= conf_thresh) & valid
+    if kind == "hard":
+        per_pixel = F.cross_entropy(logits.float(), pseudo_label, reduction="none")
+    else:
+        target = torch.softmax(probs.clamp(min=MIN_PROB).log() / temperature, 1)
+        per_pixel = -(target * F.log_softmax(logits.float(), 1)).sum(1)
+    mask_ratio = masked_mean(confident, valid)
+    return masked_mean(per_pixel * confident, valid), mask_ratio.detach()
+
+
+def normalized_channels(feat: Tensor, valid: Tensor) -> Tensor:
+    """Fhat f32[B,C,N] of feat f[B,C,h,w]; 0 on invalid cells."""
+    return F.normalize((feat.float() * valid).flatten(2), dim=2, eps=EPS)
+
+
+def relation_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """(1/C) sum_c KL(softmax(R_t[c] / T) || softmax(R_s[c] / T)): f32[...,C,C] -> f32[...].
+
+    R_t and R_s are the relations of teacher and student. Source: the channel term of CIRKDv2.
+    """
+    log_target = F.log_softmax(teacher / temperature, -1)
+    log_pred = F.log_softmax(student / temperature, -1)
+    return (log_target.exp() * (log_target - log_pred)).sum(-1).mean(-1)
 
 
 def cross_relation_loss(
-    student_x: Tensor, student_u: Tensor, teacher_x: Tensor, teacher_u: Tensor,
-    valid_x: Tensor, valid_u: Tensor, temperature: float, share_u: world.Share | None = None,
-) -> Tensor:  # fmt: skip
-    """R_xu = Fhat_x Fhat_u^T for every labeled-unlabeled pair of the global batch: the literal reading of CID's
-    abstract; CIRKDv2's channel term restricted to those pairs. Several workers need `share_u`."""
+    student_x: Tensor,
+    student_u: Tensor,
+    teacher_x: Tensor,
+    teacher_u: Tensor,
+    valid_x: Tensor,
+    valid_u: Tensor,
+    temperature: float,
+    shard_u: distributed.BatchShard | None = None,
+) -> Tensor:
+    """`cross`: relation_kl of R_xu = Fhat_x Fhat_u^T, mean over all labeled-unlabeled image pairs.
 
-    def relations(x: Tensor, u: Tensor) -> Tensor:
-        x, u = normalized_channels(x, valid_x), world.all_rows(normalized_channels(u, valid_u), share_u)
-        return torch.einsum("acn,bdn->abcd", x, u)
+    Source: the literal reading of CID's abstract; CIRKDv2's channel term, restricted to such pairs.
+
+    Args:
+        student_x, student_u, teacher_x, teacher_u: feat f32[B,C,h,w] of both networks.
+        valid_x, valid_u: f32[B,1,h,w].
+        temperature: T > 0.
+        shard_u: this worker's part of the unlabeled batch; several workers need it, because every
+            labeled image is paired with the unlabeled images of all workers.
+    """
+
+    def relations(feat_x: Tensor, feat_u: Tensor) -> Tensor:
+        hat_x = normalized_channels(feat_x, valid_x)
+        hat_u = distributed.gather_shards(normalized_channels(feat_u, valid_u), shard_u)
+        return torch.einsum("acn,bdn->abcd", hat_x, hat_u)
 
     with torch.no_grad():
         target = relations(teacher_x, teacher_u)
-    return mean_over_images(row_kl(target, relations(student_x, student_u), temperature))
+    return mean_over_images(relation_kl(target, relations(student_x, student_u), temperature))
 
 
-def self_relation_loss(student_u: Tensor, teacher_u: Tensor, valid_u: Tensor, grid: int = 1) -> Tensor:
-    """(1/C) ||G_s - G_t||^2 of row-normalised Gram matrices, mean over images; on an m x m grid dense (ICKD)."""
+def self_relation_loss(
+    student_u: Tensor, teacher_u: Tensor, valid_u: Tensor, grid: int = 1
+) -> Tensor:
+    """`self`: (1/C) ||G_s - G_t||^2, mean over images, with G = Fhat Fhat^T row-normalised.
+
+    Source: ICKD (Liu et al. 2021), but each channel is normalised over space before the Gram.
+
+    Args:
+        student_u, teacher_u: feat f32[B,C,h,w].
+        valid_u: f32[B,1,h,w].
+        grid: m > 1 compares the Grams of each block of an m x m grid (ICKD's dense form).
+    """
 
     def grams(feat: Tensor) -> Tensor:
-        flat = normalized_channels(_cells(feat, grid), _cells(valid_u, grid))
-        return F.normalize(flat @ flat.transpose(1, 2), dim=-1, eps=EPS)
+        hat = normalized_channels(split_into_blocks(feat, grid), split_into_blocks(valid_u, grid))
+        return F.normalize(hat @ hat.transpose(1, 2), dim=-1, eps=EPS)
 
     with torch.no_grad():
         target = grams(teacher_u)
-    return mean_over_images((grams(student_u) - target).square().sum((1, 2))) / student_u.shape[1]
+    distances = (grams(student_u) - target).square().sum((1, 2))
+    return mean_over_images(distances) / student_u.shape[1]
 
 
-def _cells(feat: Tensor, grid: int) -> Tensor:
-    """[B,C,h,w] -> [B*m*m,C,h',w'], padded with zeros (invalid cells) to a multiple of m."""
+def split_into_blocks(feat: Tensor, grid: int) -> Tensor:
+    """[B,C,h,w] -> [B*m*m,C,h',w'] blocks of an m x m grid, padded with invalid cells (zeros)."""
     if grid == 1:
         return feat
     feat = F.pad(feat, (0, -feat.shape[3] % grid, 0, -feat.shape[2] % grid))
@@ -114,86 +175,116 @@ def _cells(feat: Tensor, grid: int) -> Tensor:
 
 
 def batch_gram(feat: Tensor, valid: Tensor) -> Tensor:
-    """Row-normalised C x C relation of the channels over all valid cells of the global batch."""
+    """Row-normalised Gram f32[C,C] of the channels over all valid cells of the global batch."""
     flat = (feat.float() * valid).transpose(0, 1).flatten(1)
-    moment = world.all_sum(flat @ flat.T)
+    moment = distributed.all_reduce_sum(flat @ flat.T)
+    # The norms come from the diagonal of the global sum: no second reduction is needed.
     norm = moment.diagonal().clamp(min=EPS).sqrt()
     return F.normalize(moment / norm[:, None] / norm[None, :], dim=-1, eps=EPS)
 
 
 def transfer_relation_loss(student_u: Tensor, valid_u: Tensor, labeled_gram: Tensor) -> Tensor:
-    """The student's unlabeled Gram against the EMA of the teacher's labeled one: labeled relations as the knowledge."""
-    return (batch_gram(student_u, valid_u) - labeled_gram.detach()).square().sum() / len(labeled_gram)
+    """`transfer`: (1/C) ||G_u - sg(G_x)||^2 of the student's unlabeled Gram and the labeled one.
+
+    Labeled relations are the knowledge that is distilled. Our specification; the Gram is ICKD's.
+
+    Args:
+        student_u: feat f32[B,C,h,w].
+        valid_u: f32[B,1,h,w].
+        labeled_gram: f32[C,C], the EMA of the teacher's labeled `batch_gram`.
+    """
+    gram = batch_gram(student_u, valid_u)
+    return (gram - labeled_gram.detach()).square().sum() / len(labeled_gram)
 
 
 def prototypes(feat: Tensor, classes: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """P f32[K,C], the mean feature of each class over the global batch, and bool[K]: which classes occur.
+    """The mean feature of each class over the global batch.
 
-    `classes` i64[B,h,w] holds a class per cell, 255 where there is none.
+    Args:
+        feat: f[B,C,h,w].
+        classes: i64[B,h,w], the class of each cell, 255 where there is none.
+        num_classes: K.
+
+    Returns:
+        P f32[K,C] and bool[K]: which classes occur.
     """
-    one_hot = F.one_hot(classes.clamp(max=num_classes), num_classes + 1)[..., :num_classes].float().flatten(0, 2)
-    count = world.all_sum(one_hot.sum(0))
-    total = world.all_sum(one_hot.T @ feat.float().permute(0, 2, 3, 1).flatten(0, 2))
+    # One class more than K collects the ignored cells and is dropped.
+    one_hot = F.one_hot(classes.clamp(max=num_classes), num_classes + 1)[..., :num_classes]
+    one_hot = one_hot.float().flatten(0, 2)
+    count = distributed.all_reduce_sum(one_hot.sum(0))
+    cells = feat.float().permute(0, 2, 3, 1).flatten(0, 2)
+    total = distributed.all_reduce_sum(one_hot.T @ cells)
     return total / count.clamp(min=1)[:, None], count > 0
 
 
 def class_relation_loss(
-    student_x: Tensor, student_u: Tensor, teacher_x: Tensor, teacher_u: Tensor,
-    classes_x: Tensor, classes_u: Tensor, num_classes: int, temperature: float,
-) -> Tensor:  # fmt: skip
-    """Relation of class prototypes, norm(P_x)^T norm(P_u) over the classes that both sides show: class-aligned."""
+    student_x: Tensor,
+    student_u: Tensor,
+    teacher_x: Tensor,
+    teacher_u: Tensor,
+    classes_x: Tensor,
+    classes_u: Tensor,
+    num_classes: int,
+    temperature: float,
+) -> Tensor:
+    """`class`: relation_kl of R = norm(P_x)^T norm(P_u), prototypes P of the classes on both sides.
 
-    def relation(x: Tensor, u: Tensor) -> Tensor:
-        p_x, has_x = prototypes(x, classes_x, num_classes)
-        p_u, has_u = prototypes(u, classes_u, num_classes)
+    Class-aligned cross-image relation: our specification, with CIRKD's KL.
+
+    Args:
+        student_x, student_u, teacher_x, teacher_u: feat f32[B,C,h,w] of both networks.
+        classes_x, classes_u: i64[B,h,w], labels and confident pseudo-labels per cell, else 255.
+        num_classes: K.
+        temperature: T > 0.
+    """
+
+    def relation(feat_x: Tensor, feat_u: Tensor) -> Tensor:
+        p_x, has_x = prototypes(feat_x, classes_x, num_classes)
+        p_u, has_u = prototypes(feat_u, classes_u, num_classes)
+        # A class that one side lacks has no prototype there and says nothing about a relation.
         shared = (has_x & has_u).float()[:, None]
-        return F.normalize(p_x * shared, dim=0, eps=EPS).T @ F.normalize(p_u * shared, dim=0, eps=EPS)
+        hat_x = F.normalize(p_x * shared, dim=0, eps=EPS)
+        hat_u = F.normalize(p_u * shared, dim=0, eps=EPS)
+        return hat_x.T @ hat_u
 
     with torch.no_grad():
         target = relation(teacher_x, teacher_u)
-    return row_kl(target, relation(student_x, student_u), temperature)
-
-
-# ---- style distillation ---------------------------------------------------------------------------------------------
+    return relation_kl(target, relation(student_x, student_u), temperature)
 
 
 @dataclass(frozen=True)
-class Style:
-    """Channel statistics over all valid cells of the global batch: f32[C] each, and f32[C,C]."""
+class ChannelStats:
+    """Mean and standard deviation f32[C] of each channel over the global batch's valid cells."""
 
     mean: Tensor
     std: Tensor
 
 
-def channel_statistics(feat: Tensor, valid: Tensor) -> Style:
-    feat, valid = feat.float(), valid.float()
-    count = world.all_sum(valid.sum()).clamp(min=1)
-    mean = world.all_sum((feat * valid).sum((0, 2, 3))) / count
+def channel_stats(feat: Tensor, valid: Tensor) -> ChannelStats:
+    """ChannelStats of feat f[B,C,h,w] over the cells of valid [B,1,h,w]."""
+    feat = feat.float()
+    valid = valid.float()
+    count = distributed.all_reduce_sum(valid.sum()).clamp(min=1)
+    mean = distributed.all_reduce_sum((feat * valid).sum((0, 2, 3))) / count
+    # In two passes: E[x^2] - E[x]^2 loses all digits in float32 where the mean is large.
     centred = (feat - mean[:, None, None]) * valid
-    return Style(mean, (world.all_sum(centred.square().sum((0, 2, 3))) / count + EPS).sqrt())
+    variance = distributed.all_reduce_sum(centred.square().sum((0, 2, 3))) / count
+    return ChannelStats(mean, (variance + EPS).sqrt())
 
 
-def style_loss(style: Style, target: Style) -> Tensor:
-    """(1/C) [ ||(mu - mu*)/s||^2 + ||log sigma - log sigma*||^2 ], s = sg(sigma*): AdaIN's statistics made scale-free,
-    since a raw MSE can be won by shrinking the features."""
-    mean, std = target.mean.detach(), target.std.detach()
-    return (((style.mean - mean) / std).square() + (style.std.log() - std.log()).square()).mean()
+def style_loss(style: ChannelStats, target: ChannelStats) -> Tensor:
+    """L_sty = (1/C) [ ||(mu - mu*)/s||^2 + ||log sigma - log sigma*||^2 ], s = sg(sigma*).
+
+    AdaIN's statistics (Huang & Belongie 2017) made free of scale: a plain MSE can be lowered by
+    shrinking all features.
+    """
+    mean = target.mean.detach()
+    std = target.std.detach()
+    mean_distance = ((style.mean - mean) / std).square()
+    std_distance = (style.std.log() - std.log()).square()
+    return (mean_distance + std_distance).mean()
 
 
 def gram_style_loss(gram: Tensor, target: Tensor) -> Tensor:
+    """(1/C) ||G - sg(G*)||^2 of Gram matrices f32[C,C] from `batch_gram` (Gatys et al. 2016)."""
     return (gram - target.detach()).square().sum() / len(gram)
-
-
-# ---- weights over time ----------------------------------------------------------------------------------------------
-
-
-def ramp_up(progress: float, share: float) -> float:
-    """exp(-5 (1-t)^2) over the first `share` of training, then 1 (Tarvainen & Valpola; Laine & Aila)."""
-    if progress >= share:
-        return 1.0
-    return math.exp(-5.0 * (1 - progress / share) ** 2)
-
-
-def pseudo_ramp(progress: float, burn_in: float, share: float) -> float:
-    """0 during the burn-in, then up to 1 over `share`, both as shares of training."""
-    return 0.0 if progress < burn_in else ramp_up(progress - burn_in, share)

@@ -1,33 +1,50 @@
-"""One batch -> LossTerms: the method on one page, in the paper's order.
+"""The losses of one batch: the method on one page, in the order of the paper.
 
     L = 1/2 (L_x + lam_u(t) L_u) + lam_r(t) L_rel + lam_s(t) L_sty
 
-The student sees labeled and strong unlabeled images in ONE forward; the teacher (EMA, eval mode, no gradient) sees the
-weak ones in one forward. Four methods are four sets of weights on this one path: `supervised` feeds no pool,
-`pool_bn` feeds it through the student's batch norm with all weights 0, `mean_teacher` has pseudo-labels, `cid` has
-relations and style too. A term of weight 0 is not computed and changes no other number.
+The student sees labeled and strong unlabeled images in ONE forward, so that its batch norm mixes
+them. The teacher (EMA, eval mode, no gradient) sees the weak ones in one forward. Four methods are
+four sets of weights on this one path: `supervised` uses no unlabeled images, `pool_bn` passes them
+through the student with all weights 0, `mean_teacher` adds pseudo-labels, `cid` adds relations and
+style. A term of weight 0 is not computed and changes no other number.
+
+    B images   K classes   C channels of `feat`   H,W pixels   h,w cells of about 16 pixels
+    _x labeled   _u unlabeled   _w weak view   _s strong view   _t teacher
+Source: CID (only its abstract is public) on FixMatch's and UniMatch's weak-to-strong consistency.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
-from cid_ray.config import CUTMIX_GROUP, Config, share_of
-from cid_ray.config import Loss as LossConfig
-from cid_ray.core import augment, losses, model
-from cid_ray.core.losses import IGNORE, Style
-from cid_ray.core.world import Share
+from cid_ray.config import Config, unlabeled_shard
+from cid_ray.core import augment, losses
+from cid_ray.core.distributed import BatchShard
+from cid_ray.core.features import (
+    Features,
+    labels_to_grid,
+    mix_feat,
+    pool_both,
+    pool_features,
+    tracked_stats,
+)
+from cid_ray.core.losses import IGNORE_INDEX, ChannelStats
+from cid_ray.core.schedules import LossWeights
 
-Network = Callable[[Tensor], tuple[Tensor, Tensor]]  # images -> logits, feat
+Outputs = tuple[Tensor, Tensor]  # logits f[B,K,H,W], feat f[B,C,h,w] on the padded canvas
+Network = Callable[[Tensor], Outputs]  # of images u8[B,3,H,W]
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Scalars; `total` carries the gradient. mask_ratio: share of valid unlabeled pixels above the threshold."""
+    """The losses of one step as scalar tensors. Only `total` is for `backward`.
+
+    mask_ratio: fraction of the valid unlabeled pixels whose confidence reaches the threshold.
+    """
 
     total: Tensor
     sup: Tensor
@@ -36,221 +53,244 @@ class LossTerms:
     style: Tensor
     mask_ratio: Tensor
 
-    def floats(self) -> dict[str, float]:
-        names = ("total", "sup", "pseudo", "relation", "style", "mask_ratio")
-        return dict(zip(names, torch.stack([getattr(self, n).detach().float() for n in names]).tolist(), strict=True))
+    def to_floats(self) -> dict[str, float]:
+        """The same as plain numbers. One transfer for all, since each one waits for the device."""
+        names = [field.name for field in fields(self)]
+        values = torch.stack([getattr(self, name).detach().float() for name in names])
+        return dict(zip(names, values.tolist(), strict=True))
 
 
-@dataclass(frozen=True)
-class Weights:
-    """lam_u, lam_r and lam_s at one moment of training."""
+def no_autocast(like: Tensor) -> torch.autocast:
+    """A block without autocast, which rounds even float32 products to bf16.
 
-    pseudo: float
-    relation: float
-    style: float
-
-    @classmethod
-    def at(cls, method: str, loss: LossConfig, progress: float) -> Weights:
-        pseudo = loss.pseudo_weight * losses.pseudo_ramp(progress, loss.pseudo_burn_in, loss.pseudo_ramp)
-        relation = loss.relation_weight * losses.ramp_up(progress, loss.relation_ramp)
-        style = loss.style_weight * losses.ramp_up(progress, loss.style_ramp)
-        teaches, distills = method in ("mean_teacher", "cid"), method == "cid"
-        return cls(pseudo * teaches, relation * distills, style * distills)
-
-    @property
-    def distills(self) -> bool:
-        return self.relation > 0 or self.style > 0
-
-
-def exact(like: Tensor) -> torch.autocast:
-    """No autocast: it rounds even float32 products to bf16, and views, statistics and losses must not be rounded."""
+    Strong views, statistics and losses must not be rounded.
+    """
     return torch.autocast(like.device.type, enabled=False)
 
 
-def feeds_pool(method: str) -> bool:
-    return method != "supervised"
-
-
-@dataclass(frozen=True)
-class Features:
-    """Pooled features of one network on both halves of the batch, with the cells that count.
-
-    The teacher's labeled half is empty where nothing is held against it.
-    """
-
-    x: Tensor  # f32[B,C,h,w]
-    u: Tensor
-    valid_x: Tensor  # f32[B,1,h,w]
-    valid_u: Tensor
-
-
-def followed(loss: LossConfig) -> frozenset[str]:
-    """The teacher's statistics of which an EMA is kept: those that a term is held against."""
-    sides = {"unlabeled": "u", "labeled": "x", "symmetric": "xu"}[loss.style_target] if loss.style_weight > 0 else ""
-    names = ("gram",) if loss.style_stat == "gram" else ("mean", "std")
-    transfer = loss.relation_kind == "transfer" and loss.relation_weight > 0
-    return frozenset({f"{name}_{side}" for name in names for side in sides} | ({"gram_x"} if transfer else set()))
-
-
 class Method(nn.Module):
-    """The losses of one configuration, with the EMA statistics that relations and style are held against."""
+    """The losses of one configuration. Its buffers are the EMAs of the teacher's statistics.
+
+    Args:
+        config: the whole configuration; `loss`, `method`, `train.steps` and batch sizes are read.
+        num_classes: K.
+        channels: C, the channels of `feat`.
+        class_weights: f32[K] for the supervised loss, or None.
+    """
 
     class_weights: Tensor | None
     updates: Tensor
     gram_x: Tensor
 
-    def __init__(self, config: Config, num_classes: int, channels: int, class_weights: Tensor | None = None):
+    def __init__(
+        self, config: Config, num_classes: int, channels: int, class_weights: Tensor | None = None
+    ):
         super().__init__()
-        self.config, self.loss, self.num_classes = config, config.loss, num_classes
+        self.config = config
+        self.loss = config.loss
+        self.num_classes = num_classes
         self.register_buffer("class_weights", class_weights)
+        # Buffers, so that checkpoints hold the EMAs and a resumed run continues them.
         self.register_buffer("updates", torch.zeros(()))
-        self.followed = sorted(followed(self.loss))
-        for name in self.followed:
-            self.register_buffer(name, torch.zeros((channels, channels) if "gram" in name else channels))
+        self.tracked = sorted(tracked_stats(self.loss))
+        for name in self.tracked:
+            shape = (channels, channels) if name.startswith("gram") else (channels,)
+            self.register_buffer(name, torch.zeros(shape))
+        # Without this the teacher's forward would be twice as large where nothing reads its half.
         pairs = self.loss.relation_kind in ("cross", "class") and self.loss.relation_weight > 0
-        self.compares_labeled = pairs or any(name.endswith("_x") for name in self.followed)
+        self.needs_labeled_teacher = pairs or any(name.endswith("_x") for name in self.tracked)
 
     def forward(
-        self, student: Network, teacher: Network, batch: dict[str, Tensor], step: int, rank: int = 0, world: int = 1
+        self,
+        student: Network,
+        teacher: Network,
+        batch: dict[str, Tensor],
+        step: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> LossTerms:
-        """Batch as in data/batches.py, on the device; `step` counts from 0."""
-        cfg = self.config
-        image_x, mask_x = batch["image_x"], batch["mask_x"].long()
-        zero = torch.zeros((), device=image_x.device)
-        if not feeds_pool(cfg.method):
-            logits = student(image_x)[0]
-            with exact(image_x):
-                sup = losses.supervised_loss(logits, mask_x, self.class_weights)
+        """The losses of this worker's part of one batch.
+
+        Args:
+            student: images -> (logits, feat), with gradients.
+            teacher: the same function of the EMA weights.
+            batch: as in data/loader.py, on the device: image_x u8[B,3,H,W], mask_x u8[B,H,W],
+                image_u u8[B,3,H,W] (weak view), valid_u bool[B,H,W] (False on padding).
+            step: from 0; with the seed it determines the strong views.
+        """
+        image_x = batch["image_x"]
+        mask_x = batch["mask_x"].long()  # bytes until here: an eighth of the transfer
+        if not self.config.uses_unlabeled:
+            logits_x = student(image_x)[0]
+            with no_autocast(image_x):
+                sup = losses.supervised_loss(logits_x, mask_x, self.class_weights)
+            zero = torch.zeros((), device=image_x.device)
+            # Halved as in L above, so that `lr` means the same for all four methods.
             return LossTerms(sup / 2, sup, zero, zero, zero, zero)
 
-        weights = Weights.at(cfg.method, self.loss, step / cfg.train.steps)
-        image_u_w, valid_u = batch["image_u"], batch["valid_u"]
-        share = Share(range(len(image_u_w)), len(image_u_w))
-        if world > 1:
-            share = Share(share_of(cfg.data.batch_size_u, rank, world, CUTMIX_GROUP), cfg.data.batch_size_u)
-        with exact(image_x):
-            size = (image_u_w.shape[-2], image_u_w.shape[-1])
-            draw = augment.draw_strong(share.total, size, augment.generator(cfg.train.seed, step))
-            draw = draw.rows(share.own)
-            box = augment.cutmix_mask(draw, size, image_x.device)
-            image_u_s = augment.mix(augment.strong_view(image_u_w, draw), box)
-        logits, feat = student(torch.cat([image_x, image_u_s]))
-        logits_t = feat_t = None
+        progress = step / self.config.train.steps
+        weights = LossWeights.at_progress(self.config.method, self.loss, progress)
+        image_u_w = batch["image_u"]
+        shard_u = self._shard_u(len(image_u_w), rank, world_size)
+        with no_autocast(image_x):
+            image_u_s, cutmix_box = self._strong_view(image_u_w, shard_u, step)
+        student_out = student(torch.cat([image_x, image_u_s]))
+        teacher_out = None
         if weights.pseudo > 0 or weights.distills:
-            both = weights.distills and self.compares_labeled
+            sees_labeled = weights.distills and self.needs_labeled_teacher
+            images_t = torch.cat([image_x, image_u_w]) if sees_labeled else image_u_w
             with torch.no_grad():
-                logits_t, feat_t = teacher(torch.cat([image_x, image_u_w]) if both else image_u_w)
-        with exact(image_x):
-            return self.terms(weights, logits, feat, logits_t, feat_t, mask_x, valid_u, box, share)
+                teacher_out = teacher(images_t)
+        with no_autocast(image_x):
+            return self.terms(
+                weights, student_out, teacher_out, mask_x, batch["valid_u"], cutmix_box, shard_u
+            )
+
+    def _shard_u(self, count: int, rank: int, world_size: int) -> BatchShard:
+        """Which images of the global unlabeled batch this worker's `count` images are."""
+        if world_size == 1:
+            return BatchShard(range(count), count)
+        batch_size_u = self.config.data.batch_size_u
+        return BatchShard(unlabeled_shard(batch_size_u, rank, world_size), batch_size_u)
+
+    def _strong_view(
+        self, image_u_w: Tensor, shard_u: BatchShard, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """The strong view u8[B,3,H,W] of a weak one, and its cutmix_box bool[B,H,W]."""
+        size = (image_u_w.shape[-2], image_u_w.shape[-1])
+        # Drawn for the global batch: else views would depend on the number of workers.
+        rng = augment.step_generator(self.config.train.seed, step)
+        view = augment.sample_strong_view(shard_u.batch_size, size, rng).shard(shard_u.indices)
+        cutmix_box = augment.cutmix_mask(view, size, image_u_w.device)
+        return augment.apply_cutmix(augment.strong_view(image_u_w, view), cutmix_box), cutmix_box
 
     def terms(
-        self, weights: Weights, logits: Tensor, feat: Tensor, logits_t: Tensor | None, feat_t: Tensor | None,
-        mask_x: Tensor, valid_u: Tensor, box: Tensor, share_u: Share | None = None,
-    ) -> LossTerms:  # fmt: skip
-        """The losses of what student and teacher said, labeled images first; float32, whatever the networks ran in."""
-        n_x, n_u, labeled = len(mask_x), len(valid_u), mask_x != IGNORE
-        valid_s = augment.mix(valid_u, box)
-        logits_x, logits_u = logits.split([n_x, n_u])
+        self,
+        weights: LossWeights,
+        student_out: Outputs,
+        teacher_out: Outputs | None,
+        mask_x: Tensor,
+        valid_u: Tensor,
+        cutmix_box: Tensor,
+        shard_u: BatchShard | None = None,
+    ) -> LossTerms:
+        """All losses from both networks' outputs, in float32 whatever the networks computed in.
+
+        Args:
+            student_out: of labeled, then strong unlabeled images.
+            teacher_out: of weak unlabeled images, after labeled ones where a loss compares them.
+            mask_x: i64[B,H,W], 255 where there is no label.
+            valid_u: bool[B,H,W] of the weak view.
+            cutmix_box: bool[B,H,W].
+        """
+        logits, feat = student_out
+        num_u = len(valid_u)
+        valid_s = augment.apply_cutmix(valid_u, cutmix_box)
+        logits_x, logits_u = logits.split([len(mask_x), num_u])
         sup = losses.supervised_loss(logits_x, mask_x, self.class_weights)
         pseudo = relation = style = mask_ratio = torch.zeros((), device=logits.device)
-        if logits_t is not None:
-            probs = augment.mix(logits_t[-n_u:].float().softmax(1), box)
+        if teacher_out is not None:
+            logits_t, feat_t = teacher_out
+            # The teacher saw the weak view. CutMix gives its answer the geometry of the strong one.
+            probs = augment.apply_cutmix(logits_t[-num_u:].float().softmax(1), cutmix_box)
         if weights.pseudo > 0:
             pseudo, mask_ratio = losses.pseudo_label_loss(
-                logits_u, probs, valid_s,
-                conf_thresh=self.loss.conf_thresh, kind=self.loss.pseudo, temperature=self.loss.temperature,
-            )  # fmt: skip
+                logits_u,
+                probs,
+                valid_s,
+                conf_thresh=self.loss.conf_thresh,
+                kind=self.loss.pseudo,
+                temperature=self.loss.temperature,
+            )
         if weights.distills:
-            assert feat_t is not None
-            own = _features(feat, n_x, labeled, valid_s)
-            theirs = _features(feat_t, len(feat_t) - n_u, labeled, valid_u)
-            self.follow(theirs)
+            labeled = mask_x != IGNORE_INDEX
+            student = pool_both(feat, len(mask_x), labeled, valid_s)
+            # Statistics are those of the unmixed weak view: CutMix would count some pixels twice.
+            teacher = pool_both(feat_t, len(feat_t) - num_u, labeled, valid_u)
+            self.update_ema_stats(teacher)
             if weights.relation > 0:
-                mixed, cells = model.pool_feat(_mix_feat(feat_t[-n_u:], box), valid_s)
-                theirs = Features(theirs.x, mixed, theirs.valid_x, cells)
-                relation = self.relation(own, theirs, mask_x, probs, valid_s, share_u)
+                # A relation compares one geometry: here the weak view is mixed like the strong.
+                mixed, cells = pool_features(mix_feat(feat_t[-num_u:], cutmix_box), valid_s)
+                teacher = Features(teacher.x, mixed, teacher.valid_x, cells)
+                relation = self.relation(student, teacher, mask_x, probs, valid_s, shard_u)
             if weights.style > 0:
-                style = self.style(own)
-        total = (sup + weights.pseudo * pseudo) / 2 + weights.relation * relation + weights.style * style
+                style = self.style(student)
+        consistency = (sup + weights.pseudo * pseudo) / 2
+        total = consistency + weights.relation * relation + weights.style * style
         return LossTerms(total, sup, pseudo, relation, style, mask_ratio)
 
     def relation(
         self,
-        own: Features,
-        theirs: Features,
+        student: Features,
+        teacher: Features,
         mask_x: Tensor,
         probs: Tensor,
         valid_s: Tensor,
-        share_u: Share | None = None,
+        shard_u: BatchShard | None = None,
     ) -> Tensor:
-        """The chosen reading of relation distillation; `theirs` is mixed with the same boxes as `own`."""
-        kind, temperature = self.loss.relation_kind, self.loss.relation_temperature
+        """L_rel of the configured kind, a scalar; core/losses.py has the formulas.
+
+        The teacher's unlabeled features and `probs` f32[B,K,H,W] are mixed with the same boxes as
+        the student's: a relation compares one geometry.
+        """
+        kind = self.loss.relation_kind
+        temperature = self.loss.relation_temperature
+        features = (student.x, student.u, teacher.x, teacher.u)
         if kind == "self":
-            return losses.self_relation_loss(own.u, theirs.u, own.valid_u, self.loss.relation_grid)
+            return losses.self_relation_loss(
+                student.u, teacher.u, student.valid_u, self.loss.relation_grid
+            )
         if kind == "transfer":
-            return losses.transfer_relation_loss(own.u, own.valid_u, self.gram_x)
+            return losses.transfer_relation_loss(student.u, student.valid_u, self.gram_x)
         if kind == "cross":
             return losses.cross_relation_loss(
-                own.x, own.u, theirs.x, theirs.u, own.valid_x, own.valid_u, temperature, share_u
-            )  # fmt: skip
-        confidence, pseudo_label = probs.max(1)
-        pseudo_label = pseudo_label.masked_fill((confidence < self.loss.conf_thresh) | ~valid_s, IGNORE)
-        cells = own.u.shape[-2:]
+                *features, student.valid_x, student.valid_u, temperature, shard_u
+            )
+        conf_u_w, pseudo_label = probs.max(1)
+        ignore_mask = (conf_u_w < self.loss.conf_thresh) | ~valid_s
+        pseudo_label = pseudo_label.masked_fill(ignore_mask, IGNORE_INDEX)
+        cells = student.u.shape[-2:]
+        classes_x = labels_to_grid(mask_x, cells)
+        classes_u = labels_to_grid(pseudo_label, cells)
         return losses.class_relation_loss(
-            own.x, own.u, theirs.x, theirs.u, to_cells(mask_x, cells), to_cells(pseudo_label, cells),
-            self.num_classes, temperature,
-        )  # fmt: skip
+            *features, classes_x, classes_u, self.num_classes, temperature
+        )
 
-    def style(self, own: Features) -> Tensor:
-        """The student's labeled statistics drawn to the pool's (the labels are the biased side), or as configured."""
+    def style(self, student: Features) -> Tensor:
+        """L_sty, a scalar: the student's statistics of one side against the EMA of the other side.
+
+        By default labeled statistics move to the pool's, because few labels are the biased side.
+        """
         target = self.loss.style_target
-        pulls = []
+        distances = []
         if target in ("unlabeled", "symmetric"):
-            pulls.append(self._style_pull(own.x, own.valid_x, "u"))
+            distances.append(self._style_distance(student.x, student.valid_x, "u"))
         if target in ("labeled", "symmetric"):
-            pulls.append(self._style_pull(own.u, own.valid_u, "x"))
-        return torch.stack(pulls).mean()
+            distances.append(self._style_distance(student.u, student.valid_u, "x"))
+        return torch.stack(distances).mean()
 
-    def _style_pull(self, feat: Tensor, valid: Tensor, to: str) -> Tensor:
+    def _style_distance(self, feat: Tensor, valid: Tensor, target_side: str) -> Tensor:
         if self.loss.style_stat == "gram":
-            return losses.gram_style_loss(losses.batch_gram(feat, valid), getattr(self, f"gram_{to}"))
-        anchor = Style(getattr(self, f"mean_{to}"), getattr(self, f"std_{to}"))
-        return losses.style_loss(losses.channel_statistics(feat, valid), anchor)
+            gram = losses.batch_gram(feat, valid)
+            return losses.gram_style_loss(gram, getattr(self, f"gram_{target_side}"))
+        ema = ChannelStats(*(getattr(self, f"{stat}_{target_side}") for stat in ("mean", "std")))
+        return losses.style_loss(losses.channel_stats(feat, valid), ema)
 
     @torch.no_grad()
-    def follow(self, theirs: Features) -> None:
-        """Move the EMA of the teacher's statistics: decay min(1 - 1/(t+1), stats_decay), so the first batch sets it."""
-        keep = torch.clamp(1 - 1 / (self.updates + 1), max=self.loss.stats_decay)
-        fresh: dict[str, Tensor] = {}
-        for side, feat, valid in (("x", theirs.x, theirs.valid_x), ("u", theirs.u, theirs.valid_u)):
-            if f"gram_{side}" in self.followed:
-                fresh[f"gram_{side}"] = losses.batch_gram(feat, valid)
-            if f"mean_{side}" in self.followed:
-                style = losses.channel_statistics(feat, valid)
-                fresh |= {f"mean_{side}": style.mean, f"std_{side}": style.std}
-        for name, value in fresh.items():
-            getattr(self, name).lerp_(value, 1 - keep)
+    def update_ema_stats(self, teacher: Features) -> None:
+        """Update the EMAs of the teacher's statistics with decay min(1 - 1/(t+1), stats_decay).
+
+        The first batch sets them, and early ones are averaged: no start from zero to unlearn.
+        """
+        decay = torch.clamp(1 - 1 / (self.updates + 1), max=self.loss.stats_decay)
+        current: dict[str, Tensor] = {}
+        sides = (("x", teacher.x, teacher.valid_x), ("u", teacher.u, teacher.valid_u))
+        for side, feat, valid in sides:
+            if f"gram_{side}" in self.tracked:
+                current[f"gram_{side}"] = losses.batch_gram(feat, valid)
+            if f"mean_{side}" in self.tracked:
+                stats = losses.channel_stats(feat, valid)
+                current |= {f"mean_{side}": stats.mean, f"std_{side}": stats.std}
+        for name, value in current.items():
+            getattr(self, name).lerp_(value, 1 - decay)
         self.updates += 1
-
-
-def to_cells(classes: Tensor, size: torch.Size) -> Tensor:
-    """i64[B,H,W] -> i64[B,h,w] on the padded canvas: the class at each cell's centre."""
-    padded = model.pad_to_stride(classes[:, None].float(), value=float(IGNORE))
-    height, width = padded.shape[-2:]
-    rows = ((torch.arange(size[0], device=padded.device) + 0.5) * height / size[0]).long()
-    columns = ((torch.arange(size[1], device=padded.device) + 0.5) * width / size[1]).long()
-    return padded[:, 0][:, rows][:, :, columns].long()
-
-
-def _features(feat: Tensor, n_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
-    """`n_x` of `feat` are of labeled images, or none is. Parted when small: the gradient of a part is full-sized."""
-    parts = [n_x, len(valid_u)]
-    pooled, cells = model.pool_feat(feat, torch.cat([valid_x[:n_x], valid_u]))
-    return Features(*pooled.split(parts), *cells.split(parts))
-
-
-def _mix_feat(feat_u: Tensor, box: Tensor) -> Tensor:
-    """The teacher's unlabeled features with the student's boxes, at the features' own resolution."""
-    small = model.pad_to_stride(box.float()[:, None])
-    small = torch.nn.functional.interpolate(small, size=feat_u.shape[-2:], mode="nearest")[:, 0] > 0.5
-    return augment.mix(feat_u, small)

@@ -1,8 +1,9 @@
-"""What is wrong with a data set, in words, before a GPU-hour is spent.
+"""Finds what is wrong with a data set and says it in words, before a GPU-hour is spent.
 
-The importers feed every file through one `Audit`; it keeps counts and first examples, never the files. A *bad file*
-(unreadable, truncated, sizes that differ, a copy of a held-out image) may be left out with --skip-bad; a *bad set*
-(ids outside the classes, masks of 0 and 255) may not, since nothing of it could be learned.
+The importers pass every file through one `Audit`, which keeps counts and first examples, never
+pixels. It tells two kinds of errors apart. A *bad file* (unreadable, truncated, sizes that differ,
+a copy of a held-out image) may be left out with --skip-bad. A *bad set* (ids outside the classes,
+masks of 0 and 255 only) may not: no model could learn from what is left.
 """
 
 from __future__ import annotations
@@ -15,98 +16,133 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 150_000_000  # a larger picture is a decompression bomb or a mistake; Pillow itself gives up at 179 M
+# A larger image is a decompression bomb or a mistake. Pillow itself refuses from 179 million on.
+MAX_PIXELS = 150_000_000
+RARE_CLASS_FRACTION = 0.05  # of train's labeled pixels, for the warning about two classes
 
 
 class BadFile(Exception):
-    """This file cannot be used; the message names it and says why."""
+    """One file cannot be used. The message names the file and the reason."""
 
 
 @dataclass
 class Audit:
+    """What was seen so far of one data set with K classes."""
+
     classes: list[str]
     ignore_index: int
-    bad: list[str] = field(default_factory=list)
-    outside: Counter[int] = field(default_factory=Counter)  # mask id -> files
-    first_outside: dict[int, str] = field(default_factory=dict)
+    bad_files: list[str] = field(default_factory=list)  # messages
+    unknown_ids: Counter[int] = field(default_factory=Counter)  # mask id -> number of files
+    unknown_id_example: dict[int, str] = field(default_factory=dict)  # mask id -> first file
     mask_values: set[int] = field(default_factory=set)
-    pixels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> i64[K]
-    seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # sha256 -> (split, path)
-    copies: int = 0
+    class_pixels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> i64[K]
+    first_seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # sha256 -> (split, path)
+    num_copies: int = 0
 
-    def image(self, path: str, encoded: bytes) -> tuple[int, int]:
-        """Height and width of a readable image, every byte of it decoded."""
+    def check_image(self, path: str, encoded: bytes) -> tuple[int, int]:
+        """(height, width) of an image of which every byte was decoded; BadFile if that fails."""
         try:
             with Image.open(io.BytesIO(encoded)) as image:
                 if image.width * image.height > MAX_PIXELS:
-                    raise BadFile(f"{path}: {image.width} x {image.height} pixels is more than {MAX_PIXELS:,}")
+                    size = f"{image.width} x {image.height} pixels"
+                    raise BadFile(f"{path}: {size} is more than {MAX_PIXELS:,}")
                 image.load()
                 return image.height, image.width
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadFile(f"{path}: unreadable or truncated image ({error})") from None
 
-    def unique(self, path: str, split: str, encoded: bytes) -> str:
-        """The content hash, or BadFile when a held-out split already has the same content."""
+    def check_unique(self, path: str, split: str, encoded: bytes) -> str:
+        """The content's sha256; BadFile if another split has an image of the same content."""
         digest = hashlib.sha256(encoded).hexdigest()
-        other_split, other = self.seen.setdefault(digest, (split, path))
-        if other != path and other_split != split:
-            raise BadFile(f"{path} ({split}) is the same image as {other} ({other_split}): it is in two splits")
-        self.copies += other != path
+        first_split, first_path = self.first_seen.setdefault(digest, (split, path))
+        if first_path != path and first_split != split:
+            raise BadFile(
+                f"{path} ({split}) is the same image as {first_path} ({first_split}): "
+                "it is in two splits"
+            )
+        self.num_copies += first_path != path
         return digest
 
-    def mask(self, path: str, split: str, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """i64[K]: pixels per class of a mask that fits its image."""
-        if mask.shape != size:
+    def check_mask(
+        self, path: str, split: str, mask: np.ndarray, image_size: tuple[int, int]
+    ) -> np.ndarray:
+        """i64[K]: pixels per class of a mask u8[H, W]; BadFile if it does not fit its image."""
+        if mask.shape != image_size:
             raise BadFile(
-                f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]} pixels"
+                f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, "
+                f"its image {image_size[1]} x {image_size[0]} pixels"
             )
-        count = np.bincount(mask.ravel(), minlength=256)
-        present = np.flatnonzero(count)
+        num_classes = len(self.classes)
+        counts = np.bincount(mask.ravel(), minlength=256)
+        present = np.flatnonzero(counts)
         self.mask_values.update(present.tolist())
-        known = len(self.classes)
-        for value in present[(present >= known) & (present != self.ignore_index)].tolist():
-            self.outside[value] += 1
-            self.first_outside.setdefault(value, path)
-        per_class = count[:known]
-        if self.ignore_index < known:
+        unknown = present[(present >= num_classes) & (present != self.ignore_index)]
+        for value in unknown.tolist():
+            self.unknown_ids[value] += 1
+            self.unknown_id_example.setdefault(value, path)
+        per_class = counts[:num_classes]
+        if self.ignore_index < num_classes:
             per_class[self.ignore_index] = 0
-        self.pixels[split] = self.pixels.get(split, np.zeros(known, np.int64)) + per_class
+        before = self.class_pixels.get(split, np.zeros(num_classes, np.int64))
+        self.class_pixels[split] = before + per_class
         return per_class
 
     def errors(self, skip_bad: bool) -> list[str]:
-        """Why no table can be made, in words; empty when it can."""
-        found = [] if skip_bad else list(self.bad)
-        if self.mask_values and self.mask_values <= {0, 255} and 255 in self.mask_values and self.ignore_index == 255:
+        """Why no table can be written, a message each; empty if it can."""
+        found = [] if skip_bad else list(self.bad_files)
+        if self._masks_are_0_and_255():
             return [
                 *found,
-                "every mask holds only 0 and 255, and 255 means `ignore`: nothing would be learned. "
+                "every mask holds only 0 and 255, and 255 means `ignore`: "
+                "nothing would be learned. "
                 "If 255 is the object, import with `--map 255=1`",
             ]
-        if self.outside:
-            outside = sorted(self.outside.items())
-            ids = ", ".join(f"{v} (in {n} files, first {self.first_outside[v]})" for v, n in outside)
-            remedy = " ".join(f"--map {v}={self.ignore_index}" for v in sorted(self.outside)[:3])
-            found.append(
-                f"mask ids outside the {len(self.classes)} classes (0..{len(self.classes) - 1}): {ids}. "
-                f"Name the class in the classes file, or ignore it: `{remedy}`"
-            )
+        if self.unknown_ids:
+            found.append(self._describe_unknown_ids())
         return found
 
+    def _masks_are_0_and_255(self) -> bool:
+        """Whether these are binary masks of which the object would be ignored."""
+        if self.ignore_index != 255 or 255 not in self.mask_values:
+            return False
+        return self.mask_values <= {0, 255}
+
+    def _describe_unknown_ids(self) -> str:
+        files = ", ".join(
+            f"{value} (in {count} files, first {self.unknown_id_example[value]})"
+            for value, count in sorted(self.unknown_ids.items())
+        )
+        first_ids = sorted(self.unknown_ids)[:3]
+        remedy = " ".join(f"--map {value}={self.ignore_index}" for value in first_ids)
+        num_classes = len(self.classes)
+        return (
+            f"mask ids outside the {num_classes} classes (0..{num_classes - 1}): {files}. "
+            f"Name the class in the classes file, or ignore it: `{remedy}`"
+        )
+
     def warnings(self) -> list[str]:
+        """What is unusual and allowed, a message each."""
         found = []
-        for split, pixels in sorted(self.pixels.items()):
-            empty = [name for name, count in zip(self.classes, pixels, strict=True) if not count]
-            if empty:
+        for split, pixels in sorted(self.class_pixels.items()):
+            counts = zip(self.classes, pixels, strict=True)
+            absent = [name for name, count in counts if not count]
+            if absent:
                 effect = "never learned" if split == "train" else "left out of mIoU"
-                found.append(f"no {split} mask has a pixel of: {', '.join(empty)} ({effect})")
-        train = self.pixels.get("train")
-        if train is not None and len(self.classes) == 2 and 0 < train.min() < 0.05 * train.sum():
+                found.append(f"no {split} mask has a pixel of: {', '.join(absent)} ({effect})")
+        if self._has_rare_class():
             found.append(
-                "two classes, one of them rarer than 5 %: a model may call everything background; "
-                "consider loss.class_weights=balanced and a low loss.conf_thresh"
+                "two classes, one of them rarer than 5 %: a model may predict background "
+                "everywhere; consider loss.class_weights=balanced and a low loss.conf_thresh"
             )
-        if self.copies:
-            found.append(f"{self.copies} images are copies of another image of their own split")
-        if self.bad:
-            found.append(f"{len(self.bad)} files left out (--skip-bad)")
+        if self.num_copies:
+            found.append(f"{self.num_copies} images are copies of another image of their own split")
+        if self.bad_files:
+            found.append(f"{len(self.bad_files)} files left out (--skip-bad)")
         return found
+
+    def _has_rare_class(self) -> bool:
+        """Whether train has two classes, one of them present and rare."""
+        train = self.class_pixels.get("train")
+        if train is None or len(self.classes) != 2:
+            return False
+        return bool(0 < train.min() < RARE_CLASS_FRACTION * train.sum())

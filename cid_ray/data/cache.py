@@ -1,16 +1,16 @@
-"""Decoded images that all processes of a node share: an image is decoded once per node, not once per process.
+"""A cache of decoded images for all processes of a node: each image is decoded once per node.
 
-They lie in one sparse file per table content and `image_size`, in this user's folder of the node. Every row has its
-place in it, train images with masks first, then val, the rest of train, test; what lies beyond `data.cache_mb` is
-decoded each time. A place depends on the table alone, so processes with different bounds share the file.
+The cache is one sparse file per table content and `image_size`, in a folder of this user:
 
-    ready u8[N, 2] (image, mask), then for every row: image u8[H, W, 3], mask u8[H, W] where it has one
-A flag is written after its pixels: a place without it is decoded again, and two processes that decode one image at
-once write the same bytes. The name of a file says what decides its bytes: this layout, the table's fingerprint, the
-size, Pillow's version, and the boot, because a power cut may keep a flag and lose its pixels.
+    ready u8[N, 2] (image, mask), then per row: image u8[H, W, 3], and mask u8[H, W] if it has one
 
-Files are read and written, not mapped: as fast, a full disk is an error instead of a SIGBUS, and what is cached is no
-memory of any process. Of files that were opened before, the KEPT last ones stay.
+A row's offset depends on the table alone, so processes with different `data.cache_mb` share the
+file. Rows that are read most often come first: labeled train images, val, the pool, test. Rows
+beyond `cache_mb` are decoded every time. A ready flag is written AFTER its pixels. A row without
+its flag is decoded again, and two processes that decode one row concurrently write the same bytes.
+
+The file is read and written, not memory-mapped. That is as fast, a full disk raises an error
+instead of a SIGBUS, and the cache does not count as memory of the process.
 """
 
 from __future__ import annotations
@@ -30,155 +30,240 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from cid_ray.config import DataConfig
+from cid_ray.data.sources import open_table
 from cid_ray.data.table import Table
 
-VERSION = 1
-KEPT = 4  # files besides the one in use, each of at most cache_mb
-FALLBACK_MB = 64  # of a process where nothing can be shared: there may be many on a node
+CACHE_VERSION = 1  # of the file's layout
+MAX_OTHER_FILES = 4  # caches of other tables and sizes that stay on the node's disk
+FALLBACK_MB = 64  # per process, where no file can be shared; a node may have many processes
 READY = b"\1"
-ONCE = 3  # the turn of what is read at the end of a run alone
-Decoded = tuple[Image.Image, np.ndarray | None]
+DISK_BLOCK_BYTES = 512  # the unit of st_blocks, by POSIX
+
+# The order of rows in the file.
+LABELED_PRIORITY = 0
+VAL_PRIORITY = 1
+POOL_PRIORITY = 2
+READ_ONCE_PRIORITY = 3  # test images: read at the end of a run only
+
+Decoded = tuple[Image.Image, np.ndarray | None]  # RGB image, mask u8[H, W]
 
 
-class Reader:
-    """The decoded image and mask of any row, resized to `image_size`; many threads may call it."""
+def cached_reader(data: DataConfig) -> CachedReader:
+    """The CachedReader of a process that does one run after another: table and cache stay open."""
+    return _last_opened(data.table, data.image_size, data.cache_mb)
+
+
+@lru_cache(maxsize=1)
+def _last_opened(table: str, image_size: tuple[int, int] | None, cache_mb: int) -> CachedReader:
+    return CachedReader(open_table(table), image_size, cache_mb)
+
+
+class CachedReader:
+    """Reads decoded images of a table, resized to `image_size`. Many threads may call it."""
 
     def __init__(self, table: Table, image_size: tuple[int, int] | None, cache_mb: int):
-        self.table, self.image_size = table, image_size
+        """
+        Args:
+            table: the data set.
+            image_size: (H, W) to which images are resized; None keeps each image's own size.
+            cache_mb: bound of the node's cache file in MiB; 0 turns the cache off.
+        """
+        self.table = table
+        self.image_size = image_size
         self.decode: Callable[[int, bool], Decoded] = self._decode
-        self.shared: SharedFile | None = None
-        heights, widths = sizes(table, image_size)
+        self.shared_file: SharedCacheFile | None = None
+        if not cache_mb:
+            return
         try:
-            self.shared = SharedFile(table, image_size, heights, widths, cache_mb << 20) if cache_mb else None
+            self.shared_file = SharedCacheFile(table, image_size, cache_mb << 20)
         except OSError as error:
             warnings.warn(f"decoded images are not shared between processes: {error}", stacklevel=2)
-            room = min(cache_mb, FALLBACK_MB) << 20
-            self.decode = lru_cache(room // int(4 * (heights * widths).max()))(self._decode)
+            heights, widths = decoded_sizes(table, image_size)
+            largest = int(4 * (heights * widths).max())  # bytes of one image with its mask
+            capacity = min(cache_mb, FALLBACK_MB) << 20
+            self.decode = lru_cache(capacity // largest)(self._decode)
 
     def __call__(self, row: int, mask: bool) -> Decoded:
+        """Read one row, from the cache if it is there.
+
+        Args:
+            row: 0..N-1.
+            mask: whether to read the mask too.
+
+        Returns:
+            The RGB image and its mask u8[H, W] (255 is ignored), both at `image_size`. The mask is
+            None if it was not asked for or if the row is unlabeled.
+
+        Raises:
+            UnreadableImage: the bytes cannot be decoded.
+        """
         mask = mask and bool(self.table.labeled[row])
-        found = self.shared.get(row, mask) if self.shared else None
+        found = self.shared_file.get(row, mask) if self.shared_file else None
         if found is None:
             found = self.decode(row, mask)
-            if self.shared:
-                self.shared.put(row, *found)
+            if self.shared_file:
+                self.shared_file.put(row, *found)
         return found
 
     def _decode(self, row: int, mask: bool) -> Decoded:
-        image, ids = self.table.read(row, mask)
+        image, class_ids = self.table.read(row, mask)
         if self.image_size:
-            size = (self.image_size[1], self.image_size[0])
-            image = image.resize(size, Image.Resampling.BILINEAR)
-            ids = None if ids is None else np.asarray(Image.fromarray(ids).resize(size, Image.Resampling.NEAREST))
-        return image, ids
+            height, width = self.image_size
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            if class_ids is not None:
+                resized = Image.fromarray(class_ids).resize(
+                    (width, height), Image.Resampling.NEAREST
+                )
+                class_ids = np.asarray(resized)
+        return image, class_ids
 
 
-def sizes(table: Table, image_size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray]:
-    """i64[N] heights and widths of the decoded images."""
-    if image_size:
-        return np.full(len(table), image_size[0], np.int64), np.full(len(table), image_size[1], np.int64)
-    return table.index["height"].to_numpy().astype(np.int64), table.index["width"].to_numpy().astype(np.int64)
+class SharedCacheFile:
+    """The cache file of one table at one size. Raises OSError if the node cannot have one."""
 
+    def __init__(self, table: Table, image_size: tuple[int, int] | None, capacity_bytes: int):
+        self.heights, self.widths = decoded_sizes(table, image_size)
+        self.offsets, ends = cache_layout(table, self.heights, self.widths)
+        self.fits = ends <= capacity_bytes  # bool[N]
+        path = node_cache_dir() / cache_file_name(table, image_size)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = os.fdopen(descriptor, "r+b", buffering=0)
+        self._check_disk_space(path.parent, int(ends[self.fits].max(initial=0)))
+        os.utime(path)  # `_remove_old_files` keeps the files that were opened last
+        _remove_old_files(path)
 
-class SharedFile:
-    """The file of one table at one size; OSError where there can be none."""
-
-    def __init__(
-        self, table: Table, image_size: tuple[int, int] | None, heights: np.ndarray, widths: np.ndarray, room: int
-    ):
-        self.heights, self.widths = heights, widths
-        self.first, ends = layout(table, heights, widths)
-        self.fits = ends <= room
-        path = node_folder() / name_of(table, image_size)
-        self.file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b", buffering=0)
-        growth = int(ends[self.fits].max(initial=0)) - os.fstat(self.file.fileno()).st_blocks * 512
-        free = shutil.disk_usage(path.parent).free
+    def _check_disk_space(self, folder: Path, size_bytes: int) -> None:
+        """OSError if the file, once full, would take more than half of the free disk space."""
+        growth = size_bytes - os.fstat(self._file.fileno()).st_blocks * DISK_BLOCK_BYTES
+        free = shutil.disk_usage(folder).free
         if growth > free // 2:
             raise OSError(
-                f"{path.parent} has {free >> 20} MiB free, {growth >> 20} MiB would take more than half of it"
+                f"{folder} has {free >> 20} MiB free, "
+                f"{growth >> 20} MiB would take more than half of it"
             )
-        os.utime(path)
-        _drop_old(path)
 
     def get(self, row: int, mask: bool) -> Decoded | None:
-        """What was decoded before, by any process; None where image or mask is not there."""
-        parts, file = 2 if mask else 1, self.file.fileno()
-        if not self.fits[row] or os.pread(file, parts, 2 * row) != READY * parts:
+        """What any process decoded before; None if the image, or the mask asked for, is missing."""
+        num_parts = 2 if mask else 1
+        descriptor = self._file.fileno()
+        if not self.fits[row]:
             return None
-        high, wide = int(self.heights[row]), int(self.widths[row])
-        area = high * wide
-        pixels = os.pread(file, (4 if mask else 3) * area, int(self.first[row]))
-        image = Image.fromarray(np.frombuffer(pixels, np.uint8, 3 * area).reshape(high, wide, 3))
-        return image, np.frombuffer(pixels, np.uint8, area, 3 * area).reshape(high, wide) if mask else None
+        if os.pread(descriptor, num_parts, 2 * row) != READY * num_parts:
+            return None
+        height, width = int(self.heights[row]), int(self.widths[row])
+        area = height * width
+        bytes_per_pixel = 4 if mask else 3
+        pixels = os.pread(descriptor, bytes_per_pixel * area, int(self.offsets[row]))
+        rgb = np.frombuffer(pixels, np.uint8, 3 * area).reshape(height, width, 3)
+        if not mask:
+            return Image.fromarray(rgb), None
+        class_ids = np.frombuffer(pixels, np.uint8, area, 3 * area).reshape(height, width)
+        return Image.fromarray(rgb), class_ids
 
-    def put(self, row: int, image: Image.Image, ids: np.ndarray | None) -> None:
-        """Keep what was decoded, unless it lies beyond the bound or is not of the size that the table says."""
+    def put(self, row: int, image: Image.Image, class_ids: np.ndarray | None) -> None:
+        """Store a decoded row, unless it is beyond the bound or its size is not the table's."""
         shape = (int(self.heights[row]), int(self.widths[row]))
         if not self.fits[row] or (image.height, image.width) != shape:
             return
-        with suppress(OSError):  # a disk that is full by now: decoded each time
+        with suppress(OSError):  # the disk is full by now: the row is decoded every time
             self._write(row, 0, 0, image.tobytes())
-            if ids is not None and ids.shape == shape and ids.dtype == np.uint8:
-                self._write(row, 1, 3 * ids.size, ids.tobytes())
+            if class_ids is not None and class_ids.shape == shape and class_ids.dtype == np.uint8:
+                self._write(row, 1, 3 * class_ids.size, class_ids.tobytes())
 
     def _write(self, row: int, part: int, offset: int, pixels: bytes) -> None:
-        file = self.file.fileno()
-        if os.pwrite(file, pixels, int(self.first[row]) + offset) == len(pixels):
-            os.pwrite(file, READY, 2 * row + part)
+        """Write the image (part 0) or the mask (part 1), then its ready flag."""
+        descriptor = self._file.fileno()
+        written = os.pwrite(descriptor, pixels, int(self.offsets[row]) + offset)
+        if written == len(pixels):
+            os.pwrite(descriptor, READY, 2 * row + part)
 
 
-def layout(table: Table, heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """i64[N] first and end of every row's bytes in the file."""
+def decoded_sizes(
+    table: Table, image_size: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """i64[N] heights and i64[N] widths of the decoded images."""
+    if image_size:
+        heights = np.full(len(table), image_size[0], np.int64)
+        widths = np.full(len(table), image_size[1], np.int64)
+        return heights, widths
+    heights = table.index["height"].to_numpy().astype(np.int64)
+    widths = table.index["width"].to_numpy().astype(np.int64)
+    return heights, widths
+
+
+def cache_layout(
+    table: Table, heights: np.ndarray, widths: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """i64[N] offset and i64[N] end of every row's bytes in the file."""
     lengths = np.where(table.labeled, 4, 3) * heights * widths
-    order = np.argsort(_turn(table), kind="stable")
+    order = np.argsort(_priorities(table), kind="stable")
     ends = np.empty(len(table), np.int64)
     ends[order] = 2 * len(table) + np.cumsum(lengths[order])
     return ends - lengths, ends
 
 
-def left_out(table: Table, image_size: tuple[int, int] | None, cache_mb: int) -> str:
-    """What the bound leaves out of train and val, for whoever may raise it; empty where they have room, or no cache."""
-    ends = layout(table, *sizes(table, image_size))[1][_turn(table) < ONCE]
-    fits = int((ends <= cache_mb << 20).sum())
-    if not cache_mb or fits == len(ends):
+def _priorities(table: Table) -> np.ndarray:
+    """i64[N]: rows with a small number come first in the file, so they fit in a small cache."""
+    priorities = np.full(len(table), READ_ONCE_PRIORITY)
+    priorities[table.rows("train")] = POOL_PRIORITY
+    priorities[table.rows("val")] = VAL_PRIORITY
+    priorities[(priorities == POOL_PRIORITY) & table.labeled] = LABELED_PRIORITY
+    return priorities
+
+
+def describe_uncached(table: Table, image_size: tuple[int, int] | None, cache_mb: int) -> str:
+    """A hint if the cache cannot hold all of train and val; "" if it can, or without a cache."""
+    read_often = _priorities(table) < READ_ONCE_PRIORITY
+    ends = cache_layout(table, *decoded_sizes(table, image_size))[1][read_often]
+    fitting = int((ends <= cache_mb << 20).sum())
+    if not cache_mb or fitting == len(ends):
         return ""
+    needed_mb = math.ceil(ends.max() / 2**20)
     return (
-        f"data.cache_mb={cache_mb} keeps {fits} of {len(ends)} images decoded, the others are decoded every time; "
-        f"{math.ceil(ends.max() / 2**20)} would keep all"
+        f"data.cache_mb={cache_mb} holds {fitting} of {len(ends)} decoded images, the others are "
+        f"decoded every time they are read; data.cache_mb={needed_mb} would hold all"
     )
 
 
-def _turn(table: Table) -> np.ndarray:
-    """Which rows get the room first: those that come most often."""
-    turn = np.full(len(table), ONCE)
-    for number, rows in ((2, table.rows("train")), (1, table.rows("val"))):
-        turn[rows] = number
-    turn[(turn == 2) & table.labeled] = 0
-    return turn
+def cache_file_name(table: Table, image_size: tuple[int, int] | None) -> str:
+    """A name of everything that decides the file's bytes.
 
-
-def name_of(table: Table, image_size: tuple[int, int] | None) -> str:
+    It has the layout's version, the table's fingerprint, the size and Pillow's version. It also has
+    the boot id: a power cut may keep a ready flag on disk and lose the pixels.
+    """
     size = f"{image_size[0]}x{image_size[1]}" if image_size else "own"
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    started = boot.read_text()[:8] if boot.exists() else "any"
-    return f"decoded-{VERSION}-{table.fingerprint}-{size}-{PIL.__version__}-{started}"
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    boot = boot_id.read_text()[:8] if boot_id.exists() else "any"
+    return f"decoded-{CACHE_VERSION}-{table.fingerprint}-{size}-{PIL.__version__}-{boot}"
 
 
-def node_folder() -> Path:
-    """This user's folder on this machine, made on first use; OSError when it is not for this user alone."""
+def node_cache_dir() -> Path:
+    """This user's cache folder on this machine, made on first use.
+
+    Raises:
+        OSError: the folder is not this user's alone. Another user could put pixels into it.
+    """
     if not hasattr(os, "getuid"):
         raise OSError("this platform has no user ids")
     folder = Path(tempfile.gettempdir()) / f"cid_ray-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} must be a folder that belongs to this user and that nobody else may enter")
+    is_private = found.st_uid == os.getuid() and not found.st_mode & 0o077
+    if not stat.S_ISDIR(found.st_mode) or not is_private:
+        raise PermissionError(
+            f"{folder} must be a folder that belongs to this user and that nobody else may enter"
+        )
     return folder
 
 
-def _drop_old(path: Path) -> None:
-    """Remove all but the last opened files besides this one; a process that has one open keeps it until its end."""
-    with suppress(FileNotFoundError):  # another process drops them too
-        others = [file for file in path.parent.glob("decoded-*") if file != path]
-        for file in sorted(others, key=lambda f: f.stat().st_mtime, reverse=True)[KEPT:]:
+def _remove_old_files(in_use: Path) -> None:
+    """Remove all cache files but `in_use` and the MAX_OTHER_FILES that were opened last.
+
+    A process that has a removed file open keeps it until it ends.
+    """
+    with suppress(FileNotFoundError):  # another process removes them too
+        others = [file for file in in_use.parent.glob("decoded-*") if file != in_use]
+        newest_first = sorted(others, key=lambda file: file.stat().st_mtime, reverse=True)
+        for file in newest_first[MAX_OTHER_FILES:]:
             file.unlink()

@@ -1,1 +1,1 @@
-"""What came out: rows in, tables and pages out. Never opens a checkpoint, never needs torch or ray."""
+"""Records in; tables, figures and pages out. Needs neither torch nor ray nor optuna."""

@@ -1,15 +1,20 @@
-"""Rows -> what a user decides by: at each label ratio the methods side by side, differences, and how real they are."""
+"""Records -> what a user decides by: the methods at each label ratio, and their differences.
+
+Three kinds of runs are kept apart. The chosen run of a method is the one that its search picked on
+val. Other trials of the search belong into curves and figures only. Repeats of a run judge it
+(noise.py) and enter neither the choice nor the curves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cid_ray.results.noise import METHOD, Noise, blocks
-from cid_ray.results.record import Row, of_event
+from cid_ray.results.noise import Noise, paired_blocks
+from cid_ray.results.records import Record, of_event
 
-METHODS = {
+METHOD_NAMES = {
     "supervised": "supervised only",
     "pool_bn": "supervised, pool through batch norm",
     "mean_teacher": "mean teacher",
@@ -17,185 +22,233 @@ METHODS = {
 }
 
 
+@dataclass(frozen=True)
+class RunScore:
+    """The val score of a run at its last rung."""
+
+    run: str
+    method: str
+    value: float
+    step: int
+    steps: int
+
+    @property
+    def full_length(self) -> bool:
+        return self.step >= self.steps
+
+
+def best_of(scores: Iterable[RunScore]) -> RunScore | None:
+    """The best score so far; the first one of equals, None of none.
+
+    A longer run comes before a higher score: curves still rise, so an early score is no measure.
+    """
+    return max(scores, key=lambda score: (score.step / score.steps, score.value), default=None)
+
+
 @dataclass
 class RatioSummary:
-    """One label ratio: the chosen run of every method, how its search went, and the repeats of what was confirmed."""
+    """One label ratio: the chosen run of each method, how its search went, and the repeats."""
 
     ratio: str
     name: str  # "1/16 (23)"
     label_count: int
-    metric: str  # "val/miou_teacher" or "val/miou": which network is scored
-    finals: dict[str, Row] = field(default_factory=dict)  # method -> its chosen run
-    rungs: dict[str, list[Row]] = field(default_factory=dict)  # run -> its curve; never a repeat
-    ended: dict[str, str] = field(default_factory=dict)  # run -> complete, pruned, failed
-    trials: dict[str, Row] = field(default_factory=dict)  # run -> its final row, chosen or not; never a repeat
-    searches: dict[str, Row] = field(default_factory=dict)  # method -> how its search went
-    confirmed: dict[str, list[Row]] = field(default_factory=dict)  # candidate's run -> final rows of its repeats
+    metric: str  # "val/miou_teacher" or "val/miou": the network whose scores are shown
+    chosen: dict[str, Record] = field(default_factory=dict)  # method -> final record
+    rungs: dict[str, list[Record]] = field(default_factory=dict)  # run -> curve; no repeats
+    states: dict[str, str] = field(default_factory=dict)  # run -> complete, pruned, failed, running
+    finals: dict[str, Record] = field(default_factory=dict)  # run -> final record; no repeats
+    searches: dict[str, Record] = field(default_factory=dict)  # method -> search record
+    repeats: dict[str, list[Record]] = field(default_factory=dict)  # run -> finals of its repeats
 
     @property
-    def search(self) -> Row:
-        """How the search of CID's settings went."""
+    def cid_search(self) -> Record:
+        """The search record of CID, {} before the end of the search."""
         return self.searches.get("cid", {})
 
     @property
-    def held_out(self) -> str:
-        """The split behind "test/..." scores: val where the table has no test."""
-        return str(next(iter(self.finals.values()), {}).get("held_out", "test"))
+    def test_split(self) -> str:
+        """The split behind `test/*` scores: val where the table has no test."""
+        return str(next(iter(self.chosen.values()), {}).get("test_split", "test"))
 
-    def key(self, split: str, prefix: str = "") -> str:
+    def score_key(self, split: str, prefix: str = "") -> str:
         return f"{prefix}{split}/{self.metric.partition('/')[2]}"
 
     def score(self, method: str, split: str, prefix: str = "") -> float | None:
-        """mIoU in percent of the last step (prefix "") or of the best-on-val step (prefix "best/")."""
-        return self.finals[method].get(self.key(split, prefix)) if method in self.finals else None
+        """mIoU in percent of a method's chosen run.
 
-    def gain(self, over: str, split: str = "test", of: str = "cid") -> float | None:
-        mine, theirs = self.score(of, split), self.score(over, split)
-        return None if mine is None or theirs is None else mine - theirs
+        Args:
+            method: key of METHOD_NAMES.
+            split: val or test.
+            prefix: "" for the last step, "best/" for the step that was best on val.
+        """
+        if method not in self.chosen:
+            return None
+        return self.chosen[method].get(self.score_key(split, prefix))
+
+    def gain(self, baseline: str, split: str = "test", method: str = "cid") -> float | None:
+        """Difference of two chosen runs, in points of mIoU."""
+        score, base = self.score(method, split), self.score(baseline, split)
+        return None if score is None or base is None else score - base
 
     def noise(self, split: str) -> Noise:
-        """Of the repeats' scores on a split. Repeats are a pair only if they share number, seed and label draw."""
-        key = self.key(split)
-        return blocks(
-            {
-                run: {(r["pair"], r.get("seed"), r.get("draw")): r[key] for r in rows if r.get(key) is not None}
-                for run, rows in self.confirmed.items()
-            }
-        )
+        """Noise of the repeats' scores on a split.
 
-    def repeated(self, noise: Noise) -> dict[str, str]:
+        Repeats of two runs form a block only if they share number, seed and label draw.
+        """
+        key = self.score_key(split)
+        scores: dict[str, dict[Any, float]] = {}
+        for run, finals in self.repeats.items():
+            scores[run] = {
+                (final["repeat_index"], final.get("seed"), final.get("draw")): final[key]
+                for final in finals
+                if final.get(key) is not None
+            }
+        return paired_blocks(scores)
+
+    def repeated_runs(self, noise: Noise) -> dict[str, str]:
         """method -> its chosen run, of those that were repeated."""
-        chosen = {m: str(self.finals[m]["run"]) for m in METHODS if m in self.finals}
-        return {m: run for m, run in chosen.items() if run in noise.scores}
+        runs = {m: str(self.chosen[m]["run"]) for m in METHOD_NAMES if m in self.chosen}
+        return {method: run for method, run in runs.items() if run in noise.scores}
 
     @property
-    def measured(self) -> bool:
-        """Whether methods can be compared by their repeats: two of them at least, and a noise floor."""
+    def has_noise_floor(self) -> bool:
+        """Whether repeats of at least two methods can be compared."""
         noise = self.noise("test")
-        return noise.floor is not None and len(self.repeated(noise)) > 1
+        return noise.floor is not None and len(self.repeated_runs(noise)) > 1
+
+    def method_of(self, run: str) -> str:
+        return str(self.rungs[run][0]["method"])
+
+    def last_scores(self) -> Iterator[RunScore]:
+        """Every run that has a val score."""
+        for run, rungs in self.rungs.items():
+            last = rungs[-1]
+            if last[self.metric] is not None:
+                yield RunScore(
+                    run, last["method"], last[self.metric], step=last["step"], steps=last["steps"]
+                )
 
 
-def summarize(rows: Iterable[Row], metric: str = "val/miou_teacher") -> list[RatioSummary]:
-    """One summary per ratio, fewest labels first; `metric` says whose scores are shown, teacher's or student's."""
-    rows = list(rows)
+def summarize(records: Iterable[Record], metric: str = "val/miou_teacher") -> list[RatioSummary]:
+    """Sort the records of a run folder by label ratio.
+
+    Args:
+        records: as `read_records` returns them, of a finished search or of one that still runs.
+        metric: whose scores are shown, "val/miou_teacher" or the student's "val/miou".
+
+    Returns:
+        One summary per ratio that has a rung, fewest labels first.
+
+    Raises:
+        KeyError: a record lacks a field of its event.
+
+    Example:
+        >>> for summary in summarize(read_records("runs/demo")):
+        ...     print(summary.name, summary.gain("supervised"))
+    """
+    records = list(records)
+    searches: dict[str, dict[str, Record]] = {}
+    for record in of_event(records, "search"):
+        searches.setdefault(record["ratio"], {})[record["method"]] = record
+    states = {record["run"]: record["state"] for record in of_event(records, "trial")}
+    # Several machines share the study: another trial has the result of a stale one.
+    stale = {record["run"] for record in of_event(records, "stale")}
     found: dict[str, RatioSummary] = {}
-    searches: dict[str, dict[str, Row]] = {}
-    for row in of_event(rows, "search"):  # the first rows had no method, or the importances' under that name
-        searches.setdefault(row["ratio"], {})[row["method"] if row.get("method") in METHODS else "cid"] = row
-    ended = {row["run"]: row["state"] for row in of_event(rows, "trial")}
-    lost = {row["run"] for row in of_event(rows, "lost")}  # of several machines; another one's trial has the result
-    for row in rows:
-        if row.get("event") not in ("rung", "final") or row["run"] in lost:
+    for record in records:
+        if record["event"] not in ("rung", "final") or record["run"] in stale:
             continue
-        summary = found.setdefault(
-            row["ratio"],
-            RatioSummary(
-                row["ratio"], row["ratio_name"], row["label_count"], metric, searches=searches.get(row["ratio"], {})
-            ),
-        )
-        if row.get("confirms"):
-            if row["event"] == "final":
-                summary.confirmed.setdefault(row["confirms"], []).append(row)
-        elif row["event"] == "rung":
-            summary.rungs.setdefault(row["run"], []).append(row)
-            summary.ended[row["run"]] = ended.get(row["run"], "running")
-        else:
-            summary.trials[row["run"]] = row
-            if _is_chosen(row, summary.searches):
-                summary.finals[row["method"]] = row
-    return sorted(found.values(), key=lambda s: s.label_count)
+        ratio = record["ratio"]
+        if ratio not in found:
+            found[ratio] = RatioSummary(
+                ratio,
+                record["ratio_name"],
+                record["label_count"],
+                metric,
+                searches=searches.get(ratio, {}),
+            )
+        _add(found[ratio], record, states)
+    return sorted(found.values(), key=lambda summary: summary.label_count)
 
 
-def _is_chosen(row: Row, searches: dict[str, Row]) -> bool:
-    """Whether its search chose this run. A method without a search has one run; CID's search may have chosen none."""
-    search = searches.get(row["method"])
-    if search is None or (search.get("best") is None and row["method"] != "cid"):
+def _add(summary: RatioSummary, record: Record, states: dict[str, str]) -> None:
+    """Sort one rung or final record into its ratio."""
+    run = record["run"]
+    if record["repeats_of"]:
+        if record["event"] == "final":
+            summary.repeats.setdefault(record["repeats_of"], []).append(record)
+    elif record["event"] == "rung":
+        summary.rungs.setdefault(run, []).append(record)
+        summary.states[run] = states.get(run, "running")
+    else:
+        summary.finals[run] = record
+        if _is_chosen(record, summary.searches):
+            summary.chosen[record["method"]] = record
+
+
+def _is_chosen(record: Record, searches: dict[str, Record]) -> bool:
+    """Whether its search chose this run.
+
+    A method without a search has a single run. A search that stopped early may have chosen none: of
+    a baseline its only run is shown all the same, but a CID trial that nobody chose is not.
+    """
+    search = searches.get(record["method"])
+    if search is None or (search.get("best") is None and record["method"] != "cid"):
         return True
-    return bool(row["run"] == search.get("best"))
+    return bool(record["run"] == search.get("best"))
 
 
-def table(summaries: list[RatioSummary]) -> list[dict[str, Any]]:
-    """The main table as plain values: one line per ratio and method; None where nothing was measured."""
-    return [_line(summary, method) for summary in summaries for method in METHODS if method in summary.finals]
+def result_table(summaries: list[RatioSummary]) -> list[dict[str, Any]]:
+    """The main table: one line per ratio and method; None where nothing was measured."""
+    return [
+        _line(summary, method)
+        for summary in summaries
+        for method in METHOD_NAMES
+        if method in summary.chosen
+    ]
 
 
 def _line(summary: RatioSummary, method: str) -> dict[str, Any]:
-    row, noise = summary.finals[method], summary.noise("test")
-    runs = summary.repeated(noise)
-    run, base = runs.get(method), runs.get("supervised") if method != "supervised" else None
+    final = summary.chosen[method]
+    is_supervised = method == "supervised"
+    noise = summary.noise("test")
+    runs = summary.repeated_runs(noise)
+    run = runs.get(method)
+    base = None if is_supervised else runs.get("supervised")
     gain = noise.difference(run, base) if run and base else None
     return {
         "ratio": summary.name,
-        "method": METHODS[method],
-        "key": method,
-        "baseline": method != "cid",
+        "method": method,
+        "method_name": METHOD_NAMES[method],
+        "is_baseline": method != "cid",
+        "run": final["run"],
+        "seconds": final["seconds"],
+        # scores of the chosen run
         "val": summary.score(method, "val"),
         "test": summary.score(method, "test"),
-        "over_supervised": summary.gain("supervised", of=method) if method != "supervised" else None,
-        "best_on_val_step": row.get("best/step"),
+        "over_supervised": None if is_supervised else summary.gain("supervised", method=method),
+        "best_on_val_step": final.get("best/step"),
         "best_on_val_test": summary.score(method, "test", "best/"),
-        "selects": row.get("held_out_selects", row.get("held_out") == "val"),
-        "seconds": row["seconds"],
-        "run": row["run"],
-        # of the repeats, on held-out images; `gain` is over supervised only, `floor` what it must exceed
+        "test_is_val": final.get("test_is_val", False),
+        # scores of its repeats on test; a gain over supervised only must exceed the floor
         "mean": noise.mean(run) if run else None,
         "sd": noise.sd(run) if run else None,
-        "repeats": noise.pairs if run else None,
+        "repeats": noise.num_repeats if run else None,
         "gain": gain,
         "floor": noise.floor if run else None,
-        "judged": judged(noise, gain),
+        "significance": significance(noise, gain),
     }
 
 
-def judged(noise: Noise, difference: float | None) -> str | None:
-    """A difference of means in words; None where no floor was measured."""
+def significance(noise: Noise, difference: float | None) -> str | None:
+    """A difference of means in words; None without a noise floor."""
     within = None if difference is None else noise.within_noise(difference)
-    return None if within is None else "within noise" if within else "above noise"
+    if within is None:
+        return None
+    return "within noise" if within else "above noise"
 
 
-def noise_rows(summaries: list[RatioSummary]) -> list[Row]:
-    """Rows of what the repeats say, for rows.jsonl: one per ratio and split; the same row again replaces the former."""
-    found = []
-    for summary in summaries:
-        for split in ("val", "test"):
-            noise = summary.noise(split)
-            if not noise.pairs:
-                continue
-            runs = summary.repeated(noise)
-            found.append(
-                {
-                    "event": "noise",
-                    "run": f"{summary.ratio} {summary.key(split)}",
-                    "ratio": summary.ratio,
-                    "ratio_name": summary.name,
-                    "label_count": summary.label_count,
-                    "split": split,
-                    "held_out": summary.held_out,
-                    "metric": summary.key(split),
-                    "n": noise.pairs,
-                    "df": noise.df,
-                    "chosen": runs,  # method -> run
-                    "means": {run: noise.mean(run) for run in noise.scores},
-                    "sds": {run: noise.sd(run) for run in noise.scores},
-                    "differences": {
-                        method: {over: noise.difference(runs[method], runs[over]) for over in runs if over != method}
-                        for method in runs
-                    },
-                    "residual_variance": noise.variance,
-                    "floor": noise.floor,
-                    "single_run_floor": noise.single_run_floor,
-                    "how": METHOD,
-                }
-            )
-    return found
-
-
-def run_method(summary: RatioSummary, run: str) -> str:
-    return str(summary.rungs[run][0]["method"])
-
-
-def settings_by_ratio(summaries: list[RatioSummary]) -> dict[str, list[Row | None]]:
-    """setting -> for each summary what its search row says: the best trial's value, the range of the best quarter."""
-    tops = [summary.search.get("top") or {} for summary in summaries]
-    keys = dict.fromkeys(key for top in tops for key in top)
-    return {key: [top.get(key) for top in tops] for key in keys}
+def hyperparameters_by_ratio(summaries: list[RatioSummary]) -> dict[str, list[Record | None]]:
+    """key -> for each summary its entry of `best_hyperparameters` in the search record."""
+    by_ratio = [summary.cid_search.get("best_hyperparameters") or {} for summary in summaries]
+    keys = dict.fromkeys(key for found in by_ratio for key in found)
+    return {key: [found.get(key) for found in by_ratio] for key in keys}

@@ -1,76 +1,60 @@
-"""The study's storage: a run's folder held by one process, its journal mended after a crash, and what must not change.
+"""A search's journal file, repaired after a crash, and the fingerprint of the search that it holds.
 
-A journal line that a full disk or a kill cut short would spoil the line after it, and the lock of a killed process
-would hold up the next one, so both are cleared before a journal is opened. `same_search` refuses to go on when the
-search itself has changed, and names what did.
+Two leftovers of a crash would break the next start, so both are removed before a journal is opened:
+a last line that a full disk or a kill cut short would spoil the line after it, and the lock of a
+killed process would block the next one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from cid_ray.config import CHANGE_NO_RESULT, Config, InputError, changes, flat
+from cid_ray.config import NOT_FINGERPRINTED, Config, InputError, describe_changes, flatten
 
 JOURNAL = "study.journal"
-IDENTITY = "identity"  # the study attribute that holds what must not change
-GRACE_SECONDS = 3  # after which the journal lock of a killed process is taken over
-FREE_TO_CHANGE = (  # on a resume: what changes no result, how long the search goes on, and how
-    *CHANGE_NO_RESULT, "study.", "model.weights", "train.samples", "train.alarm_steps", "scale.", "search.trials",
-    "search.baseline_trials", "search.concurrency", "search.cpus_per_trial", "search.gpus_per_trial",
-    "search.confirm.", "search.retries", "search.max_failures", "search.trackers",
-)  # fmt: skip
+FINGERPRINT_ATTR = "fingerprint"  # study attribute
+GRACE_PERIOD_S = 3  # after which the journal lock of a killed process is taken over
 
-
-class Hold:
-    """A run's folder while this process works in it; the kernel frees it when the process ends, however it ends."""
-
-    def __init__(self, folder: Path):
-        self.path = folder.resolve() / ".hold"
-        try:
-            self.file: IO[str] = self.path.open("a")
-        except OSError as error:
-            raise InputError(f"{folder} cannot be written ({error.strerror})") from None
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{folder} is in use by another search; stop that one first, or choose another --out"
-            ) from None
-
-    def check(self) -> None:
-        """OSError when the folder has been moved, removed or replaced under us: nothing may be written then."""
-        if os.stat(self.path).st_ino != os.fstat(self.file.fileno()).st_ino:
-            raise FileNotFoundError(f"{self.path.parent} is not the folder that this search began in")
-
-    def __enter__(self) -> Hold:
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.file.close()
+# A resume may change these: what changes no result, and how long and how the search runs.
+RESUMABLE_KEYS = (
+    *NOT_FINGERPRINTED,
+    "study.",
+    "model.weights",
+    "train.num_sample_images",
+    "train.warn_no_pseudo_steps",
+    "distributed.",
+    "search.trials",
+    "search.baseline_trials",
+    "search.max_concurrent_trials",
+    "search.cpus_per_trial",
+    "search.gpus_per_trial",
+    "search.repeats.",
+    "search.retries",
+    "search.max_failures",
+    "search.callbacks",
+)
 
 
 def open_journal(path: Path) -> JournalStorage:
-    """The storage in a journal file, mended first. Absolute: the lock is a link that must find its target."""
-    path = path.resolve()
-    mend(path)
-    lock = JournalFileSymlinkLock(str(path), grace_period=GRACE_SECONDS)
+    """The storage in a journal file, repaired first."""
+    path = path.resolve()  # the lock is a symlink that must find its target from anywhere
+    repair(path)
+    lock = JournalFileSymlinkLock(str(path), grace_period=GRACE_PERIOD_S)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def mend(path: Path) -> None:
-    """Cut off a last line without an end; take away a lock older than GRACE_SECONDS."""
+def repair(path: Path) -> None:
+    """Cut off an incomplete last line; remove a lock older than GRACE_PERIOD_S."""
     lock = path.with_name(path.name + ".lock")
-    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > GRACE_SECONDS:
+    if lock.is_symlink() and time.time() - lock.lstat().st_mtime > GRACE_PERIOD_S:
         lock.unlink(missing_ok=True)
     if not path.exists():
         return
@@ -79,22 +63,40 @@ def mend(path: Path) -> None:
         file.truncate(content.rfind(b"\n") + 1)
 
 
-def identity(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
-    """What makes two searches the same one: dotted key -> value; `contents` are hashes of data and weights."""
-    kept = flat(config.model_dump(mode="json"))
-    return {key: value for key, value in kept.items() if not key.startswith(FREE_TO_CHANGE)} | dict(contents)
+def search_fingerprint(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
+    """What makes two searches the same one: dotted key -> value.
+
+    Args:
+        config: the configuration of the search.
+        contents: hashes of the data set and the weights file, by a name for messages.
+    """
+    values = flatten(config.model_dump(mode="json"))
+    kept = {key: value for key, value in values.items() if not key.startswith(RESUMABLE_KEYS)}
+    return kept | dict(contents)
 
 
-def same_search(study: optuna.Study, mine: Mapping[str, Any], name: str, new: str) -> None:
-    """Keep the identity of a new study; InputError, naming what changed, when an old one has another."""
-    mine = json.loads(json.dumps(mine))
-    theirs = study.user_attrs.get(IDENTITY)
-    if theirs is None:
-        study.set_user_attr(IDENTITY, mine)
+def check_same_search(
+    study: optuna.Study, fingerprint: Mapping[str, Any], name: str, new: str
+) -> None:
+    """Store the fingerprint in a new study; for an old one, compare.
+
+    Args:
+        study: the study that holds the fingerprint.
+        fingerprint: from `search_fingerprint`.
+        name: what the message calls the stored search.
+        new: how to start a new search instead.
+
+    Raises:
+        InputError: the stored search is another one; the message names what changed.
+    """
+    mine = json.loads(json.dumps(fingerprint))
+    stored = study.user_attrs.get(FINGERPRINT_ATTR)
+    if stored is None:
+        study.set_user_attr(FINGERPRINT_ATTR, mine)
         return
-    changed = changes(theirs, mine)
+    changed = describe_changes(stored, mine)
     if changed:
         raise InputError(
-            f"{name} holds another search: {changed}. Old and new trials do not compare: "
-            f"restore it, or begin a new run ({new})"
+            f"{name} holds another search: {changed}. Old and new trials are not comparable: "
+            f"restore it, or start a new run ({new})"
         )

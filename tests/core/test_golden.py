@@ -1,9 +1,10 @@
-"""Golden: the losses of 20 CPU training steps of `cid` on the demo table, against those of `golden.json`.
+"""Golden: the losses of 20 CPU training steps of `cid` on the demo table, against golden.json.
 
-What it guards: a change that was meant to change nothing. All steps agree to 2e-3 and the first ones closer, since
-rounding grows with training; a small learning rate and a batch norm over more than four cells keep that slow. What sees
-the strong view is held less close: its pixels are rounded to whole numbers, some of them otherwise on another CPU.
-After a change that was meant: `python -m tests.core.test_golden` writes the file anew.
+It guards against a change that was meant to change nothing. All steps agree to 2e-3, the first ones
+closer, because rounding grows with training. A small learning rate and a batch norm over more than
+four cells keep that growth slow. Terms that see the strong view have a wider tolerance: its pixels
+are rounded to whole numbers, some of them differently on another CPU.
+After a deliberate change of the method, `python -m tests.core.test_golden` rewrites the file.
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from cid_ray.config import Config, override
-from cid_ray.core.method import feeds_pool
-from cid_ray.data.batches import Plan, local_batches
-from cid_ray.run.run import Job, Run
-from tests.support import TINY
+from cid_ray.config import Config, build_config
+from cid_ray.data.loader import local_batches
+from cid_ray.data.sampling import SamplingPlan
+from cid_ray.training.trainer import RunSpec, Trainer
+from tests.helpers.tiny_run import TINY
 
 FILE = Path(__file__).with_name("golden.json")
 NAMES = ("total", "sup", "pseudo", "relation", "style")
-STEPS, EARLY = 20, 5
+STEPS = 20
+EARLY_STEPS = 5
 EARLY_TOLERANCE = {"total": 1e-4, "sup": 1e-4, "pseudo": 1e-3, "relation": 1e-3, "style": 1e-3}
 
 
-def config() -> Config:
-    return override(
+def golden_config() -> Config:
+    return build_config(
         TINY,
         {
             "method": "cid",
@@ -44,35 +46,37 @@ def config() -> Config:
     )
 
 
-def trained(root: Path, threads: int = 1) -> dict[str, list[float]]:
-    """Each loss at each step."""
-    cfg = config()
-    run = Run(Job(cfg, root, threads=threads))
-    plan = Plan.of(cfg.data, run.split, cfg.train.seed, feeds_pool(cfg.method))
-    rows = [run.train_step(b).floats() for b in local_batches(run.reader, plan, cfg.data, 0, STEPS)]
-    return {name: [row[name] for row in rows] for name in NAMES}
+def losses_by_term(root: Path, threads: int = 1) -> dict[str, list[float]]:
+    """Each term's value at each step of a new training run in `root`."""
+    config = golden_config()
+    trainer = Trainer(RunSpec(config, root, num_threads=threads))
+    plan = SamplingPlan.create(config.data, trainer.split, config.train.seed, config.uses_unlabeled)
+    batches = local_batches(trainer.reader, plan, config.data, 0, STEPS)
+    steps = [trainer.train_step(batch).to_floats() for batch in batches]
+    return {name: [losses[name] for losses in steps] for name in NAMES}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
-    return trained(tmp_path_factory.mktemp("golden"))
+    return losses_by_term(tmp_path_factory.mktemp("golden"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_twenty_steps_give_the_committed_losses(found: dict[str, list[float]], name: str) -> None:
     golden = json.loads(FILE.read_text())[name]
     assert len(golden) == STEPS
-    assert found[name][:EARLY] == pytest.approx(golden[:EARLY], rel=EARLY_TOLERANCE[name])
+    early = pytest.approx(golden[:EARLY_STEPS], rel=EARLY_TOLERANCE[name])
+    assert found[name][:EARLY_STEPS] == early
     assert found[name] == pytest.approx(golden, rel=2e-3)
 
 
-def test_every_term_is_at_work_in_the_committed_losses() -> None:
+def test_committed_losses_have_every_term_at_work() -> None:
     golden = json.loads(FILE.read_text())
     assert all(value > 1e-3 for name in NAMES for value in golden[name])
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        rows = trained(Path(folder))
-    rounded = {name: [float(f"{value:.7g}") for value in values] for name, values in rows.items()}
+        by_term = losses_by_term(Path(folder))
+    rounded = {name: [float(f"{value:.7g}") for value in by_term[name]] for name in NAMES}
     FILE.write_text(json.dumps(rounded, indent=1) + "\n")

@@ -1,7 +1,7 @@
-"""Contract: every decoder on every encoder, at odd sizes. Laws of weights files, normalization and impossible choices.
+"""Contract: every decoder on every encoder, at odd sizes. Laws of weights files and of errors.
 
-References: timm's own data configs and state dicts; a pooled cell is about 16 pixels a side on the canvas, which is the
-image padded to a multiple of 32.
+References: timm's own data configs and state dicts. The canvas is the image padded to a multiple of
+32 pixels; a pooled cell is about 16 pixels wide.
 """
 
 from __future__ import annotations
@@ -19,19 +19,27 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cid_ray.config import InputError, Model
-from cid_ray.core.model import Segmenter, dilate_pointwise, normalization, pad_to_stride, pool_feat
-from tests.support import real_data
+from cid_ray.config import InputError, ModelConfig
+from cid_ray.core.features import pool_features
+from cid_ray.core.model import Segmenter, dilate_pointwise, encoder_normalization
+from tests.helpers.tiny_run import real_data
 
-CLASSES, SIZE, GRID = 5, (65, 81), (6, 6)
-OFFLINE = """
-from cid_ray.config import InputError, Model
-from cid_ray.core.model import build
+CLASSES = 5
+SIZE = (65, 81)
+GRID = (6, 6)
+BUILD_PRETRAINED = """
+from cid_ray.config import InputError, ModelConfig
+from cid_ray.core.model import build_network
 try:
-    build(Model(encoder="resnet18", decoder="unet", weights="pretrained"), 3)
+    build_network(ModelConfig(encoder="resnet18", decoder="unet", weights="pretrained"), 3)
 except InputError as error:
     print(error)
 """
+
+
+def segmenter(encoder: str = "test_resnet", decoder: str = "fpn", **model: object) -> Segmenter:
+    config = {"encoder": encoder, "decoder": decoder, **model}
+    return Segmenter(ModelConfig.model_validate(config), CLASSES)
 
 
 def images(size: tuple[int, int] = SIZE) -> torch.Tensor:
@@ -40,196 +48,187 @@ def images(size: tuple[int, int] = SIZE) -> torch.Tensor:
 
 
 def parameters(net: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in net.state_dict().items() if value.is_floating_point()}
+    state = net.state_dict().items()
+    return {name: value.clone() for name, value in state if value.is_floating_point()}
 
 
-# ---- contract -------------------------------------------------------------------------------------------------------
+def build_error(**model: object) -> str:
+    """The one-line message of the InputError for a `model` section."""
+    with pytest.raises(InputError) as caught:
+        segmenter(**model)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet"])
-def test_a_dilated_tap_is_the_same_convolution(encoder: str) -> None:
-    net = Segmenter(Model(encoder=encoder, decoder="deeplabv3plus"), CLASSES)
+def test_dilated_pointwise_convolution_equals_the_undilated_one(encoder: str) -> None:
+    net = segmenter(encoder, "deeplabv3plus")
     plain = copy.deepcopy(net)
     dilate_pointwise(net)
-    pairs = [pair for pair in zip(plain.modules(), net.modules(), strict=True) if isinstance(pair[0], nn.Conv2d)]
+    modules = zip(plain.modules(), net.modules(), strict=True)
+    pairs = [(a, b) for a, b in modules if isinstance(a, nn.Conv2d) and isinstance(b, nn.Conv2d)]
     assert {conv.dilation for _, conv in pairs if conv.kernel_size == (1, 1)} == {(2, 2)}
     for before, after in pairs:
         if after.kernel_size != (1, 1):
             assert after.dilation == before.dilation
             continue
         image = torch.randn(2, after.in_channels, 9, 7).to(memory_format=torch.channels_last)
-        one, other = before(image), after(image)
-        one.square().mean().backward()
-        other.square().mean().backward()
-        for found, expected in ((other, one), (after.weight.grad, before.weight.grad)):
-            assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()  # of sums over hundreds of channels
+        expected, found = before(image), after(image)
+        expected.square().mean().backward()
+        found.square().mean().backward()
+        assert before.weight.grad is not None and after.weight.grad is not None
+        compared = ((found, expected), (after.weight.grad, before.weight.grad))
+        for value, reference in compared:
+            # Sums over hundreds of channels: relative to the largest value.
+            assert (value - reference).abs().max() <= 1e-5 * reference.abs().max()
 
 
 @pytest.mark.parametrize("decoder", ["deeplabv3plus", "fpn", "unet", "segformer"])
 @pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet"])
-def test_every_decoder_serves_every_encoder_at_odd_sizes(encoder: str, decoder: str) -> None:
-    net = Segmenter(Model(encoder=encoder, decoder=decoder), CLASSES).train()
+def test_decoder_on_encoder_at_odd_size_gives_logits_and_cells(encoder: str, decoder: str) -> None:
+    net = segmenter(encoder, decoder).train()
     logits, feat = net(images())
     assert logits.shape == (2, CLASSES, *SIZE) and logits.isfinite().all()
     assert feat.shape[0] == 2 and feat.isfinite().all()
-    pooled, cells = pool_feat(feat, torch.ones(2, *SIZE, dtype=torch.bool))
+    pooled, cells = pool_features(feat, torch.ones(2, *SIZE, dtype=torch.bool))
     assert pooled.shape == (2, feat.shape[1], *GRID) and pooled.dtype == torch.float32
-    # 65 x 81 pixels reach into 5 x 6 of the canvas's 6 x 6 cells
-    assert cells.shape == (2, 1, *GRID) and cells.sum((0, 1)).tolist() == [[2.0] * 6] * 5 + [[0.0] * 6]
+    # 65 x 81 pixels reach into 5 x 6 of the canvas's 6 x 6 cells.
+    assert cells.shape == (2, 1, *GRID)
+    assert cells.sum((0, 1)).tolist() == [[2.0] * 6] * 5 + [[0.0] * 6]
     logits.float().square().mean().backward()
     first = next(iter(net.net.encoder.parameters()))
     assert first.grad is not None and first.grad.isfinite().all() and first.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("decoder", sorted(smp.MODEL_ARCHITECTURES_MAPPING))
-def test_a_decoder_that_is_accepted_gives_logits_and_features_that_cells_divide(decoder: str) -> None:
+def test_decoder_that_is_accepted_gives_features_that_cells_divide(decoder: str) -> None:
     try:
-        net = Segmenter(Model(encoder="test_resnet", decoder=decoder), CLASSES).eval()
+        net = segmenter("test_resnet", decoder).eval()
     except InputError:
         return
     with torch.no_grad():
         logits, feat = net(images((128, 160)))
     assert logits.shape == (2, CLASSES, 128, 160)
-    pooled, _ = pool_feat(feat.requires_grad_(), torch.ones(2, 128, 160, dtype=torch.bool))
-    pooled.sum().backward()  # type: ignore[no-untyped-call]
+    pooled, _ = pool_features(feat.requires_grad_(), torch.ones(2, 128, 160, dtype=torch.bool))
+    pooled.sum().backward()
     assert feat.grad is not None and feat.grad.min() > 0
     assert feat.grad.sum().item() == pytest.approx(pooled.numel(), rel=1e-4)
 
 
-def test_the_gradient_of_pooled_features_is_that_of_plain_autograd() -> None:
-    feat, valid = torch.randn(2, 5, 24, 32), torch.rand(2, 90, 120) > 0.5
-    valid[1, :40] = False
-    mine, theirs = (feat.clone().to(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
-    pooled, _ = pool_feat(mine, valid)
-    fine = nn.functional.adaptive_max_pool2d(pad_to_stride(valid.float()[:, None]), feat.shape[-2:])
-    share = nn.functional.avg_pool2d(fine, 4).clamp(min=1e-6)
-    expected = nn.functional.avg_pool2d(theirs * fine, 4) / share
-    weight = torch.randn_like(expected)
-    (pooled * weight).sum().backward()
-    (expected * weight).sum().backward()
-    assert torch.equal(pooled, expected)
-    assert mine.grad is not None and theirs.grad is not None and torch.equal(mine.grad, theirs.grad)
-
-
 def test_logits_of_a_padded_canvas_are_cropped_not_resized() -> None:
-    net = Segmenter(Model(encoder="test_resnet", decoder="fpn"), CLASSES).eval()
-    canvas = torch.nn.functional.pad(images().float() - net.mean, (0, 15, 0, 31)) + net.mean
+    net = segmenter().eval()
+    canvas = nn.functional.pad(images().float() - net.mean, (0, 15, 0, 31)) + net.mean
     with torch.no_grad():
         torch.testing.assert_close(net(images())[0], net(canvas)[0][..., :65, :81])
 
 
-def test_decoder_options_reach_the_decoder() -> None:
+def test_decoder_options_change_the_decoder() -> None:
     options = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
-    net = Segmenter(Model(encoder="test_resnet", decoder="fpn", decoder_options=options), CLASSES)
-    assert net(images())[1].shape[1] == 32
-
-
-# ---- normalization --------------------------------------------------------------------------------------------------
+    assert segmenter(decoder_options=options)(images())[1].shape[1] == 32
 
 
 @pytest.mark.parametrize("encoder", ["tf_efficientnet_lite0", "resnet18", "test_efficientnet"])
-def test_normalization_is_that_of_timms_config(encoder: str) -> None:
+def test_normalization_equals_timms_config(encoder: str) -> None:
     config = timm.get_pretrained_cfg(encoder)
-    assert normalization(encoder) == (tuple(config.mean), tuple(config.std))
+    assert encoder_normalization(encoder) == (tuple(config.mean), tuple(config.std))
 
 
-def test_lite0_is_centred_at_a_half_and_resnets_at_imagenets_mean() -> None:
-    assert normalization("tf_efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
-    assert normalization("resnet18") == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def test_normalization_of_lite0_is_a_half_and_of_resnet_imagenets() -> None:
+    assert encoder_normalization("tf_efficientnet_lite0") == ((0.5,) * 3, (0.5,) * 3)
+    imagenet = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert encoder_normalization("resnet18") == imagenet
 
 
-def test_the_network_sees_normalized_pixels() -> None:
-    net = Segmenter(Model(encoder="tf_efficientnet_lite0", decoder="fpn"), CLASSES).eval()
+def test_network_sees_normalized_pixels() -> None:
+    net = segmenter("tf_efficientnet_lite0").eval()
     image = images((64, 64))
     with torch.no_grad():
         expected = net.net((image.float() / 255 - 0.5) / 0.5)
         torch.testing.assert_close(net(image)[0], expected)
 
 
-# ---- weights --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet", "test_convnext"])
-def test_weights_of_a_local_timm_file_are_those_of_the_encoder(tmp_path: Path, encoder: str) -> None:
-    """The file is what timm publishes: the whole classifier's state dict, under its own names."""
+def test_weights_of_a_published_file_give_the_published_encoder(
+    tmp_path: Path, encoder: str
+) -> None:
+    """timm publishes the state dict of the whole classifier, under its own names."""
     torch.manual_seed(1)
     published = timm.create_model(encoder).eval()
     path = tmp_path / f"{encoder}.safetensors"
     save_file(published.state_dict(), path)
     torch.manual_seed(2)
-    net = Segmenter(Model(encoder=encoder, decoder="fpn", weights=str(path)), CLASSES).eval()
+    net = segmenter(encoder, weights=str(path)).eval()
     x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         deepest = net.net.encoder(x)[-1]
-        expected = published.forward_intermediates(x, indices=1, intermediates_only=True, norm=False)[-1]
+        expected = published.forward_intermediates(
+            x, indices=1, intermediates_only=True, norm=False
+        )[-1]
     torch.testing.assert_close(deepest, expected)
 
 
-def test_an_encoders_own_weights_are_saved_and_loaded_back(tmp_path: Path) -> None:
+def test_encoders_own_weights_after_saving_load_back(tmp_path: Path) -> None:
     torch.manual_seed(1)
-    one = Segmenter(Model(encoder="test_efficientnet", decoder="fpn"), CLASSES).net.encoder.model
+    saved = segmenter("test_efficientnet").net.encoder.model
     path = tmp_path / "own.safetensors"
-    save_file(one.state_dict(), path)
+    save_file(saved.state_dict(), path)
     torch.manual_seed(2)
-    other = Segmenter(Model(encoder="test_efficientnet", decoder="fpn", weights=str(path)), CLASSES).net.encoder.model
-    torch.testing.assert_close(parameters(other), parameters(one), rtol=0, atol=0)
-    untrained = Segmenter(Model(encoder="test_efficientnet", decoder="fpn"), CLASSES).net.encoder.model
-    assert not torch.equal(untrained.conv_stem.weight, one.conv_stem.weight)
+    loaded = segmenter("test_efficientnet", weights=str(path)).net.encoder.model
+    torch.testing.assert_close(parameters(loaded), parameters(saved), rtol=0, atol=0)
+    untrained = segmenter("test_efficientnet").net.encoder.model
+    assert not torch.equal(untrained.conv_stem.weight, saved.conv_stem.weight)
 
 
-def refused(**choice: object) -> str:
-    with pytest.raises(InputError) as caught:
-        Segmenter(Model.model_validate({"encoder": "test_resnet", "decoder": "fpn", **choice}), CLASSES)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def test_weights_of_another_model_are_refused_with_the_first_missing_tensor(tmp_path: Path) -> None:
+def test_weights_of_another_model_raise_with_the_first_missing_tensor(tmp_path: Path) -> None:
     path = tmp_path / "wrong.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), path)
-    message = refused(encoder="test_efficientnet", weights=str(path))
+    message = build_error(encoder="test_efficientnet", weights=str(path))
     assert str(path) in message and "missing" in message and "conv_stem.weight" in message
 
 
-def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+def test_weights_of_another_shape_raise(tmp_path: Path) -> None:
     state = timm.create_model("test_resnet").state_dict()
     state["conv1.0.weight"] = torch.zeros(3, 3, 3, 3)
     save_file(state, tmp_path / "shape.safetensors")
-    message = refused(weights=str(tmp_path / "shape.safetensors"))
+    message = build_error(weights=str(tmp_path / "shape.safetensors"))
     assert "1 of another shape" in message and "conv1.0.weight" in message
 
 
-def test_a_weights_file_that_is_absent_or_no_safetensors_file_is_refused(tmp_path: Path) -> None:
+def test_weights_file_that_is_absent_or_not_safetensors_raises(tmp_path: Path) -> None:
     absent, text = tmp_path / "absent.safetensors", tmp_path / "text.safetensors"
     text.write_text("weights")
     for path in (absent, text):
-        message = refused(weights=str(path))
+        message = build_error(weights=str(path))
         assert str(path) in message and "cannot be read" in message
 
 
-def test_pretrained_weights_without_the_hub_are_refused_with_the_remedy(tmp_path: Path) -> None:
-    """In a process of its own, because the hub's client reads its settings once."""
-    settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "TORCH_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+@pytest.mark.process
+def test_pretrained_weights_without_the_hub_raise_with_the_remedy(tmp_path: Path) -> None:
+    """In a process of its own, because the hub's client reads its environment once."""
+    folder = str(tmp_path)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": folder, "TORCH_HOME": folder}
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE], env=os.environ | settings, capture_output=True, text=True, check=True
+        [sys.executable, "-c", BUILD_PRETRAINED],
+        env=os.environ | offline | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     line = done.stdout.strip()
     assert line.startswith("model.weights=pretrained") and "resnet18" in line and "\n" not in line
     assert "model.weights=FILE.safetensors" in line and "model.weights=none" in line
 
 
-def test_the_published_lite0_weights_fill_the_encoder() -> None:
+def test_published_lite0_weights_fill_the_encoder() -> None:
     path = real_data("weights", "tf_efficientnet_lite0.safetensors")
-    config = Model(encoder="tf_efficientnet_lite0", decoder="fpn", weights=str(path))
-    one, other = Segmenter(config, CLASSES), Segmenter(config, CLASSES)
-    torch.testing.assert_close(parameters(one.net.encoder), parameters(other.net.encoder), rtol=0, atol=0)
-    assert not torch.equal(one.net.segmentation_head[0].weight, other.net.segmentation_head[0].weight)
+    one, other = (segmenter("tf_efficientnet_lite0", weights=str(path)) for _ in range(2))
+    encoders = [parameters(net.net.encoder) for net in (one, other)]
+    torch.testing.assert_close(*encoders, rtol=0, atol=0)
+    heads = [net.net.segmentation_head[0].weight for net in (one, other)]
+    assert not torch.equal(*heads)
     deepest = one.eval().net.encoder(torch.zeros(1, 3, 64, 64))[-1]
     assert deepest.isfinite().all() and deepest.std() > 0.01
-
-
-# ---- impossible choices ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -240,28 +239,28 @@ def test_the_published_lite0_weights_fill_the_encoder() -> None:
         ("efficientnetb0", "efficientnet_b0"),
     ],
 )
-def test_an_unknown_encoder_is_refused_with_near_names(typed: str, meant: str) -> None:
-    message = refused(encoder=typed)
+def test_unknown_encoder_raises_with_similar_names(typed: str, meant: str) -> None:
+    message = build_error(encoder=typed)
     assert "model.encoder" in message and typed in message
     assert meant in message.replace(typed, "")
 
 
-def test_an_unknown_decoder_is_refused_with_the_names_there_are() -> None:
-    message = refused(decoder="deeplabv3+")
+def test_unknown_decoder_raises_with_the_names_there_are() -> None:
+    message = build_error(decoder="deeplabv3+")
     assert "model.decoder" in message and "'deeplabv3+'" in message and "deeplabv3plus" in message
 
 
-def test_an_unknown_decoder_option_is_refused_with_the_names_there_are() -> None:
-    message = refused(decoder_options={"decoder_pyramid_chanels": 32})
+def test_unknown_decoder_option_raises_with_the_names_there_are() -> None:
+    message = build_error(decoder_options={"decoder_pyramid_chanels": 32})
     assert "model.decoder_options" in message and "'decoder_pyramid_chanels'" in message
     assert "decoder_pyramid_channels" in message
 
 
-def test_an_encoder_that_the_decoder_cannot_use_is_refused() -> None:
-    message = refused(encoder="test_vit", decoder="unet")
+def test_encoder_that_the_decoder_cannot_use_raises() -> None:
+    message = build_error(encoder="test_vit", decoder="unet")
     assert "unet" in message and "test_vit" in message
 
 
-def test_an_option_with_an_impossible_value_is_refused() -> None:
-    message = refused(decoder_options={"decoder_segmentation_channels": 33})
+def test_decoder_option_with_an_impossible_value_raises() -> None:
+    message = build_error(decoder_options={"decoder_segmentation_channels": 33})
     assert "fpn" in message and "33" in message

@@ -1,4 +1,4 @@
-"""Real CamVid as a table, imported once a session."""
+"""Real CamVid as a table, imported once per session."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from cid_ray import prepare
 from cid_ray.data.table import Table
-from tests.support import real_data
+from tests.helpers.tiny_run import real_data
 
 
 @pytest.fixture(scope="session")

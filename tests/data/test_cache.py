@@ -1,6 +1,7 @@
-"""Law: whoever decoded an image, its pixels are those of the table; and nobody on the node decodes it again.
+"""Law: a cached image has the pixels of the decoded one, and a node decodes each image once.
 
-Every test has a temporary folder of its own, so that no file of another run is met.
+The reference is `Table.read`. Every test has a temporary folder of its own, so it meets no cache of
+another run.
 """
 
 from __future__ import annotations
@@ -22,112 +23,139 @@ from PIL import Image
 
 import cid_ray
 from cid_ray.data import cache
-from cid_ray.data.cache import Reader, SharedFile, node_folder
+from cid_ray.data.cache import CachedReader, SharedCacheFile, node_cache_dir
 from cid_ray.data.table import Table
-from tests.data.made import encoded, ids, masked_row, picture, row, write_table
+from tests.helpers.image_tables import (
+    encode_image,
+    labeled_row,
+    random_image,
+    random_mask,
+    table_row,
+    write_table,
+)
 
 MEBIBYTE = 1 << 20
 SIZES = [None, (48, 64)]
 
 READ_ALL = """
 import hashlib, sys
-from cid_ray.data.cache import Reader
+from cid_ray.data.cache import CachedReader
 from cid_ray.data.table import Table
 
-def refuse(*_):
+def fail(*_):
     raise AssertionError("decoded again")
 
 if sys.argv[2] == "never":
-    Table.read = refuse
+    Table.read = fail
 table = Table(sys.argv[1])
-reader = Reader(table, None, 8)
+reader = CachedReader(table, None, 8)
 for _ in range(int(sys.argv[3])):
     digest = hashlib.sha256()
     for row in range(len(table)):
-        image, ids = reader(row, mask=bool(table.labeled[row]))
-        digest.update(image.tobytes() + (b"" if ids is None else ids.tobytes()))
+        image, mask = reader(row, mask=bool(table.labeled[row]))
+        digest.update(image.tobytes() + (b"" if mask is None else mask.tobytes()))
     print(digest.hexdigest())
 """
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
 
 
-def made_table(folder: Path, seed: int = 0) -> Table:
-    """Three labeled images of different sizes, one of val, two of a pool (JPEG and PNG), one of test."""
-    sizes = [(24, 32), (40, 20), (33, 57), (30, 30), (28, 44)]
-    rows = [masked_row(f"{i}", picture(seed + i, sizes[i]), ids(i, 3, sizes[i])) for i in range(3)]
-    rows.append(masked_row("v", picture(seed + 7, sizes[3]), ids(7, 3, sizes[3]), split="val"))
-    rows += [row(f"u{i}", encoded(picture(seed + i, sizes[4])), size=sizes[4]) for i in (8, 9)]
-    rows.append(masked_row("t", picture(seed + 11, sizes[1]), ids(11, 3, sizes[1]), split="test"))
-    return write_table(folder, rows)
+def make_table(folder: Path, seed: int = 0) -> Table:
+    """Three labeled images of different sizes, one of val, two of the pool and one of test."""
+
+    def labeled(name: str, number: int, size: tuple[int, int], split: str) -> dict[str, Any]:
+        image = random_image(seed + number, size)
+        return labeled_row(name, image, random_mask(number, 3, size), split=split)
+
+    def unlabeled(number: int, size: tuple[int, int]) -> dict[str, Any]:
+        image = random_image(seed + number, size)
+        return table_row(f"u{number}", encode_image(image), size=size)
+
+    return write_table(
+        folder,
+        [
+            labeled("0", 0, (24, 32), "train"),
+            labeled("1", 1, (40, 20), "train"),
+            labeled("2", 2, (33, 57), "train"),
+            labeled("v", 7, (30, 30), "val"),
+            unlabeled(8, (28, 44)),
+            unlabeled(9, (28, 44)),
+            labeled("t", 11, (40, 20), "test"),
+        ],
+    )
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> Table:
-    return made_table(tmp_path / "t")
+    return make_table(tmp_path / "t")
 
 
-def direct(table: Table, index: int, size: tuple[int, int] | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image and mask without any cache."""
-    image, mask = table.read(index, mask=bool(table.labeled[index]))
-    if size:
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        masked = None if mask is None else Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
-        mask = None if masked is None else np.asarray(masked)
+def read_uncached(
+    table: Table, row: int, image_size: tuple[int, int] | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Image u8[H, W, 3] and mask u8[H, W] without any cache."""
+    image, mask = table.read(row, mask=bool(table.labeled[row]))
+    if image_size:
+        height, width = image_size
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        if mask is not None:
+            nearest = Image.Resampling.NEAREST
+            mask = np.asarray(Image.fromarray(mask).resize((width, height), nearest))
     return np.asarray(image), mask
 
 
-def assert_reads(reader: Reader, expected: Table | None = None) -> None:
-    """Every row is what decoding it gives, with its mask and without."""
-    table = expected or reader.table
-    for index in range(len(table)):
-        pixels, mask = direct(table, index, reader.image_size)
-        image, found = reader(index, mask=True)
+def assert_reads(reader: CachedReader) -> None:
+    """Every row equals the decoded one, with its mask and without."""
+    table = reader.table
+    for row in range(len(table)):
+        pixels, expected_mask = read_uncached(table, row, reader.image_size)
+        image, mask = reader(row, mask=True)
         np.testing.assert_array_equal(np.asarray(image), pixels)
-        assert image.mode == "RGB" and (found is None) == (mask is None)
-        if mask is not None and found is not None:
-            np.testing.assert_array_equal(found, mask)
-            assert found.dtype == np.uint8
-        assert reader(index, mask=False)[1] is None
+        assert image.mode == "RGB"
+        assert (mask is None) == (expected_mask is None)
+        if mask is not None and expected_mask is not None:
+            np.testing.assert_array_equal(mask, expected_mask)
+            assert mask.dtype == np.uint8
+        assert reader(row, mask=False)[1] is None
 
 
-def never(*_: Any) -> Any:
+def fail_to_decode(*_: Any) -> Any:
     raise AssertionError("decoded again")
 
 
-def files() -> list[Path]:
-    return sorted(node_folder().glob("decoded-*"))
+def cache_files() -> list[Path]:
+    return sorted(node_cache_dir().glob("decoded-*"))
 
 
-def shared(reader: Reader) -> SharedFile:
-    assert reader.shared is not None
-    return reader.shared
+def shared_file(reader: CachedReader) -> SharedCacheFile:
+    assert reader.shared_file is not None
+    return reader.shared_file
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_cached_pixels_are_the_decoded_ones(table: Table, size: tuple[int, int] | None) -> None:
-    reader = Reader(table, size, 8)
+def test_cached_reader_reads_decoded_pixels(table: Table, size: tuple[int, int] | None) -> None:
+    reader = CachedReader(table, size, 8)
     assert_reads(reader)
-    reader.decode = never
+    reader.decode = fail_to_decode
     assert_reads(reader)
-    assert len(files()) == 1
+    assert len(cache_files()) == 1
 
 
-def test_an_image_read_without_its_mask_gets_it_when_it_is_asked_for(table: Table) -> None:
-    reader = Reader(table, None, 8)
+def test_cached_reader_after_read_without_mask_adds_mask(table: Table) -> None:
+    reader = CachedReader(table, None, 8)
     assert reader(0, mask=False)[1] is None
     np.testing.assert_array_equal(reader(0, mask=True)[1], table.mask(0))
-    reader.decode = never
+    reader.decode = fail_to_decode
     np.testing.assert_array_equal(reader(0, mask=True)[1], table.mask(0))
 
 
 def read_all(table: Table, decoding: str, times: int = 1) -> subprocess.Popen[str]:
-    """A process that reads every row and prints a digest of it all, so often."""
+    """A process that reads all rows `times` times and prints a digest each time."""
     return subprocess.Popen(
         [sys.executable, "-c", READ_ALL, str(table.folder), decoding, str(times)],
         env={**os.environ, "PYTHONPATH": str(Path(cid_ray.__file__).parents[1])},
@@ -143,28 +171,32 @@ def digests(process: subprocess.Popen[str]) -> list[str]:
     return out.split()
 
 
-def test_a_second_process_decodes_nothing(table: Table) -> None:
+@pytest.mark.process
+def test_second_process_reads_cache_without_decoding(table: Table) -> None:
     first = digests(read_all(table, "when needed"))
     assert digests(read_all(table, "never")) == first
 
 
-def test_a_process_that_must_not_decode_fails_without_the_cache(table: Table) -> None:
+@pytest.mark.process
+def test_first_process_without_cache_decodes(table: Table) -> None:
     process = read_all(table, "never")
-    assert "decoded again" in process.communicate(timeout=120)[1] and process.returncode == 1
+    error = process.communicate(timeout=120)[1]
+    assert "decoded again" in error
+    assert process.returncode == 1
 
 
-def test_processes_and_threads_that_fill_at_once_leave_right_pixels(tmp_path: Path) -> None:
+@pytest.mark.process
+def test_concurrent_processes_and_threads_cache_correct_pixels(tmp_path: Path) -> None:
     size = (96, 96)
-    rows = [masked_row(f"{i}", picture(i, size), ids(i, 3, size)) for i in range(60)]
+    rows = [labeled_row(f"{i}", random_image(i, size), random_mask(i, 3, size)) for i in range(60)]
     table = write_table(tmp_path / "t", rows)
-    both = [read_all(table, "when needed", 3) for _ in range(2)]
-    reader = Reader(table, None, 8)
+    processes = [read_all(table, "when needed", 3) for _ in range(2)]
+    reader = CachedReader(table, None, 8)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda index: reader(index % 60, mask=index % 3 > 0), range(240)))
-    seen = {digest for process in both for digest in digests(process)}
-    assert len(seen) == 1
+    assert len({digest for process in processes for digest in digests(process)}) == 1
     assert_reads(reader)
-    reader.decode = never
+    reader.decode = fail_to_decode
     assert_reads(reader)
 
 
@@ -173,94 +205,107 @@ SIDE, IMAGES = 128, 40
 
 @pytest.fixture
 def squares(tmp_path: Path) -> Table:
-    """40 images of 48 KiB with their masks of 16: 2.5 MiB in all; test, val, pool and labels in turn."""
+    """40 images of 48 KiB, masks of 16 KiB: 2.5 MiB. Rows repeat test, val, pool, labeled."""
+    size = (SIDE, SIDE)
     rows = []
     for i in range(IMAGES):
-        image, size = np.full((SIDE, SIDE, 3), i, np.uint8), (SIDE, SIDE)
+        image = np.full((*size, 3), i, np.uint8)
         split = ("test", "val", "train", "train")[i % 4]
-        pool = row(f"{i}", encoded(image, "PNG"), size=size)
-        rows.append(pool if i % 4 == 2 else masked_row(f"{i}", image, np.full(size, i % 3, np.uint8), split=split))
+        if i % 4 == 2:
+            rows.append(table_row(f"{i}", encode_image(image, "PNG"), size=size))
+        else:
+            rows.append(labeled_row(f"{i}", image, np.full(size, i % 3, np.uint8), split=split))
     return write_table(tmp_path / "squares", rows)
 
 
-def test_the_bound_is_kept_and_the_rows_that_come_most_often_have_the_room(squares: Table) -> None:
-    reader = Reader(squares, None, 1)
+def test_cache_bound_holds_labels_first_then_val(squares: Table) -> None:
+    reader = CachedReader(squares, None, 1)
     assert_reads(reader)
-    found = files()[0].stat()
-    assert MEBIBYTE // 2 < found.st_size <= MEBIBYTE and found.st_blocks * 512 <= MEBIBYTE
-    fits = shared(reader).fits.reshape(-1, 4).sum(0).tolist()
-    assert fits == [0, 5, 0, 10], "all labels, then as many of val as there is room for"
-    reader.decode = never
+    file = cache_files()[0].stat()
+    assert MEBIBYTE // 2 < file.st_size <= MEBIBYTE
+    assert file.st_blocks * 512 <= MEBIBYTE
+    test, val, pool, labeled = shared_file(reader).fits.reshape(-1, 4).sum(0).tolist()
+    assert labeled == IMAGES // 4, "all labeled images"
+    assert val == 5, "then as many of val as fit"
+    assert test == pool == 0
+    reader.decode = fail_to_decode
     assert reader(3, mask=True)[0].getpixel((0, 0)) == (3, 3, 3)
     with pytest.raises(AssertionError, match="decoded again"):
         reader(0, mask=True)
 
 
-def test_a_bound_that_is_too_small_is_told_with_the_one_that_is_not(squares: Table) -> None:
-    told = cache.left_out(squares, None, 1)
-    assert told.startswith("data.cache_mb=1 keeps 15 of 30 images decoded") and told.endswith("; 2 would keep all")
-    assert cache.left_out(squares, None, 2) == "", "images of test are read once: they may be left out"
-    assert cache.left_out(squares, (2 * SIDE, 2 * SIDE), 2).endswith("; 7 would keep all")
-    assert cache.left_out(squares, None, 0) == "", "no cache was asked for"
+def test_describe_uncached_names_sufficient_bound(squares: Table) -> None:
+    hint = cache.describe_uncached(squares, None, 1)
+    assert hint.startswith("data.cache_mb=1 holds 15 of 30 decoded images")
+    assert hint.endswith("; data.cache_mb=2 would hold all")
+    assert cache.describe_uncached(squares, None, 2) == "", "test images are read once only"
+    larger = cache.describe_uncached(squares, (2 * SIDE, 2 * SIDE), 2)
+    assert larger.endswith("; data.cache_mb=7 would hold all")
+    assert cache.describe_uncached(squares, None, 0) == "", "the cache is off"
 
 
-def test_processes_with_different_bounds_share_what_both_have_room_for(squares: Table) -> None:
-    assert_reads(Reader(squares, None, 8))
-    small = Reader(squares, None, 1)
+def test_readers_with_different_bounds_share_one_file(squares: Table) -> None:
+    assert_reads(CachedReader(squares, None, 8))
+    small = CachedReader(squares, None, 1)
     assert_reads(small)
-    assert len(files()) == 1
-    small.decode = never
+    assert len(cache_files()) == 1
+    small.decode = fail_to_decode
     small(3, mask=True)
 
 
-def test_no_cache_makes_no_file(table: Table) -> None:
-    reader = Reader(table, None, 0)
+def test_cache_turned_off_makes_no_file(table: Table) -> None:
+    reader = CachedReader(table, None, 0)
     assert_reads(reader)
-    assert reader.shared is None and files() == []
+    assert reader.shared_file is None
+    assert cache_files() == []
 
 
 @pytest.mark.parametrize("part", [0, 1])
-def test_what_a_killed_process_left_half_written_is_decoded_again(table: Table, part: int) -> None:
-    """Its pixels are there in part, its flag is not."""
-    assert_reads(Reader(table, None, 8))
-    reader = Reader(table, None, 8)
-    high, wide = table.mask(1).shape
-    with files()[0].open("r+b") as file:
-        file.seek(2 * 1 + part)
+def test_half_written_row_is_decoded_again(table: Table, part: int) -> None:
+    """A killed process left a part of the pixels, without the ready flag."""
+    assert_reads(CachedReader(table, None, 8))
+    reader = CachedReader(table, None, 8)
+    row = 1
+    height, width = table.mask(row).shape
+    with cache_files()[0].open("r+b") as file:
+        file.seek(2 * row + part)
         file.write(b"\0")
-        file.seek(int(shared(reader).first[1]) + part * 3 * high * wide)
+        file.seek(int(shared_file(reader).offsets[row]) + part * 3 * height * width)
         file.write(b"\x55" * 50)
     assert_reads(reader)
-    reader.decode = never
+    reader.decode = fail_to_decode
     assert_reads(reader)
 
 
-def test_another_content_of_the_table_has_another_file(tmp_path: Path) -> None:
-    table = made_table(tmp_path / "t")
-    assert_reads(Reader(table, None, 8))
+def test_changed_table_or_size_gets_another_file(tmp_path: Path) -> None:
+    table = make_table(tmp_path / "t")
+    assert_reads(CachedReader(table, None, 8))
     shutil.rmtree(tmp_path / "t")
-    changed = made_table(tmp_path / "t", seed=100)
+    changed = make_table(tmp_path / "t", seed=100)
     assert table.index["image_id"] == changed.index["image_id"]
-    assert_reads(Reader(changed, None, 8))
-    assert_reads(Reader(changed, (20, 20), 8))
-    assert len(files()) == 3
+    assert_reads(CachedReader(changed, None, 8))
+    assert_reads(CachedReader(changed, (20, 20), 8))
+    assert len(cache_files()) == 3
 
 
-def test_another_layout_pillow_or_boot_has_another_file(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {cache.name_of(table, None)}
-    monkeypatch.setattr(cache, "VERSION", 99)
-    names.add(cache.name_of(table, None))
+def test_cache_file_name_changes_with_version_pillow_and_boot(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {cache.cache_file_name(table, None)}
+    monkeypatch.setattr(cache, "CACHE_VERSION", 99)
+    names.add(cache.cache_file_name(table, None))
     monkeypatch.setattr("PIL.__version__", "0.0")
-    names.add(cache.name_of(table, None))
+    names.add(cache.cache_file_name(table, None))
     assert len(names) == 3
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    if boot.exists():
-        assert cache.name_of(table, None).endswith(boot.read_text()[:8])
+    boot_id = Path("/proc/sys/kernel/random/boot_id")
+    if boot_id.exists():
+        assert cache.cache_file_name(table, None).endswith(boot_id.read_text()[:8])
 
 
-def test_an_image_of_another_size_than_the_table_says_is_not_kept(tmp_path: Path) -> None:
-    rows = [row("wrong", encoded(picture(0, (50, 60))), size=(16, 16)), masked_row("right", picture(1), ids(1))]
-    reader = Reader(write_table(tmp_path / "t", rows), None, 8)
+def test_image_of_unexpected_size_is_not_cached(tmp_path: Path) -> None:
+    wrong = table_row("wrong", encode_image(random_image(0, (50, 60))), size=(16, 16))
+    rows = [wrong, labeled_row("right", random_image(1), random_mask(1))]
+    reader = CachedReader(write_table(tmp_path / "t", rows), None, 8)
     for _ in range(2):
         assert_reads(reader)
 
@@ -278,69 +323,77 @@ UNUSABLE: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-def test_a_folder_that_is_not_safe_is_not_used(table: Table, kind: str) -> None:
+def test_unsafe_cache_dir_is_not_used(table: Table, kind: str) -> None:
     folder = Path(tempfile.gettempdir()) / f"cid_ray-{os.getuid()}"
     UNUSABLE[kind](folder)
     before = sorted(folder.parent.iterdir())
     with pytest.warns(UserWarning, match="not shared between processes"):
-        reader = Reader(table, None, 8)
-    assert reader.shared is None
+        reader = CachedReader(table, None, 8)
+    assert reader.shared_file is None
     assert_reads(reader)
-    assert reader(0, mask=True)[0] is reader(0, mask=True)[0], "a process keeps a few for itself"
+    assert reader(0, mask=True)[0] is reader(0, mask=True)[0], (
+        "a process keeps some images for itself"
+    )
     assert sorted(folder.parent.iterdir()) == before
 
 
-def test_another_users_folder_is_not_used(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_users_cache_dir_is_not_used(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.warns(UserWarning, match="belongs to this user"):
-        assert_reads(Reader(table, None, 8))
+        assert_reads(CachedReader(table, None, 8))
 
 
-def test_a_disk_without_room_is_not_filled(squares: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_disk_gets_no_cache_file(
+    squares: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = shutil.disk_usage(tempfile.gettempdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4 * MEBIBYTE))
     with pytest.warns(UserWarning, match="4 MiB free"):
-        reader = Reader(squares, None, 8)
+        reader = CachedReader(squares, None, 8)
     assert_reads(reader)
-    assert Reader(squares, None, 1).shared is not None, "a smaller bound has room"
+    assert CachedReader(squares, None, 1).shared_file is not None, "a smaller bound has room"
 
 
-def test_a_disk_that_fills_up_later_costs_only_time(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_full_while_caching_changes_no_pixel(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(file: int, content: bytes, offset: int) -> int:
         raise OSError(28, "No space left on device")
 
-    reader = Reader(table, None, 8)
+    reader = CachedReader(table, None, 8)
     monkeypatch.setattr(os, "pwrite", full)
     assert_reads(reader)
     monkeypatch.setattr(os, "pwrite", lambda file, content, offset: len(content) // 2)  # cut short
     assert_reads(reader)
 
 
-def test_the_fallback_keeps_no_more_than_its_bound(squares: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "node_folder", lambda: Path("/proc/nowhere"))
+def test_process_fallback_keeps_its_bound(squares: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "node_cache_dir", lambda: Path("/proc/nowhere"))
     with pytest.warns(UserWarning, match="not shared"):
-        reader = Reader(squares, None, 1)
+        reader = CachedReader(squares, None, 1)
     assert_reads(reader)
-    room: Any = reader.decode
-    assert room.cache_info().maxsize * SIDE * SIDE * 4 == MEBIBYTE
+    decode: Any = reader.decode
+    assert decode.cache_info().maxsize * SIDE * SIDE * 4 == MEBIBYTE
 
 
-def test_the_folder_is_its_users_alone(table: Table) -> None:
-    Reader(table, None, 8)
-    assert stat.S_IMODE(node_folder().stat().st_mode) == 0o700
-    assert stat.S_IMODE(files()[0].stat().st_mode) == 0o600
+def test_cache_dir_and_file_are_private(table: Table) -> None:
+    CachedReader(table, None, 8)
+    assert stat.S_IMODE(node_cache_dir().stat().st_mode) == 0o700
+    assert stat.S_IMODE(cache_files()[0].stat().st_mode) == 0o600
 
 
-def test_only_the_last_opened_files_stay(table: Table) -> None:
-    for age in range(cache.KEPT + 3):
-        old = node_folder() / f"decoded-old-{age}"
+def test_old_cache_files_are_removed(table: Table) -> None:
+    for age in range(cache.MAX_OTHER_FILES + 3):
+        old = node_cache_dir() / f"decoded-old-{age}"
         old.write_bytes(b"")
         os.utime(old, (1e9 - age, 1e9 - age))
-    other = node_folder() / "something else"
-    other.write_bytes(b"")
-    reader = Reader(table, None, 8)
-    kept = [node_folder() / f"decoded-old-{age}" for age in range(cache.KEPT)]
-    assert files() == sorted([*kept, node_folder() / cache.name_of(table, None)]) and other.exists()
-    for path in files():
+    unrelated = node_cache_dir() / "something else"
+    unrelated.write_bytes(b"")
+    reader = CachedReader(table, None, 8)
+    newest = [node_cache_dir() / f"decoded-old-{age}" for age in range(cache.MAX_OTHER_FILES)]
+    in_use = node_cache_dir() / cache.cache_file_name(table, None)
+    assert cache_files() == sorted([*newest, in_use])
+    assert unrelated.exists()
+    for path in cache_files():
         path.unlink()
     assert_reads(reader)

@@ -1,0 +1,111 @@
+"""Writes `status.json`: what a search is doing now, for the live page.
+
+Records hold what was measured. What changes every second is kept here, the newest only: the step of
+each running trial, its losses and speed, and that the search is alive. For a run in an object store
+the file is pushed every PUSH_INTERVAL_S with whatever else is new. Readers elsewhere can only
+conclude from its age that a search has died: a process id means something only where the process
+runs (results/status.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+
+from cid_ray.callbacks.base import Callback
+from cid_ray.results.records import Record
+from cid_ray.results.status import STATUS_FILE, process_namespace
+from cid_ray.search.controller import Search
+from cid_ray.search.trial_spec import TrialSpec
+
+WRITE_INTERVAL_S = 1.0  # between two writes, unless a trial starts, finishes or reaches a rung
+PUSH_INTERVAL_S = 10.0  # between two pushes to an object store
+PROGRESS_FIELDS = (
+    "step",
+    "images_seen",
+    "seconds",
+    "images_per_s",
+    "losses",
+)  # of a trial's records
+
+
+class StatusFile(Callback):
+    """Keeps `status.json` in the run folder up to date."""
+
+    def on_search_start(self, search: Search) -> None:
+        self.search = search
+        self.state = "running"
+        self.started = time.time()
+        self.written = 0.0
+        self.pushed = 0.0
+        self.running: dict[str, Record] = {}
+        self.write()
+
+    def on_trial_start(self, trial: TrialSpec, resumed: bool) -> None:
+        fields = trial.identity_fields
+        del fields["run"]
+        self.running[trial.name] = {
+            **fields,
+            "steps": trial.config.train.steps,
+            "params": dict(trial.params),
+            "resumed": resumed,
+            "timestamp": time.time(),
+        }
+        self.write()
+
+    def on_trial_result(self, record: Record) -> None:
+        if record["run"] in self.running:
+            fresh = {key: record[key] for key in PROGRESS_FIELDS if key in record}
+            self.running[record["run"]] |= fresh
+        if record["event"] == "rung" or time.time() - self.written > WRITE_INTERVAL_S:
+            self.write()
+
+    def on_trial_complete(self, trial: TrialSpec, state: str) -> None:
+        self._ended(trial.name)
+
+    def on_trial_error(self, trial: TrialSpec, reason: str) -> None:
+        self._ended(trial.name)
+
+    def on_trial_retry(self, trial: TrialSpec, reason: str, attempt: int) -> None:
+        self._ended(trial.name)
+
+    def on_trial_stale(self, run: str, reason: str) -> None:
+        self._ended(run)
+
+    def on_refresh(self) -> None:
+        self.write()
+
+    def on_search_end(self) -> None:
+        self.state = "stopped" if self.search.rules.reason else "closed"
+        self.running = {}
+        self.write()
+
+    def _ended(self, run: str) -> None:
+        self.running.pop(run, None)
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file; push it when the last push is long ago."""
+        self.written = time.time()
+        content = {
+            "state": self.state,
+            "reason": self.search.rules.reason,
+            "total": self.search.total,
+            "finished_before": self.search.finished_before,
+            "started": self.started,
+            "timestamp": self.written,
+            "host": process_namespace(),
+            "pid": os.getpid(),
+            "running": self.running,
+        }
+        folder = self.search.run_dir.local
+        partial = folder / f"{STATUS_FILE}.partial"
+        partial.write_text(json.dumps(content, default=str))
+        partial.replace(folder / STATUS_FILE)
+        if self.written - self.pushed > PUSH_INTERVAL_S:
+            self.pushed = self.written
+            # A lost store stops the search at the next record, not here.
+            with contextlib.suppress(OSError):
+                self.search.run_dir.push()

@@ -1,0 +1,122 @@
+"""The options that commands share, and how mistakes and interrupts end a command.
+
+Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from cid_ray.config import InputError
+
+QUIET = -1
+NORMAL = 0
+VERBOSE = 1
+VERBOSITY_FLAGS = {QUIET: ["-q"], NORMAL: [], VERBOSE: ["-v"]}
+# Exit codes.
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
+
+Command = Callable[[list[str]], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with InputErrors, so that every mistake has the same form and exit code."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}; see `{self.prog} --help`")
+
+
+def make_parser(name: str, description: str, examples: str) -> Parser:
+    """The parser of the command `python -m cid_ray.NAME`; its help ends with the examples."""
+    return Parser(
+        prog=f"python -m cid_ray.{name}",
+        description=description,
+        epilog=f"examples:\n{examples.strip()}\n\n{EPILOG}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_config_options(
+    parser: Parser,
+    out_help: str = "the run folder (default runs/NAME-TIME)",
+    *,
+    resume: bool = True,
+    resume_with_changes: bool = False,
+) -> None:
+    """--config, --set, --out and --resume, which `run_options.open_run` reads.
+
+    Args:
+        parser: the command's parser.
+        out_help: help text of --out.
+        resume: whether there is --resume.
+        resume_with_changes: whether --config and --set may be given together with --resume.
+    """
+    parser.add_argument(
+        "--config", metavar="FILE", help="YAML file; keys that it leaves out keep their defaults"
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="changes",
+        help="change one value, e.g. loss.relation_weight=0.5; may be repeated",
+    )
+    parser.add_argument("--out", metavar="DIR", help=out_help)
+    if resume:
+        parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
+    parser.set_defaults(resume_with_changes=resume_with_changes)
+
+
+def add_verbosity_options(parser: Parser) -> None:
+    """-q and -v, as `args.verbosity`: QUIET, NORMAL or VERBOSE."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
+        "-q",
+        "--quiet",
+        dest="verbosity",
+        action="store_const",
+        const=QUIET,
+        default=NORMAL,
+        help="print only results, warnings and errors; log.txt stays complete",
+    )
+    group.add_argument(
+        "-v",
+        "--verbose",
+        dest="verbosity",
+        action="store_const",
+        const=VERBOSE,
+        help="also print progress between rungs, tracebacks, and the output of Ray's processes",
+    )
+
+
+def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command's `main` and exit with its code.
+
+    The user gets no traceback for what they can fix.
+
+    Args:
+        command: the `main` of a module in cid_ray.
+        argv: its arguments; None: those of this process.
+    """
+    try:
+        code = command(list(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        code = FAILED
+    sys.stdout.flush()
+    sys.exit(code)

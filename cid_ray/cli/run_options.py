@@ -1,0 +1,88 @@
+"""From parsed options to a run: its configuration and its run folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cid_ray.config import Config, InputError, build_config, load_config
+from cid_ray.storage import checkpoint_paths, paths
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, new_run_dir
+
+
+def open_run(
+    args: argparse.Namespace, name: str, default: str | Path | None = None
+) -> tuple[Config, RunDir]:
+    """The configuration and the run folder that the options ask for.
+
+    Args:
+        args: options of `parser.add_config_options`.
+        name: the command's name, for the run folder of a run without a config file.
+        default: the config file that is used without --config.
+
+    Returns:
+        The configuration with absolute paths. With --resume it is the one in the run folder, and
+        the run folder is the existing one.
+
+    Raises:
+        InputError: an option does not fit, or the run folder or its checkpoints cannot be used.
+    """
+    if args.resume:
+        return _open_existing_run(args)
+    source = args.config or default
+    config = resolve_paths(load_config(source, args.changes))
+    run_dir = new_run_dir(args.out, Path(source or name).stem)
+    checkpoint_paths.check_new_checkpoints(config, run_dir.uri)
+    if run_dir.exists:
+        raise InputError(
+            f"--out {run_dir} already holds a run; "
+            f"continue it with --resume {run_dir}, or choose another folder"
+        )
+    return config, run_dir
+
+
+def _open_existing_run(args: argparse.Namespace) -> tuple[Config, RunDir]:
+    changes_given = bool(args.config or args.changes)
+    if args.out or (changes_given and not args.resume_with_changes):
+        raise InputError(
+            "--resume DIR continues with DIR's own config; leave out --config, --set and --out"
+        )
+    run_dir = RunDir(args.resume)
+    run_dir.pull()
+    kept = run_dir.local / CONFIG_FILE
+    if not kept.is_file():
+        raise InputError(f"{run_dir} is not a run folder: it has no {CONFIG_FILE}")
+    config = resolve_paths(load_config(args.config or kept, args.changes))
+    checkpoint_paths.check_resumed_checkpoints(config, load_config(kept), run_dir.uri)
+    return config, run_dir
+
+
+def resolve_paths(config: Config) -> Config:
+    """The same configuration with absolute paths: a trial's process has another working folder."""
+    changes: dict[str, str] = {}
+    may_be_paths = {
+        "data.table": config.data.table,
+        "data.split_files": config.data.split_files,
+        "model.weights": config.model.weights,
+    }
+    for key, name in may_be_paths.items():
+        # These keys also take words ("demo", "pretrained") and URIs: only what exists is a path.
+        if name and Path(name).exists():
+            changes[key] = str(Path(name).resolve())
+    checkpoint_dir = config.train.checkpoint_dir
+    if checkpoint_dir:
+        changes["train.checkpoint_dir"] = str(paths.absolute(checkpoint_dir))
+    tracking_uri = config.search.callbacks.get("mlflow", {}).get("tracking_uri")
+    if tracking_uri:
+        changes["search.callbacks.mlflow.tracking_uri"] = _resolve_mlflow_uri(str(tracking_uri))
+    return build_config(config.model_dump(mode="json"), changes)
+
+
+def _resolve_mlflow_uri(uri: str) -> str:
+    """An MLflow store in a file or folder with its absolute path; any other URI unchanged."""
+    prefixes = ("sqlite:///", "file://", "file:", "")
+    prefix = next(prefix for prefix in prefixes if uri.startswith(prefix))
+    path = uri.removeprefix(prefix)
+    if not path or path.startswith(("/", "databricks")) or paths.is_remote(path):
+        return uri
+    return prefix + str(Path(path).resolve())

@@ -1,0 +1,213 @@
+"""The configuration as frozen pydantic models: every key, its default and its rule.
+
+`Config` is the whole. The sections of training are in train_schema.py, those of a search in
+search_schema.py. `Config.fingerprint` identifies everything that changes a run's results.
+Legend: H, W pixels. A "fraction of training" is a fraction of `train.steps`, in [0, 1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from cid_ray.config.search_schema import SearchConfig, StudyConfig
+from cid_ray.config.section import Fraction, NonNegative, Section
+from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
+from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig
+from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
+
+Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
+
+# Where a run's data is stored, how fast it works and how it handles faults do not change results.
+NOT_FINGERPRINTED = (
+    "data.table",
+    "data.split_files",
+    "data.threads",
+    "data.cache_mb",
+    "data.max_bad_frac",
+    "train.device",
+    "train.on_nan",
+    "train.checkpoint_steps",
+    "train.checkpoint_minutes",
+    "train.checkpoint_dir",
+    "train.num_to_keep",
+)
+
+
+class DataConfig(Section):
+    # A table written by `prepare`: a folder or s3://bucket/path. "demo": a generated data set.
+    table: str = "demo"
+    # Part of the training masks that is used: a fraction ("1/8", "0.2") or a count ("23").
+    ratio: str = "1/8"
+    # Which label draw. Draws of one number are nested: 1/16 is a subset of 1/8.
+    draw: int = Field(0, ge=0)
+    # Seed of all label draws.
+    split_seed: int = Field(0, ge=0)
+    # How a draw treats the table's `group` column: ignore it, cover every group, or use one group.
+    label_from: Literal["any", "each_group", "one_group"] = "any"
+    # Fraction of the drawn labels that serves as val, so that val costs labels; 0: the table's val.
+    val_from_budget: float = Field(0, ge=0, lt=1)
+    # A folder with UniMatch's labeled.txt and unlabeled.txt, used instead of a draw.
+    split_files: str | None = None
+    # H, W to which images are resized when they are decoded; null: their own size.
+    image_size: tuple[int, int] | None = None
+    # Side of a square training crop in pixels, or its H, W.
+    crop_size: int | tuple[int, int] = 321
+    # Random resize before the crop: lowest and highest factor.
+    scale_range: tuple[float, float] = (0.5, 2.0)
+    # Probability of a horizontal flip.
+    hflip: Fraction = 0.5
+    # Labeled images per step, over all workers.
+    batch_size: int = Field(8, ge=1)
+    # Unlabeled images per step, over all workers.
+    batch_size_u: int = Field(8, ge=1)
+    # Decoding threads of a single-process run.
+    threads: int = Field(2, ge=1)
+    # Limit of a node's cache of decoded images in MB, shared by its processes; 0: no cache.
+    cache_mb: int = Field(512, ge=0)
+    # Fraction of the unlabeled pool that may be unreadable: skipped up to this, an error above it.
+    max_bad_frac: Fraction = 0.01
+
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _ratio(cls, value: Any) -> str:
+        parse_label_ratio(value)
+        return str(value).replace(" ", "")
+
+    @field_validator("table")
+    @classmethod
+    def _table(cls, value: str) -> str:
+        return check_uri(value)
+
+    @field_validator("scale_range")
+    @classmethod
+    def _scale_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("must be two increasing positive numbers, such as [0.5, 2.0]")
+        return value
+
+    @field_validator("image_size", "crop_size")
+    @classmethod
+    def _at_least_16_pixels(cls, value: Any) -> Any:
+        sides = (value,) if isinstance(value, int) else (value or ())
+        if any(side < 16 for side in sides):
+            raise ValueError("must be at least 16 pixels a side")
+        return value
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """H, W of a training crop."""
+        if isinstance(self.crop_size, int):
+            return self.crop_size, self.crop_size
+        return self.crop_size
+
+
+class ModelConfig(Section):
+    # Any architecture of segmentation_models_pytorch.
+    decoder: str = "deeplabv3plus"
+    # Any timm model that supports features_only.
+    encoder: str = "resnet50"
+    # Encoder weights: "none", "pretrained" (timm's hub), or a local .safetensors file.
+    weights: str = "none"
+    # Keyword arguments of the decoder.
+    decoder_options: dict[str, Any] = Field(default_factory=dict)
+
+
+class LossConfig(Section):
+    # Pseudo-labels: the teacher's class, or its sharpened distribution.
+    pseudo: Literal["hard", "soft"] = "hard"
+    pseudo_weight: NonNegative = 1.0
+    # Least confidence of the teacher at which a pixel gets a pseudo-label.
+    conf_thresh: Fraction = 0.95
+    # Sharpening of soft pseudo-labels; below 1 is sharper.
+    temperature: float = Field(0.5, gt=0)
+    # Fraction of training without pseudo-labels.
+    pseudo_burn_in: Fraction = 0.0
+    # Fraction of training over which pseudo_weight rises from 0, after pseudo_burn_in.
+    pseudo_ramp: Fraction = 0.1
+    # What the relation loss compares: see core/losses.py.
+    relation_kind: Literal["cross", "self", "transfer", "class"] = "self"
+    relation_weight: NonNegative = 1.0
+    # Temperature of the similarities of `cross` and `class`.
+    relation_temperature: float = Field(0.1, gt=0)
+    # `self` on an m x m grid of cells; 1: the whole image, above: ICKD's dense form.
+    relation_grid: int = Field(1, ge=1)
+    # Fraction of training over which relation_weight rises from 0.
+    relation_ramp: Fraction = 0.15
+    style_weight: NonNegative = 0.1
+    # Images whose channel statistics the student's are compared with.
+    style_target: Literal["unlabeled", "labeled", "symmetric"] = "unlabeled"
+    # The statistics: mean and standard deviation of each channel, or the Gram matrix.
+    style_stat: Literal["mean_std", "gram"] = "mean_std"
+    # Fraction of training over which style_weight rises from 0.
+    style_ramp: Fraction = 0.15
+    # EMA decay per step of the teacher's channel statistics.
+    stats_decay: float = Field(0.99, ge=0, lt=1)
+    # Weights of the classes in the supervised loss.
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+class Config(Section):
+    """One training run, and with `search` and `study` the search that it belongs to."""
+
+    method: Method = "cid"
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    distributed: DistributedConfig = DistributedConfig()
+    search: SearchConfig = SearchConfig()
+    study: StudyConfig = StudyConfig()
+
+    @model_validator(mode="after")
+    def _batch_has_images_for_every_worker(self) -> Config:
+        workers = self.distributed.max_workers
+        if workers == 1:
+            return self
+        for name, least in (("batch_size", 1), ("batch_size_u", CUTMIX_GROUP_SIZE)):
+            size = getattr(self.data, name)
+            if size < least * workers:
+                raise ValueError(
+                    f"data.{name} is {size} for all workers together, must be at least "
+                    f"{least} for each of distributed.num_workers ({workers})"
+                )
+        return self
+
+    @property
+    def uses_unlabeled(self) -> bool:
+        """Whether unlabeled images pass the student: in every method but `supervised`."""
+        return self.method != "supervised"
+
+    @property
+    def images_per_step(self) -> int:
+        """Images of one training step over all workers; unlabeled ones only where they are used."""
+        if self.uses_unlabeled:
+            return self.data.batch_size + self.data.batch_size_u
+        return self.data.batch_size
+
+    def fingerprint(self, *contents: str) -> str:
+        """Hash of everything that changes results, in 16 hexadecimal digits.
+
+        Args:
+            contents: hashes of the data set, the split and the weights file.
+        """
+        values = self.result_affecting_values()
+        if values["model.weights"] not in ("none", "pretrained"):
+            # The content of a weights file is among `contents`; its path says nothing about it.
+            values["model.weights"] = "file"
+        text = json.dumps([values, *contents], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def result_affecting_values(self) -> dict[str, Any]:
+        """The values that change a run's results: dotted key -> value."""
+        tree = self.model_dump(mode="json", exclude={"distributed", "search", "study"})
+        return {key: value for key, value in flatten(tree).items() if key not in NOT_FINGERPRINTED}
+
+    def to_yaml(self) -> str:
+        """The whole configuration, which `load_config` reads back as an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,78 @@
+"""Rules for single values, used by the schema and by code that takes the same values elsewhere."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+CREDENTIAL_NAME = re.compile(r"(key|token|password|secret)$", re.IGNORECASE)
+URL_WITH_USER = re.compile(r"://[^/\s]*@")
+
+
+class SecretError(ValueError):
+    """A rule broken by a value that may hold a secret: the message must not repeat the value."""
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted key -> value: {"loss": {"lr": 1}} gives {"loss.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def parse_label_ratio(ratio: Any) -> tuple[float | None, int | None]:
+    """Read a label ratio: "1/8" or "0.2" gives (fraction, None), "23" gives (None, count)."""
+    text = str(ratio).replace(" ", "")
+    numerator, _, denominator = text.partition("/")
+    try:
+        number = float(numerator) / float(denominator or 1)
+    except (ValueError, ZeroDivisionError):
+        number = math.nan
+    if math.isfinite(number):
+        if not denominator and number > 1 and number == int(number):
+            return None, int(number)
+        if 0 < number <= 1:
+            return number, None
+    raise ValueError(
+        f"label ratio {ratio!r} must be a fraction such as '1/8' "
+        "or a count of at least 2 such as '23'"
+    )
+
+
+def check_uri(name: str) -> str:
+    """A folder, or `s3://bucket/path` without credentials: the name goes into every record."""
+    if "://" in name and not re.fullmatch(r"s3://[^@?#/]+(/[^@?#]*)?", name):
+        error_type = SecretError if "@" in name else ValueError
+        raise error_type(
+            "must be a folder or s3://bucket/path; credentials and endpoint are taken "
+            "from the environment (AWS_ACCESS_KEY_ID, ..., AWS_ENDPOINT_URL)"
+        )
+    return name
+
+
+def check_database_url(url: str) -> str:
+    """A SQLAlchemy URL without a password: the URL is written into every record."""
+    if not re.fullmatch(r"\w+(\+\w+)?://([^:@/]+@)?[^@]*", url) or "password" in url:
+        raise SecretError(
+            "must be a URL like postgresql+psycopg://host/database; user and password are taken "
+            "from the environment (PGUSER, PGPASSWORD) or ~/.pgpass"
+        )
+    return url
+
+
+def reject_secrets(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same options, if they hold no secret: they are written into the run folder."""
+    for key, value in flatten(options).items():
+        if CREDENTIAL_NAME.search(key) or URL_WITH_USER.search(str(value)):
+            raise SecretError(
+                f"holds a secret in {key}, which would be written into the run folder; "
+                "leave it out and set it in the environment (MLFLOW_TRACKING_URI, "
+                "MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, WANDB_API_KEY)"
+            )
+    return options

@@ -1,0 +1,124 @@
+"""Inference, confusion matrix and mIoU: the same functions for tuning and for the final scores.
+
+An image is predicted whole or by a sliding window, at its own size. Logits, not classes, are
+resized to the size of the MASK. Classes without a pixel in the ground truth are left out of mIoU
+and listed: counting them as 0 would make scores depend on which classes a split happens to show.
+
+    B images   K classes   H,W pixels of an image   H',W' pixels of its mask
+Source: mIoU as in PASCAL VOC; the sliding window's stride is UniMatch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cid_ray.core.losses import IGNORE_INDEX
+
+
+@torch.no_grad()
+def predict(
+    net: nn.Module, image: Tensor, size: tuple[int, int], window: int | None = None
+) -> Tensor:
+    """Classes i64[B,H',W'] of images u8[B,3,H,W].
+
+    Args:
+        net: images u8[B,3,H,W] -> (logits f[B,K,H,W], feat).
+        image: u8[B,3,H,W], all of one size.
+        size: H', W' of the masks.
+        window: side of the sliding window in pixels; None predicts the whole image.
+    """
+    height, width = image.shape[-2:]
+    # A window larger than the image would only add padding.
+    if window is None or (window >= height and window >= width):
+        scores = net(image)[0].float()
+    else:
+        scores = _sliding_window_probs(net, image, window)
+    if scores.shape[-2:] != size:
+        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    return scores.argmax(1)
+
+
+def _sliding_window_probs(net: nn.Module, image: Tensor, window: int) -> Tensor:
+    """Mean probabilities f32[B,K,H,W] over the overlapping windows of u8[B,3,H,W]."""
+    total = None
+    hits = None
+    for top in window_starts(image.shape[-2], window):
+        for left in window_starts(image.shape[-1], window):
+            area = (..., slice(top, top + window), slice(left, left + window))
+            # Probabilities, not logits: windows may differ in the scale of their logits.
+            probs = net(image[area])[0].float().softmax(1)
+            if total is None or hits is None:
+                total = probs.new_zeros(len(image), probs.shape[1], *image.shape[-2:])
+                hits = probs.new_zeros(image.shape[-2:])
+            total[area] += probs
+            hits[area[1:]] += 1
+    assert total is not None and hits is not None
+    return total / hits
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Where windows of `window` pixels start to cover `length` pixels; the last is shifted inwards.
+
+    The stride is two thirds of a window.
+    """
+    if window >= length:
+        return [0]
+    # Two thirds: pixels at the edge of one window, with little context, are inside another.
+    stride = max(1, window * 2 // 3)
+    return sorted({*range(0, length - window, stride), length - window})
+
+
+@torch.no_grad()
+def confusion_matrix(
+    net: nn.Module,
+    images: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    window: int | None = None,
+) -> np.ndarray:
+    """Pixel counts i64[K,K] by (true class, predicted class). Ignored pixels (255) are not counted.
+
+    Args:
+        net: as in `predict`.
+        images: pairs of an image u8[3,H,W] and its mask u8[H',W'], on the device of `net`.
+        num_classes: K.
+        window: as in `predict`.
+    """
+    total = np.zeros((num_classes, num_classes), np.int64)
+    for image, mask in images:
+        pred = predict(net, image[None], (mask.shape[-2], mask.shape[-1]), window)[0]
+        labeled = mask != IGNORE_INDEX
+        # One number per (truth, prediction), so that one bincount fills the matrix.
+        pairs = mask[labeled].long() * num_classes + pred[labeled]
+        counts = torch.bincount(pairs, minlength=num_classes**2)
+        total += counts.reshape(num_classes, num_classes).cpu().numpy()
+    return total
+
+
+def iou_scores(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
+    """mIoU and the IoU of each class, in percent, from counts [K,K] by (truth, prediction).
+
+    IoU = TP / (TP + FP + FN). mIoU is the mean over classes that occur in the ground truth.
+
+    Returns:
+        `miou` (None without any labeled pixel), `iou` by class name (None where absent), `absent`
+        class names, and `pixel_accuracy` in percent.
+    """
+    true_positives = np.diag(confusion).astype(float)
+    truth = confusion.sum(1)
+    predicted = confusion.sum(0)
+    union = truth + predicted - true_positives
+    present = truth > 0
+    iou = np.where(present, 100 * true_positives / np.maximum(union, 1), np.nan)
+    by_class = list(zip(classes, iou, present, strict=True))
+    return {
+        "miou": float(np.nanmean(iou)) if present.any() else None,
+        "iou": {name: float(value) if occurs else None for name, value, occurs in by_class},
+        "absent": [name for name, _, occurs in by_class if not occurs],
+        "pixel_accuracy": float(100 * true_positives.sum() / max(1, truth.sum())),
+    }

@@ -1,0 +1,45 @@
+"""Encoded bytes to pixels and back, and the colours that show class ids."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+
+def decode_image(encoded: bytes) -> Image.Image:
+    """An image in RGB, decoded completely."""
+    image = Image.open(io.BytesIO(encoded))
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()  # `convert` would copy the pixels
+    return image
+
+
+def encode_png(array: np.ndarray, palette: list[list[int]] | None = None) -> bytes:
+    """PNG bytes of a u8 array [H, W] or [H, W, 3].
+
+    With a palette [[r, g, b], ...] the values are stored as indices into it.
+    """
+    image = Image.fromarray(array)
+    if palette is not None:
+        image.putpalette([value for color in palette for value in color])
+    out = io.BytesIO()
+    image.save(out, "PNG", compress_level=1)
+    return out.getvalue()
+
+
+def default_colors(count: int) -> list[list[int]]:
+    """[r, g, b] of `count` classes: PASCAL VOC's colour map without its black.
+
+    The bits of the index are spread over the three channels, so the colours are distinct.
+    """
+    colors = []
+    for index in range(1, count + 1):
+        color = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                color[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        colors.append(color)
+    return colors

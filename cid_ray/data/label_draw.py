@@ -1,0 +1,108 @@
+"""Which train images are labeled: a seeded order of all train images that have masks.
+
+A draw is ONE order, and a ratio takes its first n images. Labels of 1/16 are therefore among those
+of 1/8, and those among 1/4: scores at two ratios differ by the added labels, not by luck.
+
+A draw covers the classes by rejection: of 64 seeded orders the first is taken whose leading 1/16
+shows every class of train, else the order that shows most. Picking images rich in classes first
+would be simpler, and would bias the small ratios.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cid_ray.config import DataConfig, InputError, parse_label_ratio
+from cid_ray.data.table import Table
+
+MAX_TRIED_ORDERS = 64
+COVERED_FRACTION = 1 / 16  # of the order: the smallest usual ratio should show every class
+
+
+def draw_labels(table: Table, data: DataConfig) -> np.ndarray:
+    """i64[n]: the label budget of `data.ratio`, as train rows in the order of the draw.
+
+    Raises:
+        InputError: train has no mask, or fewer than the ratio asks for.
+    """
+    train = table.rows("train")
+    masked = train[table.labeled[train]]
+    if not len(masked):
+        raise InputError("the table has no train image with a mask: nothing can be learned from it")
+    return label_order(table, masked, data)[: _label_count(data.ratio, len(masked))]
+
+
+def _label_count(ratio: str, num_masked: int) -> int:
+    """The number of labels that a ratio such as "1/8", or a count such as "23", means."""
+    fraction, count = parse_label_ratio(ratio)
+    wanted = count if count is not None else int((fraction or 0) * num_masked + 0.5)
+    if wanted > num_masked:
+        raise InputError(
+            f"data.ratio asks for {wanted} labeled images, train has {num_masked} masks"
+        )
+    if wanted < 1:
+        raise InputError(
+            f"data.ratio {ratio} of {num_masked} masks is no image at all; give a count such as '4'"
+        )
+    return wanted
+
+
+def label_order(table: Table, masked: np.ndarray, data: DataConfig) -> np.ndarray:
+    """i64[n]: the train rows with masks, i64[n], in the order in which this draw takes them."""
+    has_class = table.class_pixels[masked] > 0  # bool[n, K]
+    num_classes = int(has_class.any(0).sum())
+    groups = table.groups(masked)
+    num_leading = max(1, int(COVERED_FRACTION * len(masked) + 0.5))
+    best_order = np.arange(len(masked))
+    best_covered = -1
+    for attempt in range(MAX_TRIED_ORDERS):
+        rng = np.random.default_rng([data.split_seed, data.draw, attempt])
+        order = _order_by_group(rng, groups, data.label_from)
+        covered = int(has_class[order[:num_leading]].any(0).sum())
+        if covered > best_covered:
+            best_order, best_covered = order, covered
+        if covered == num_classes:
+            break
+    return masked[best_order]
+
+
+def _order_by_group(rng: np.random.Generator, groups: np.ndarray, label_from: str) -> np.ndarray:
+    """i64[n]: a random order of n images that treats their groups as `data.label_from` says."""
+    order = rng.permutation(len(groups))
+    if label_from == "any":
+        return order
+    names = rng.permutation(np.unique(groups))
+    number_of = {name: number for number, name in enumerate(names)}
+    group_numbers = np.array([number_of[name] for name in groups[order]])
+    if label_from == "one_group":  # all images of a group, then those of the next group
+        return order[np.argsort(group_numbers, kind="stable")]
+    # each_group: the k-th of a group's n images gets the time (k + 1/2) / n. Sorted by time, every
+    # leading part holds images of each group in proportion to the group's size.
+    times = np.zeros(len(order))
+    for number in range(len(names)):
+        members = np.flatnonzero(group_numbers == number)
+        times[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return order[np.argsort(times, kind="stable")]
+
+
+def choose_val(table: Table, data: DataConfig, budget: np.ndarray) -> np.ndarray:
+    """i64[m]: the rows of a label budget i64[n] that are val; none without `val_from_budget`.
+
+    They are evenly spaced in the order of the draw, so val is nested over ratios as the labels are.
+    With `label_from: each_group` they are evenly spaced group by group, so each group is in val.
+    """
+    fraction = data.val_from_budget
+    if not fraction:
+        return np.empty(0, np.int64)
+    if data.label_from == "each_group":
+        budget = budget[np.argsort(table.groups(budget).astype(str), kind="stable")]
+    val_so_far = np.floor(np.arange(len(budget) + 1) * fraction + 0.5)
+    is_val = np.diff(val_so_far) > 0
+    is_val[-1] |= not is_val.any()
+    num_left = int((~is_val).sum())
+    if num_left < 2:
+        raise InputError(
+            f"data.val_from_budget={fraction:g} leaves {num_left} of {len(budget)} labeled images "
+            "to train on, must leave at least 2: lower it, or raise data.ratio"
+        )
+    return np.sort(budget[is_val])

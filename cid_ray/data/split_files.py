@@ -1,0 +1,129 @@
+"""UniMatch's split files, read and written: `labeled.txt` and `unlabeled.txt`.
+
+A line is an image, and the image's mask after a space if it has one. Published lists name images
+in many ways: with or without mask, in other folders, as bare ids, with spaces in names. A line is
+matched by its relative path first, and by the file's stem where that is unique.
+Format: https://github.com/LiheYoung/UniMatch-V2, `splits/`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cid_ray.config import InputError
+from cid_ray.data.table import Table
+
+
+def write_lists(
+    table: Table, labeled: np.ndarray, pool: np.ndarray, manifest: dict[str, Any], out: Path
+) -> None:
+    """Write `labeled.txt`, `unlabeled.txt` and `manifest.json` of labeled and pool rows i64[n]."""
+    names = _row_names(table)
+    masks = table.index["mask_path"]
+
+    def with_mask(row: int) -> str:
+        return f"{names[row]} {masks[row]}" if table.labeled[row] else names[row]
+
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    (out / "labeled.txt").write_text(_lines(with_mask(int(row)) for row in labeled))
+    (out / "unlabeled.txt").write_text(_lines(with_mask(int(row)) for row in pool))
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def read_lists(table: Table, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """i64[n] labeled and i64[m] pool rows of a folder's two lists, in the order of the lists.
+
+    Masks that `unlabeled.txt` names are ignored.
+
+    Raises:
+        InputError: a list is missing or empty, or a line names no train image, or an image twice.
+    """
+    lookup = _RowLookup(table)
+    labeled_file = folder / "labeled.txt"
+    labeled = lookup.rows_of(labeled_file)
+    pool = lookup.rows_of(folder / "unlabeled.txt")
+    both = np.intersect1d(labeled, pool)
+    if len(both):
+        first = table.ids(both[:1])[0]
+        raise InputError(f"{folder}: {len(both)} images are labeled and unlabeled, first {first}")
+    if not len(labeled):
+        raise InputError(f"{labeled_file} names no image")
+    without_mask = labeled[~table.labeled[labeled]]
+    if len(without_mask):
+        first = table.ids(without_mask[:1])[0]
+        raise InputError(f"{labeled_file}: {first} has no mask in the table")
+    return labeled, pool
+
+
+class _RowLookup:
+    """Finds the train row that a line of a split file names."""
+
+    def __init__(self, table: Table):
+        self.by_path: dict[str, int] = {}
+        self.by_stem: dict[str, int | None] = {}  # None: several images share the stem
+        names = _row_names(table)
+        for row in table.rows("train").tolist():
+            self.by_path[names[row]] = row
+            stem = PurePosixPath(names[row]).stem
+            self.by_stem[stem] = None if stem in self.by_stem else row
+
+    def rows_of(self, file: Path) -> np.ndarray:
+        """i64[n]: the rows of a file's lines, in their order."""
+        if not file.is_file():
+            raise InputError(f"split file {file} does not exist")
+        rows = []
+        for number, text in enumerate(file.read_text().splitlines(), 1):
+            line = text.strip()
+            if not line:
+                continue
+            row = self._row_of(line, f"{file}, line {number}")
+            if row is None:
+                raise InputError(f"{file}, line {number}: no train image of the table is {line!r}")
+            rows.append(row)
+        if len(set(rows)) != len(rows):
+            raise InputError(f"{file} names an image twice")
+        return np.array(rows, dtype=np.int64)
+
+    def _row_of(self, line: str, where: str) -> int | None:
+        # A path may hold spaces, so each space may be the one between image and mask: the
+        # candidates for the image are the first word, the first two words, and so on.
+        words = line.split(" ")
+        candidates = [" ".join(words[:end]) for end in range(1, len(words) + 1)]
+        for candidate in candidates:
+            path = PurePosixPath(candidate)
+            if path.is_absolute() or ".." in path.parts:
+                raise InputError(
+                    f"{where}: {candidate!r} leaves the data root; paths must be relative to it"
+                )
+        for candidate in reversed(candidates):
+            if candidate in self.by_path:
+                return self.by_path[candidate]
+        # No path matches: try stems. Candidates with a suffix are files, and the image comes before
+        # the mask, so the shortest is tried first. Of bare ids the longest is the most specific.
+        files = [name for name in candidates if PurePosixPath(name).suffix]
+        bare = [name for name in reversed(candidates) if not PurePosixPath(name).suffix]
+        for candidate in (*files, *bare):
+            row = self.by_stem.get(PurePosixPath(candidate).stem)
+            if row is not None:
+                return row
+        return None
+
+
+def _row_names(table: Table) -> list[str]:
+    """How split files name each row: by its path, or by its id if several rows share the path."""
+    paths = table.index["image_path"].to_pylist()
+    ids = table.index["image_id"].to_pylist()
+    count_of = Counter(paths)
+    return [
+        path if count_of[path] == 1 else image_id for path, image_id in zip(paths, ids, strict=True)
+    ]

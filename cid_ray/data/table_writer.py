@@ -1,0 +1,76 @@
+"""Writes a table row by row. See `data/table.py` for the files and their columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cid_ray.data.table import FORMAT_VERSION, INDEX_COLUMNS, ROW_GROUP_SIZE, SCHEMA
+
+
+class TableWriter:
+    """Writes rows as they come, in bounded memory.
+
+    `close` writes `meta.json`. A folder without that file is not a table, so a half-written table
+    is never opened.
+    """
+
+    def __init__(
+        self, folder: Path, classes: list[str], colors: list[list[int]], ignore_index: int
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "meta.json").unlink(missing_ok=True)
+        self.folder = folder
+        self.meta = {
+            "version": FORMAT_VERSION,
+            "classes": classes,
+            "colors": colors,
+            "ignore_index": ignore_index,
+        }
+        self._pending: list[dict[str, Any]] = []  # rows of the row group that is being filled
+        self._index_parts: list[pa.Table] = []
+        self._digest = hashlib.sha256()
+        self._file = pq.ParquetWriter(
+            folder / "table.parquet", SCHEMA, compression="none", use_dictionary=False
+        )
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append one row. Its keys are the columns of SCHEMA."""
+        mask = row["mask"]
+        mask_hash = hashlib.sha256(mask).hexdigest() if mask else None
+        key = [row["image_id"], row["split"], row["sha256"], mask_hash]
+        self._digest.update(json.dumps(key).encode())
+        self._pending.append(row)
+        if len(self._pending) == ROW_GROUP_SIZE:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            row_group = pa.Table.from_pylist(self._pending, SCHEMA)
+            self._file.write_table(row_group, row_group_size=ROW_GROUP_SIZE)
+            self._index_parts.append(row_group.select(INDEX_COLUMNS))
+            self._pending = []
+
+    def close(self, **meta: Any) -> None:
+        """Complete the table. `meta` is stored in `meta.json` too."""
+        self._flush()
+        self._file.close()
+        if self._index_parts:
+            index = pa.concat_tables(self._index_parts)
+        else:
+            index = SCHEMA.empty_table().select(INDEX_COLUMNS)
+        pq.write_table(index, self.folder / "index.parquet")
+        described = [self.meta["classes"], self.meta["ignore_index"]]
+        self._digest.update(json.dumps(described).encode())
+        meta = {**self.meta, "fingerprint": self._digest.hexdigest()[:16], **meta}
+        (self.folder / "meta.json").write_text(json.dumps(meta, indent=1))
+
+    def discard(self) -> None:
+        """Remove what was written: the import found an error."""
+        self._file.close()
+        (self.folder / "table.parquet").unlink()

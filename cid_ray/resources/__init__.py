@@ -1,0 +1,1 @@
+"""What a run may use: Ray, the nodes of its cluster, their CPUs and GPUs, and what they cost."""

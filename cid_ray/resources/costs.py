@@ -1,0 +1,78 @@
+"""Hourly costs: of each node type, of the nodes that always run, and of concurrent trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+from cid_ray.resources.capacity import ClusterCapacity, NodeType, PlacementRequest
+from cid_ray.resources.prices import Prices
+
+TABLE_WIDTH = 140  # characters, on any terminal
+
+
+@dataclass(frozen=True)
+class PlacementCost:
+    """Concurrent trials, the nodes that hold them, and their price."""
+
+    count: int
+    nodes: dict[NodeType, int]  # only types of which there is at least one node
+    usd_per_hour: float | None  # None: a node has no known price
+
+    @property
+    def usd_per_trial_hour(self) -> float | None:
+        return None if self.usd_per_hour is None else self.usd_per_hour / self.count
+
+
+def placement_cost(
+    capacity: ClusterCapacity, request: PlacementRequest, count: int, prices: Prices
+) -> PlacementCost | None:
+    """The cheapest nodes for `count` concurrent requests, and their price; None for 0."""
+    if not count:
+        return None
+    numbers = capacity.nodes_for(request, count, prices.price_of)
+    nodes = {node_type: number for node_type, number in numbers.items() if number}
+    costs = (prices.price_of(each) for each, number in nodes.items() for _ in range(number))
+    return PlacementCost(count, nodes, _total(costs))
+
+
+def idle_usd_per_hour(capacity: ClusterCapacity, prices: Prices) -> float | None:
+    """The price of the nodes that always run; None when one of them has no known price."""
+    costs = (prices.price_of(each) for each in capacity.node_types for _ in range(each.min_nodes))
+    return _total(costs)
+
+
+def node_table(capacity: ClusterCapacity, prices: Prices) -> str:
+    """The node types with their resources, limits and prices, as aligned text."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("node type", "machine", "CPUs", "GPUs", "at least", "at most", "$/h each"):
+        is_text = name in ("node type", "machine", "$/h each")
+        table.add_column(name, justify="left" if is_text else "right")
+    for node_type in capacity.node_types:
+        price = prices.price_of(node_type)
+        billing = "spot" if node_type.spot else "on demand"
+        table.add_row(
+            node_type.name,
+            node_type.machine or "-",
+            f"{node_type.resources.cpus:g}",
+            f"{node_type.resources.gpus:g}",
+            str(node_type.min_nodes),
+            str(node_type.max_nodes),
+            "price unknown" if price is None else f"{price:.3f} {billing}",
+        )
+    console = Console(width=TABLE_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+
+
+def _total(costs: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total

@@ -1,0 +1,112 @@
+"""Starting Ray, and what the running cluster has and its autoscaler may add."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from cid_ray.config import error_summary
+from cid_ray.resources import _ray_compat
+from cid_ray.resources.capacity import AliveNode, ClusterCapacity, Resources, with_autoscaler
+from cid_ray.resources.cluster_files import kuberay_capacity, read_cluster_file
+from cid_ray.resources.cpu_affinity import available_cpus
+from cid_ray.results.provenance import git_sha
+
+RAY_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # ray.train.report blocks for up to this long
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",  # then a worker that hangs is replaced
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "30",  # then a smaller group, or another attempt
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records.jsonl replaces them
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the command handles Ctrl-C
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # fills the dashboard's Train tab
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that an autoscaler started
+
+
+def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) -> None:
+    """Join the cluster of RAY_ADDRESS or a running local one, else start one on this machine.
+
+    Args:
+        verbose: show here too what Ray's processes print.
+        metadata: what Ray's list of jobs shows of this command.
+    """
+    for name, value in RAY_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    metadata = {**(metadata or {}), "git": git_sha() or "unknown"}
+    options: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": "ERROR",
+        "job_config": ray.job_config.JobConfig(metadata=metadata),
+    }
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**options)
+    else:
+        try:
+            # Without a dashboard Train V2 leaks placement groups, and the next trial waits for
+            # ever.
+            ray.init(num_cpus=available_cpus(), include_dashboard=True, **options)
+        except ValueError as error:
+            if "num_cpus" not in str(error):
+                raise
+            ray.init(**options)  # a local cluster runs already: join it
+    _ray_compat.add_job_metadata(metadata)
+
+
+def cluster_capacity() -> ClusterCapacity:
+    """The alive nodes, and those that the cluster's autoscaler may still start."""
+    import ray
+
+    alive = []
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = node["Resources"]
+            size = Resources(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
+            alive.append(AliveNode(size, node["Labels"].get(NODE_GROUP_LABEL, "")))
+    return with_autoscaler(alive, autoscaler_capacity(ray.get_runtime_context().gcs_address))
+
+
+@functools.cache
+def autoscaler_capacity(gcs_address: str) -> ClusterCapacity | None:
+    """What the cluster's autoscaler may start; None when there is no autoscaler.
+
+    It is read on the head node, because the autoscaler and its file are there.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    head_ids = [
+        node["NodeID"]
+        for node in ray.nodes()
+        if node["Alive"] and _ray_compat.HEAD_RESOURCE in node["Resources"]
+    ]
+    if not head_ids or head_ids[0] == ray.get_runtime_context().get_node_id():
+        return autoscaler_capacity_on_head(gcs_address)
+    on_head = NodeAffinitySchedulingStrategy(head_ids[0], soft=False)
+    task = ray.remote(num_cpus=0, scheduling_strategy=on_head)(autoscaler_capacity_on_head)
+    capacity: ClusterCapacity | None = ray.get(task.remote(gcs_address))
+    return capacity
+
+
+def autoscaler_capacity_on_head(gcs_address: str) -> ClusterCapacity | None:
+    """On the head node: the limits of the autoscaler that `ray up` started, or of KubeRay's."""
+    file = _ray_compat.autoscaler_config_file(gcs_address)
+    if file is not None:
+        return read_cluster_file(file)
+    if not _ray_compat.in_kuberay_pod():
+        return None
+    try:
+        spec = _ray_compat.kuberay_cluster_spec()
+    except Exception as error:
+        # A search can run on the nodes that are alive, so a missing right is no reason to stop.
+        note = f"what KubeRay may add could not be read: {error_summary(error)}"
+        return ClusterCapacity((), 0, note=note)
+    return kuberay_capacity(spec) if spec.get("enableInTreeAutoscaling") else None

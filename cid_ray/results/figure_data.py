@@ -1,0 +1,146 @@
+"""The numbers behind every figure, apart from the drawing (figures.py) so that tests check them."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Any
+
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore, best_of
+
+LOG_SCALE_SPAN = 10  # values that span less than this factor get a linear axis
+
+
+def label_curve_data(
+    summaries: list[RatioSummary], split: str = "test"
+) -> dict[str, list[tuple[int, float]]]:
+    """method -> [(label_count, mIoU)], fewest labels first; means where there are repeats."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for summary in summaries:
+        noise = summary.noise(split)
+        runs = summary.repeated_runs(noise)
+        for method in METHOD_NAMES:
+            score = noise.mean(runs[method]) if method in runs else summary.score(method, split)
+            if score is not None:
+                curves.setdefault(method, []).append((summary.label_count, score))
+    return curves
+
+
+def spread_data(
+    summaries: list[RatioSummary], split: str = "test"
+) -> dict[str, list[tuple[int, float, float]]]:
+    """method -> [(label_count, mean, standard deviation over repeats)], where it was repeated."""
+    found: dict[str, list[tuple[int, float, float]]] = {}
+    for summary in summaries:
+        noise = summary.noise(split)
+        for method, run in summary.repeated_runs(noise).items():
+            spread = noise.sd(run)
+            if spread is not None:
+                point = (summary.label_count, noise.mean(run), spread)
+                found.setdefault(method, []).append(point)
+    return found
+
+
+def floor_data(
+    summaries: list[RatioSummary], split: str = "test"
+) -> list[tuple[float, float, float]]:
+    """[(label_count, low, high)]: means in this band are within noise of supervised only."""
+    found: list[tuple[float, float, float]] = []
+    for summary in summaries:
+        noise = summary.noise(split)
+        run = summary.repeated_runs(noise).get("supervised")
+        if run and noise.floor is not None:
+            mean = noise.mean(run)
+            found.append((summary.label_count, mean - noise.floor, mean + noise.floor))
+    return found
+
+
+def history_data(summary: RatioSummary) -> list[dict[str, Any]]:
+    """CID trials in order: value at the last rung, fraction of full length, state, best so far.
+
+    Only trials of full length count as best: a pruned trial's value is that of a shorter training.
+    """
+    found = []
+    best: RunScore | None = None
+    scores = {score.run: score for score in summary.last_scores()}
+    trials = [
+        (rungs[-1], run) for run, rungs in summary.rungs.items() if summary.method_of(run) == "cid"
+    ]
+    for last, run in sorted(trials, key=lambda trial: (trial[0]["trial_number"], trial[1])):
+        state = summary.states[run]
+        if state == "complete" and run in scores:
+            best = best_of([scores[run]] if best is None else [best, scores[run]])
+        found.append(
+            {
+                "trial": last["trial_number"],
+                "value": last[summary.metric],
+                "fraction": last["step"] / last["steps"],
+                "state": state,
+                "best": None if best is None else best.value,
+            }
+        )
+    return found
+
+
+def curves_data(summary: RatioSummary) -> dict[str, dict[str, Any]]:
+    """run -> its method, its state and [(images_seen, val mIoU)]."""
+    found = {}
+    for run, rungs in summary.rungs.items():
+        points = [
+            (r["images_seen"], r[summary.metric]) for r in rungs if r[summary.metric] is not None
+        ]
+        found[run] = {
+            "method": summary.method_of(run),
+            "state": summary.states[run],
+            "points": points,
+        }
+    return found
+
+
+def slices_data(summaries: list[RatioSummary]) -> dict[str, dict[str, list[tuple[Any, float]]]]:
+    """hyperparameter -> ratio -> [(value, val mIoU)] of CID trials of full length.
+
+    Hyperparameters that never took a second value are left out.
+    """
+    found: dict[str, dict[str, list[tuple[Any, float]]]] = {}
+    for summary in summaries:
+        for run, rungs in summary.rungs.items():
+            last = rungs[-1]
+            score = last[summary.metric]
+            if (
+                summary.method_of(run) != "cid"
+                or summary.states[run] != "complete"
+                or score is None
+            ):
+                continue
+            for key, value in (last.get("params") or {}).items():
+                found.setdefault(key, {}).setdefault(summary.name, []).append((value, score))
+    return {key: slices for key, slices in found.items() if _distinct_values(slices) > 1}
+
+
+def _distinct_values(slices: dict[str, list[tuple[Any, float]]]) -> int:
+    return len({str(value) for points in slices.values() for value, _ in points})
+
+
+def scale_of(values: list[Any]) -> str:
+    """category, log or linear: the axis for these values. Log where most are near its low end."""
+    if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
+        return "category"
+    low, high = min(values), max(values)
+    wide = low > 0 and high > LOG_SCALE_SPAN * low
+    return "log" if wide and median(values) < (low + high) / 4 else "linear"
+
+
+def pareto_data(summary: RatioSummary) -> dict[str, list[tuple[float, float]]]:
+    """[(cost, val mIoU)] of the Pareto front (cheapest first) and of the other full trials."""
+    search = summary.cid_search
+    cost = search.get("second_objective")
+    front = {p["run"]: (p["cost"], p["value"]) for p in search.get("pareto") or []}
+    others = [
+        (final[cost], final[summary.metric])
+        for run, final in summary.finals.items()
+        if final["method"] == "cid"
+        and run not in front
+        and cost in final
+        and final.get(summary.metric) is not None
+    ]
+    return {"front": sorted(front.values()), "others": sorted(others)}

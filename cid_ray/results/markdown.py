@@ -1,0 +1,82 @@
+"""`report.md`: the main table, the verdicts and the hyperparameters as Markdown."""
+
+from __future__ import annotations
+
+from cid_ray.results.formatting import format_score, format_value, gain_text, repeats_text
+from cid_ray.results.summary import RatioSummary, result_table
+from cid_ray.results.tables import hyperparameter_table, pareto_table
+from cid_ray.results.verdict import caution, verdict
+
+
+def markdown(summaries: list[RatioSummary]) -> str:
+    """The report as Markdown, for a README or a pull request."""
+    lines = _main_table(summaries)
+    for summary in summaries:
+        lines += ["", f"**{summary.name}.** {verdict(summary)}"]
+        params = summary.chosen.get("cid", {}).get("params", {})
+        if params:
+            values = ", ".join(f"`{key}={format_value(value)}`" for key, value in params.items())
+            lines += ["", f"Best CID hyperparameters: {values}"]
+    lines += ["", caution(summaries)]
+    lines += _hyperparameters(summaries)
+    lines += _pareto(summaries)
+    return "\n".join([*lines, ""])
+
+
+def _main_table(summaries: list[RatioSummary]) -> list[str]:
+    has_repeats = any(summary.repeats for summary in summaries)
+    head = ["labels", "method"]
+    if has_repeats:
+        head += ["val mIoU, chosen run", "test mIoU, chosen run"]
+        head += ["test mIoU, repeats", "over supervised"]
+    else:
+        head += ["val mIoU", "test mIoU, last step", "over supervised"]
+    head += ["test at best-on-val step"]
+    cells = []
+    for line in result_table(summaries):
+        name = line["method_name"] + (" (baseline)" if line["is_baseline"] else "")
+        scores = [format_score(line[key]) for key in ("val", "test")]
+        if has_repeats:
+            middle = [repeats_text(line), gain_text(line)]
+        else:
+            gain = line["over_supervised"]
+            middle = ["" if gain is None else f"{gain:+.2f}"]
+        cells.append(
+            [line["ratio"], name, *scores, *middle, format_score(line["best_on_val_test"])]
+        )
+    return _table(head, cells)
+
+
+def _hyperparameters(summaries: list[RatioSummary]) -> list[str]:
+    table = hyperparameter_table(summaries)
+    if not table:
+        return []
+    title = (
+        "How hyperparameters change with the label count "
+        "(best trial, and the best quarter of full-length trials):"
+    )
+    head = ["hyperparameter", *(summary.name for summary in summaries)]
+    return ["", title, "", *_table(head, [[f"`{key}`", *cells] for key, cells in table])]
+
+
+def _pareto(summaries: list[RatioSummary]) -> list[str]:
+    points = pareto_table(summaries)
+    if not points:
+        return []
+    title = "Trials that no other trial beats in both val mIoU and cost:"
+    cells = [
+        [
+            p["ratio"],
+            p["run"],
+            format_score(p["value"]),
+            f"{p['cost']} ({p['cost_label']})",
+            p["params"],
+        ]
+        for p in points
+    ]
+    return ["", title, "", *_table(["labels", "run", "val mIoU", "cost", "hyperparameters"], cells)]
+
+
+def _table(head: list[str], cells: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in (head, *cells)]
+    return [lines[0], "|" + "---|" * len(head), *lines[1:]]

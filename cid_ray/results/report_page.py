@@ -1,0 +1,189 @@
+"""The final report: `index.html`, self-contained in one file, and `report.md`.
+
+Both come from records and the images that records name. The page holds its styles, figures and
+images, so it can be mailed or published as it is. Everything that comes from data is escaped by the
+templates.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup
+
+from cid_ray.config import Config
+from cid_ray.results import figures
+from cid_ray.results.figure_data import history_data
+from cid_ray.results.formatting import (
+    format_duration,
+    format_score,
+    format_signed,
+    format_value,
+    gain_text,
+    repeats_text,
+)
+from cid_ray.results.markdown import markdown
+from cid_ray.results.records import Record, of_event
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
+from cid_ray.results.tables import hyperparameter_table, pareto_table, repeat_table
+from cid_ray.results.verdict import caution, verdict
+from cid_ray.storage import checkpoint_paths
+
+ONE_PANEL_WIDTH = 400  # points; a figure of one panel fits every screen
+MIN_PIXELS_PER_POINT = 0.8  # below this the texts of a figure cannot be read
+
+
+def write_page(folder: Path, out: Path, records: list[Record], config: Config) -> Path:
+    """Write the report of a run folder.
+
+    Args:
+        folder: the run folder, for its name and its images.
+        out: folder for `index.html` and `report.md`; it is created if absent.
+        records: as `read_records` returns them.
+        config: the run's configuration; `search.metric` selects the scores that are shown.
+
+    Returns:
+        The path of `index.html`.
+
+    Raises:
+        OSError: `out` cannot be written.
+
+    Example:
+        >>> write_page(folder, folder / "report", read_records(folder), load_config(None))
+    """
+    summaries = summarize(records, config.search.metric)
+    content = {
+        "title": folder.name,
+        "config": config.to_yaml(),
+        "ratios": [summary.name for summary in summaries],
+        "summaries": [_ratio_section(summary, folder, config) for summary in summaries],
+        "lines": result_table(summaries),
+        "has_repeats": any(summary.repeats for summary in summaries),
+        "caution": caution(summaries),
+        "importance_methods": importance_methods(summaries),
+        "hyperparameters": hyperparameter_table(summaries),
+        "pareto_points": pareto_table(summaries),
+        "legend": class_legend(records),
+        "failures": [r for r in of_event(records, "trial") if r["state"] == "failed"],
+        "warnings": sorted({w for r in of_event(records, "final") for w in r["warnings"]}),
+        "provenance": next((r for r in reversed(records) if r.get("versions")), {}),
+        "figures": _figures(summaries),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    page = templates().get_template("report.html.j2").render(**content)
+    (out / "index.html").write_text(page)
+    (out / "report.md").write_text(markdown(summaries))
+    return out / "index.html"
+
+
+@lru_cache(maxsize=1)
+def templates() -> Environment:
+    """The templates of all pages, with filters that format numbers."""
+    pages = Environment(
+        loader=PackageLoader("cid_ray.results", "."),
+        autoescape=select_autoescape(["html.j2", "html"]),
+    )
+    pages.filters |= {
+        "score": format_score,
+        "signed": format_signed,
+        "value": format_value,
+        "duration": format_duration,
+        "repeats": repeats_text,
+        "gain": gain_text,
+    }
+    return pages
+
+
+@dataclass(frozen=True)
+class RenderedFigure:
+    svg: Markup
+    min_width: int  # pixels that it needs to be read; narrower screens scroll it
+
+
+def render_figure(
+    draw: Callable[[list[RatioSummary]], str | None], summaries: list[RatioSummary]
+) -> RenderedFigure | None:
+    """A figure for a page; None when there is nothing to draw."""
+    svg = draw(summaries) if summaries else None
+    if not svg:
+        return None
+    width = float(svg.partition('width="')[2].partition("pt")[0])
+    min_width = round(MIN_PIXELS_PER_POINT * width) if width > ONE_PANEL_WIDTH else 0
+    return RenderedFigure(Markup(svg), min_width)  # safe: matplotlib escapes the texts of a figure
+
+
+def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
+    with_chosen = [s for s in summaries if s.chosen]
+    with_cid = [s for s in summaries if history_data(s)]
+    return {
+        "label_curve": render_figure(figures.draw_label_curve, with_chosen),
+        "history": render_figure(figures.draw_history, with_cid),
+        "curves": render_figure(figures.draw_curves, summaries),
+        "importances": render_figure(figures.draw_importances, summaries),
+        "slices": render_figure(figures.draw_slices, summaries),
+        "pareto": render_figure(figures.draw_pareto, summaries),
+    }
+
+
+def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[str, Any]:
+    methods = [m for m in METHOD_NAMES if m in summary.chosen]
+    iou_key = "test/iou_teacher" if "teacher" in summary.metric else "test/iou"
+    iou = {m: summary.chosen[m].get(iou_key, {}) for m in methods}
+    classes = list(next(iter(iou.values()), {}))
+    cid = summary.chosen.get("cid")
+    return {
+        "name": summary.name,
+        "verdict": verdict(summary),
+        "repeats": repeat_table(summary),
+        "states": summary.cid_search.get("states", {}),
+        "num_trials": summary.cid_search.get("num_trials"),
+        "params": cid.get("params", {}) if cid else {},
+        "weights": _weights_folder(config, folder, cid["run"]) if cid else None,
+        "methods": [METHOD_NAMES[m] for m in methods],
+        "classes": [(name, [iou[m].get(name) for m in methods]) for name in classes],
+        "absent": next((r.get("test/absent", []) for r in summary.chosen.values()), []),
+        "samples": _sample_images(summary, folder),
+    }
+
+
+def _weights_folder(config: Config, folder: Path, run: str) -> str:
+    """Where the weights of a run are stored, relative to the run folder if they are in it."""
+    path = checkpoint_paths.checkpoint_dir(config, folder, run)
+    return str(path).removeprefix(f"{folder}/")
+
+
+def _sample_images(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
+    """For each test image: image, label, prediction of supervised only and of CID, as data URIs."""
+    by_image: dict[str, dict[str, str]] = {}
+    for method in ("supervised", "cid"):
+        for sample in summary.chosen.get(method, {}).get("samples", []):
+            if not (folder / sample["prediction"]).is_file():
+                continue  # records may be published without their images
+            entry = by_image.setdefault(sample["image_id"], {})
+            for name in ("image", "label"):
+                entry.setdefault(name, _data_uri(folder / sample[name]))
+            entry[METHOD_NAMES[method]] = _data_uri(folder / sample["prediction"])
+    return [{"image_id": key, "images": images} for key, images in by_image.items()]
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def class_legend(records: list[Record]) -> list[tuple[str, str]]:
+    """[(class, CSS color)] of the newest record that has them."""
+    newest = next((r for r in reversed(records) if r.get("colors")), None)
+    colors: dict[str, list[int]] = newest["colors"] if newest else {}
+    return [(name, "rgb({}, {}, {})".format(*color)) for name, color in colors.items()]
+
+
+def importance_methods(summaries: list[RatioSummary]) -> str:
+    """What the importances of the figure measure."""
+    shown = [s.cid_search for s in summaries if s.cid_search.get("importances")]
+    return "; ".join(dict.fromkeys(search["importance_method"] for search in shown))

@@ -1,0 +1,84 @@
+"""A run's result on the terminal, and the call that writes all reports of a run folder.
+
+`python -m cid_ray.report` and the end of a search call `write_report`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cid_ray.config import Config
+from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
+from cid_ray.results.records import read_records
+from cid_ray.results.report_page import write_page
+from cid_ray.results.summary import RatioSummary, result_table, summarize
+from cid_ray.results.tables import pareto_table
+from cid_ray.results.verdict import verdict
+from cid_ray.storage import checkpoint_paths, paths
+from cid_ray.storage.run_dir import RunDir
+
+TERMINAL_WIDTH = 140
+
+
+def write_report(
+    run_dir: RunDir, config: Config, log: Callable[[str], None], out: Path | None = None
+) -> None:
+    """Log the table and the verdicts of a run, and write `index.html` and `report.md`.
+
+    Args:
+        run_dir: the run folder, with its records and samples pulled.
+        config: the run's configuration.
+        log: receives one line or the table at a time, such as `print`.
+        out: folder for the page (default: `report` in the run folder).
+
+    Raises:
+        OSError: the page cannot be written.
+    """
+    records = read_records(run_dir.local)
+    summaries = summarize(records, config.search.metric)
+    log(comparison_table(summaries))
+    for summary in summaries:
+        log(f"{summary.name}: {verdict(summary)}")
+        cid = summary.chosen.get("cid", {})
+        if cid.get("params"):
+            weights = checkpoint_paths.checkpoint_dir(config, run_dir.uri, cid["run"])
+            log(f"  best CID hyperparameters: {format_params(cid['params'])}")
+            log(f"  its weights: {weights}/last.pt")
+    for point in pareto_table(summaries):
+        score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
+        log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")
+    write_page(run_dir.local, out or run_dir.local / "report", records, config)
+    log(f"wrote {out or paths.join(run_dir.uri, 'report')}/index.html")
+
+
+def comparison_table(summaries: list[RatioSummary]) -> str:
+    """The main table as plain text."""
+    has_repeats = any(summary.repeats for summary in summaries)
+    columns = ["labels", "method", "val mIoU", "test mIoU"]
+    columns += ["test mIoU, repeats", "over supervised"] if has_repeats else ["over supervised"]
+    columns += ["test at best-on-val"]
+    table = Table(box=None, pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("labels", "method") else "right")
+    for line in result_table(summaries):
+        is_marked = line["is_baseline"] and not has_repeats
+        name = line["method_name"] + (" (baseline)" if is_marked else "")
+        if has_repeats:
+            middle = [repeats_text(line), gain_text(line)]
+        else:
+            gain = line["over_supervised"]
+            middle = ["-" if gain is None else f"{gain:+.2f}"]
+        scores = [_score(line["val"]), _score(line["test"])]
+        table.add_row(line["ratio"], name, *scores, *middle, _score(line["best_on_val_test"]))
+    console = Console(width=TERMINAL_WIDTH)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else format_score(value)

@@ -1,0 +1,196 @@
+"""What a search found, as records: how it went, which run won, what mattered, where good
+hyperparameters are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from cid_ray.config import InputError
+from cid_ray.results.records import Record, of_event, read_records
+from cid_ray.search.space import Space
+from cid_ray.search.study_store import StudyStore
+from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, trial_config
+from cid_ray.storage.paths import PathOrUri
+from cid_ray.storage.run_dir import RunDir
+
+MIN_TRIALS_FOR_IMPORTANCES = 4  # of full length
+IMPORTANCE_METHOD = (
+    "PED-ANOVA over trials of full length: how well a hyperparameter alone separates "
+    "the best tenth from the rest"
+)
+TOP_FRACTION = 1 / 4  # "the best quarter" of the trials of full length
+WARM_START_POINTS = 3  # per ratio of the earlier run
+
+
+def winners(store: StudyStore) -> list[TrialSpec]:
+    """At each ratio the run that val chose, for every method with several trials: it is to be
+    scored on test.
+    """
+    found = []
+    for key in store.search_keys():
+        if key.method != "cid" and store.n_trials(key) == 1:
+            continue  # its only trial was scored on test when it finished
+        run = chosen_run(store, key)
+        for trial in store.ranked(key):
+            if trial.user_attrs["run"] == run:
+                params = {**store.space.fixed, **trial.params}
+                config = trial_config(store.config, key, params)
+                found.append(TrialSpec(key, str(run), config, trial, params, score_test=True))
+    return found
+
+
+def chosen_run(store: StudyStore, key: StudyKey) -> str | None:
+    """The run of a study that val chose: by the mean over repeats where all are there, else by its
+    own value.
+    """
+    ranked = [t.user_attrs["run"] for t in store.ranked(key)]
+    means: dict[str, float] = {}
+    for repeat_key in store.repeat_keys():
+        values = [t.values[0] for t in store.ranked(repeat_key)]
+        if repeat_key.repeats_of in ranked and len(values) == store.config.search.repeats.n:
+            means[repeat_key.repeats_of] = sum(values)
+    if means:
+        return max(means, key=lambda run: means[run])
+    return next(iter(ranked), None)
+
+
+def search_records(store: StudyStore) -> list[Record]:
+    """A `search` record for every ratio and method."""
+    search = store.config.search
+    records = []
+    for key in store.search_keys():
+        study = store.studies[key]
+        candidates = [
+            other.repeats_of
+            for other in store.repeat_keys()
+            if (other.ratio, other.method) == (key.ratio, key.method)
+        ]
+        record: Record = {
+            "event": "search",
+            **identity_fields(key, key.study_name, 0, 0),
+            "states": dict(store.state_counts(key)),
+            "num_trials": store.n_trials(key),
+            "best": chosen_run(store, key),
+            "metric": search.metric,
+            "candidates": candidates,
+            "best_hyperparameters": best_hyperparameters(store.ranked(key)),
+            "importances": importances(study),
+            "importance_method": IMPORTANCE_METHOD,
+        }
+        if search.second_objective:
+            record["second_objective"] = search.second_objective
+            record["pareto"] = pareto_front(study)
+        records.append(record)
+    return records
+
+
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Optuna's importances over trials of full length; empty when there are too few."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(complete) < MIN_TRIALS_FOR_IMPORTANCES:
+        return {}
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    # With a target the evaluator takes the lowest values for the best.
+    target = (lambda t: -t.values[0]) if len(study.directions) > 1 else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about few trials; the page says so in words
+        try:
+            found = optuna.importance.get_param_importances(
+                study, evaluator=evaluator, target=target
+            )
+        except (ValueError, RuntimeError):
+            return {}
+    return {key: float(value) for key, value in found.items() if value == value}
+
+
+def best_hyperparameters(ranked: list[FrozenTrial]) -> dict[str, dict[str, Any]]:
+    """For each hyperparameter the best trial's value and the range (or the values) of the best
+    quarter.
+    """
+    if not ranked:
+        return {}
+    quarter = ranked[: max(1, -(-len(ranked) // round(1 / TOP_FRACTION)))]
+    found: dict[str, dict[str, Any]] = {}
+    for key, best in ranked[0].params.items():
+        values = [t.params[key] for t in quarter if key in t.params]
+        if isinstance(ranked[0].distributions[key], CategoricalDistribution):
+            found[key] = {"best": best, "values": sorted(set(values), key=str)}
+        else:
+            found[key] = {"best": best, "low": min(values), "high": max(values)}
+    return found
+
+
+def pareto_front(study: optuna.Study) -> list[dict[str, Any]]:
+    """Trials that no other beats in both objectives, best value first."""
+    return [
+        {
+            "run": t.user_attrs["run"],
+            "params": t.params,
+            "value": t.values[0],
+            "cost": t.values[1],
+        }
+        for t in sorted(study.best_trials, key=lambda t: -t.values[0])
+    ]
+
+
+def warm_start_points(
+    path: PathOrUri, space: Space, metric: str
+) -> tuple[list[dict[str, Any]], str]:
+    """Starting points from an earlier run: the best few CID trials of each of its ratios.
+
+    Args:
+        path: its run folder.
+        space: the space to search; hyperparameters outside of it are left out.
+        metric: by which the trials are ranked.
+
+    Returns:
+        The points, and a line that says what they are.
+
+    Raises:
+        InputError: not a run folder, or nothing in it fits the space.
+    """
+    folder = Path(path).parent if Path(path).is_file() else path
+    with RunDir(folder) as run_dir:
+        run_dir.pull()
+        if not (run_dir.local / "records.jsonl").is_file():
+            raise InputError(f"--warm-start {path} is not a run folder: it has no records.jsonl")
+        finals = of_event(read_records(run_dir.local), "final")
+    by_ratio: dict[str, list[Record]] = {}
+    for record in finals:
+        searched = record["method"] == "cid" and not record.get("repeats_of")
+        if searched and record.get("params") and record.get(metric) is not None:
+            by_ratio.setdefault(record["ratio"], []).append(record)
+    points: list[dict[str, Any]] = []
+    left_out: set[str] = set()
+    for records in by_ratio.values():
+        for record in sorted(records, key=lambda r: -r[metric])[:WARM_START_POINTS]:
+            params = record["params"]
+            point = {key: value for key, value in params.items() if in_space(space, key, value)}
+            left_out |= params.keys() - point.keys()
+            if point and point not in points:
+                points.append(point)
+    if not points:
+        raise InputError(
+            f"--warm-start {path}: no CID trial of full length there has a hyperparameter that "
+            "this space searches"
+        )
+    message = f"{len(points)} starting points from {path}"
+    if left_out:
+        message += f"; left out, not in this space: {', '.join(sorted(left_out))}"
+    return points, message
+
+
+def in_space(space: Space, key: str, value: Any) -> bool:
+    """Whether the space searches the key and can suggest the value."""
+    try:
+        space.check_point({key: value})
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,154 @@
+"""A search before it starts: everything that can be wrong, and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cid_ray.config import Config, InputError, build_config
+from cid_ray.resources import requests
+from cid_ray.resources.capacity import ClusterCapacity, Resources
+from cid_ray.search.analysis import warm_start_points
+from cid_ray.search.checks import check_search
+from cid_ray.search.controller import Search
+from cid_ray.search.space import Space
+from cid_ray.search.trial_spec import StudyKey, trial_config
+from cid_ray.storage.paths import PathOrUri
+from cid_ray.training.preflight import Preflight, check_data
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """A checked search.
+
+    Attributes:
+        config: its configuration.
+        space: its parsed space.
+        preflight: what the check of data and model found.
+    """
+
+    config: Config
+    space: Space
+    preflight: Preflight
+
+    @property
+    def ratio_names(self) -> dict[str, str]:
+        """Ratio -> ratio with its label count, e.g. "1/16" -> "1/16 (23)"."""
+        splits = self.preflight.splits
+        return {ratio: splits[ratio].ratio_name for ratio in self.config.search.ratios}
+
+    @property
+    def job_metadata(self) -> dict[str, str]:
+        """What Ray's list of jobs shows of the search."""
+        return {
+            "ratio": ", ".join(self.ratio_names.values()),
+            "fingerprint": self.config.fingerprint(*self.preflight.contents.values()),
+        }
+
+
+def plan_search(config: Config) -> SearchPlan:
+    """Check space, sampler, pruner, data and model.
+
+    Raises:
+        InputError: what is wrong and what to do about it; nothing has been started.
+    """
+    space = check_search(config)
+    methods = (*config.search.baselines, "cid")
+    variants = [
+        trial_config(config, StudyKey(ratio, method), {})
+        for ratio in config.search.ratios
+        for method in methods
+    ]
+    return SearchPlan(config, space, check_data(config, variants))
+
+
+def plan_placement(config: Config, capacity: ClusterCapacity) -> tuple[Resources, int]:
+    """What one trial's own process asks for, and how many trials run concurrently.
+
+    A trial on several workers asks for a fraction of a CPU itself; Ray Train places its workers.
+
+    Raises:
+        InputError: not even one trial can ever be placed.
+    """
+    request, max_concurrent = requests.trial_request(config, capacity)
+    if config.distributed.max_workers > 1:
+        return Resources(requests.DRIVER_CPUS, 0), max_concurrent
+    return request.per_process, max_concurrent
+
+
+def describe_search(
+    search: Search, plan: SearchPlan, resources: Resources, max_concurrent: int
+) -> list[str]:
+    """What is said before the first trial, line by line."""
+    config = search.config.search
+    store = search.store
+    per_method = {key.method: store.n_trials(key) for key in store.search_keys()}
+    counts = ", ".join(f"{method} {count}" for method, count in per_method.items())
+    lines = [
+        f"run folder {search.run_dir}; stop it any time, resume with: "
+        f"python -m cid_ray.tune --resume {search.run_dir}",
+        f"ratios {', '.join(plan.ratio_names.values())}; trials at each: {counts}",
+    ]
+    if store.shared:
+        lines.append(
+            f"studies {store.name!r} in {search.config.study.storage}, shared with every search "
+            "that names them"
+        )
+    untuned = [m for m in config.baselines if config.baseline_trials > 1 and per_method[m] == 1]
+    if untuned:
+        lines.append(
+            "run once, because search.space has no hyperparameter of their own (such as optim.lr): "
+            + ", ".join(untuned)
+        )
+    if config.repeats.n:
+        lines.append(
+            f"then the baselines and the best {config.repeats.top} CID again, with "
+            f"{config.repeats.n} new seeds"
+        )
+    lines.append(
+        f"{config.sampler.name} suggests, {config.pruner.name} prunes; "
+        f"{max_concurrent} concurrent trials, each {resources}"
+    )
+    lines += plan.preflight.messages
+    interrupted = len(search.scheduler.resume_queue)
+    if search.finished_before or interrupted:
+        lines.append(
+            f"{search.finished_before} of {search.total} trials have finished, {interrupted} "
+            "interrupted ones resume"
+        )
+    return lines
+
+
+def change_search(
+    config: Config,
+    extend: int | None = None,
+    warm_start: PathOrUri | None = None,
+    resumed: bool = False,
+) -> tuple[Config, str]:
+    """The configuration with more trials, or with points of an earlier run.
+
+    Args:
+        config: of the search.
+        extend: CID trials per ratio to add; only to a resumed search.
+        warm_start: an earlier run, whose best hyperparameters are tried first; only by a new one.
+        resumed: whether the search is resumed.
+
+    Returns:
+        The configuration, and a line that says which points were taken.
+
+    Raises:
+        InputError: an option does not fit, or the earlier run has no trial that fits the space.
+    """
+    tree = config.model_dump(mode="json")
+    if extend is not None:
+        if not resumed or extend < 1:
+            raise InputError(
+                f"--extend {extend} adds that many trials to the search of --resume DIR; give both"
+            )
+        return build_config(tree, {"search.trials": config.search.trials + extend}), ""
+    if not warm_start:
+        return config, ""
+    if resumed:
+        raise InputError("--warm-start starts a new run: leave out --resume or --warm-start")
+    points, message = warm_start_points(warm_start, check_search(config), config.search.metric)
+    points = [*points, *config.search.points_to_evaluate]
+    return build_config(tree, {"search.points_to_evaluate": points}), message

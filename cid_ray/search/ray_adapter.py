@@ -1,0 +1,195 @@
+"""A `Search` behind Ray Tune: a Searcher and a TrialScheduler that ask and report, and the actor
+that runs trials.
+
+Tune places trials, keeps the cluster busy and notices dead processes. Every decision about what
+runs next and what is pruned is the search's. Trial actors are reused: the next trial starts with
+torch imported and images decoded.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import logging
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from cid_ray.config import error_summary
+from cid_ray.resources.capacity import Resources
+from cid_ray.results.records import Record
+from cid_ray.search.controller import Decision, Search
+from cid_ray.search.trial_fn import run_trial
+from cid_ray.storage import paths
+
+# The storage's fault and no trial's: the search stops.
+FATAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+STOP = str(TrialScheduler.STOP)
+CONTINUE = str(TrialScheduler.CONTINUE)
+TrialSource = Callable[[dict[str, Any]], Iterator[Record]]  # a trial's payload -> its records
+
+# Tune warns that it writes snapshots too often; they are never read.
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+
+
+class SearchSearcher(Searcher):
+    """Hands out the search's trials."""
+
+    def __init__(self, search: Search):
+        super().__init__()
+        self.search = search
+        self.runs: dict[str, str] = {}  # Tune's trial id -> run name
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self.search.next_trial()
+        if trial is None:
+            waits = not self.search.should_stop() and self.search.has_work()
+            return None if waits else Searcher.FINISHED
+        self.runs[trial_id] = trial.name
+        return trial.payload
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Only the death of a trial's process is news; everything else was reported by
+        SearchScheduler.
+        """
+        run = self.runs.pop(trial_id, None)
+        if error and run is not None:
+            self.search.report_process_died(run)
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).write_text("the studies' storage is the state\n")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: Search.open reads the studies."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher into snapshots that are never read
+
+
+class SearchScheduler(FIFOScheduler):
+    """Passes every record to the search and its decision to Tune."""
+
+    def __init__(self, search: Search):
+        super().__init__()
+        self.search = search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see SearchSearcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision = self.search.report(json.loads(result["record"]))
+        return CONTINUE if decision is Decision.CONTINUE else STOP
+
+
+class TrialActor(tune.Trainable):
+    """Runs one trial after another in one process; a step is the next record."""
+
+    def setup(self, config: dict[str, Any], source: TrialSource | None = None) -> None:
+        assert source is not None
+        self.source = source
+        self.start(config)
+
+    def start(self, payload: dict[str, Any]) -> None:
+        self.name = payload["name"]
+        self.records = self.source(payload)
+
+    def step(self) -> dict[str, Any]:
+        try:
+            record = next(self.records)
+        except Exception as error:
+            record = failure_record(self.name, error)
+        return {"record": json.dumps(record, default=float)}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self.start(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        close = getattr(self.records, "close", None)
+        if close:
+            close()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Ray's own checkpoints stay empty: the training loop writes its state itself."""
+
+
+def failure_record(run: str, error: Exception) -> Record:
+    """What a trial's process reports of an exception: the trial failed, or the storage is lost."""
+    if isinstance(error, OSError) and error.errno in FATAL_ERRNOS:
+        return {
+            "event": "unwritable",
+            "run": run,
+            "reason": error.strerror,
+            "errno": error.errno,
+            "path": str(error.filename or ""),
+        }
+    return {
+        "event": "failed",
+        "run": run,
+        "reason": error_summary(error, with_type=True),
+        "traceback": traceback.format_exc()[-4000:],
+    }
+
+
+def run_trials(
+    search: Search, source: TrialSource, bundle: dict[str, float], max_concurrent: int
+) -> None:
+    """Run every trial of a search in one Tune experiment; returns when all have finished or the
+    search stops.
+
+    Args:
+        search: hands out the trials and decides.
+        source: runs a trial in an actor's process.
+        bundle: what one trial asks for, e.g. {"CPU": 1, "GPU": 0.5}.
+        max_concurrent: trials that run at the same time.
+    """
+    # Tune's own snapshots are never read, so they go to a folder that is removed.
+    folder = tempfile.mkdtemp(prefix="cid_ray_tune_")
+    trainable = tune.with_parameters(TrialActor, source=source)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
+        tune_config=tune.TuneConfig(
+            search_alg=SearchSearcher(search),
+            scheduler=SearchScheduler(search),
+            num_samples=-1,
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=folder,
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
+        ),
+    )
+    try:
+        with search.heartbeat.in_background(), search.storage_errors():
+            tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_search(search: Search, resources: Resources, max_concurrent: int) -> None:
+    """Train every trial of a search on the cluster; each in a process that is used again.
+
+    Args:
+        search: hands out the trials and decides.
+        resources: what one trial's own process asks for.
+        max_concurrent: trials that run at the same time.
+    """
+    run_dir = str(paths.absolute(search.run_dir.uri))
+    source = functools.partial(run_trial, run_dir, resources.cpus, reuse_process=True)
+    run_trials(search, source, resources.bundle(), max_concurrent)

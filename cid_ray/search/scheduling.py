@@ -1,0 +1,173 @@
+"""Which trial runs next.
+
+Interrupted trials come first; each resumes from its own last checkpoint. Then baselines, then CID,
+then repeats; within each the study with the fewest started trials, so all ratios advance together.
+With `search.warm_start_ratios` CID runs ratio by ratio, fewest labels first, and each ratio starts
+with the best hyperparameters of the one before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import optuna
+from optuna.trial import TrialState
+
+from cid_ray.config import parse_label_ratio
+from cid_ray.search import _optuna_compat, trial_states
+from cid_ray.search.plugins import make_sampler
+from cid_ray.search.repeats import new_repeat_studies
+from cid_ray.search.study_store import StudyStore
+from cid_ray.search.trial_spec import StudyKey, TrialSpec, trial_config
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """A trial that was RUNNING when its process ended."""
+
+    key: StudyKey
+    trial_id: int
+
+
+class Scheduler:
+    """Hands out the trials of a search.
+
+    Attributes:
+        running: run name -> trial that runs in this process's search.
+        resume_queue: interrupted trials, to be handed out first.
+    """
+
+    def __init__(self, store: StudyStore):
+        self.store = store
+        self.running: dict[str, TrialSpec] = {}
+        self.resume_queue: list[Interrupted] = []
+        search = store.config.search
+        for method in (*search.baselines, "cid"):
+            for ratio in search.ratios:
+                self._open(StudyKey(ratio, method))
+        self._open_repeats()
+
+    def _open(self, key: StudyKey) -> None:
+        self.store.open_study(key)
+        for trial in self.store.trials(key, TrialState.RUNNING):
+            if self.store.is_own(trial):
+                self.resume_queue.append(Interrupted(key, _optuna_compat.trial_id(trial)))
+
+    def _open_repeats(self) -> None:
+        for key in new_repeat_studies(self.store):
+            self._open(key)
+
+    def trial_ids(self) -> list[int]:
+        """Storage ids of the trials that this machine runs or is about to resume."""
+        running = [_optuna_compat.trial_id(spec.trial) for spec in list(self.running.values())]
+        return running + [interrupted.trial_id for interrupted in list(self.resume_queue)]
+
+    # ---- the next trial ----
+
+    def next_trial(self) -> TrialSpec | None:
+        """The next trial to run; None when there is none now, and for good unless some are
+        `running`.
+        """
+        while self.resume_queue:
+            interrupted = self.resume_queue.pop(0)
+            frozen = self.store.storage.get_trial(interrupted.trial_id)
+            if frozen.state == TrialState.RUNNING:  # else another machine took it while it waited
+                study = self._study_with_sampler(interrupted.key, frozen.number)
+                return self._start(interrupted.key, optuna.Trial(study, interrupted.trial_id))
+        while True:
+            self._open_repeats()
+            key = self._next_study()
+            if key is None:
+                return None
+            if key.method == "cid" and not self.store.n_started(key):
+                self._warm_start_ratio(key)
+            waiting = self.store.trials(key, TrialState.WAITING)
+            number = waiting[0].number if waiting else len(self.store.trials(key))
+            trial = self._study_with_sampler(key, number).ask()
+            if not self.store.shared or self.store.claim(key, trial):
+                return self._start(key, trial)
+
+    def _next_study(self) -> StudyKey | None:
+        store = self.store
+        unfinished = [k for k in store.studies if store.n_started(k) < store.n_trials(k)]
+        return min(unfinished, key=self.schedule_key, default=None)
+
+    def schedule_key(self, key: StudyKey) -> tuple[int, int, int]:
+        """Sorts studies by phase, by ratio where ratios run one after the other, and by started
+        trials.
+        """
+        phase = 2 if key.repeats_of else int(key.method == "cid")
+        in_order = self.store.config.search.warm_start_ratios and phase == 1
+        return phase, self._ratio_index(key.ratio) if in_order else 0, self.store.n_started(key)
+
+    def _ratio_index(self, ratio: str) -> int:
+        """Position of a ratio when sorted by labels, fewest first."""
+        by_labels = sorted(
+            self.store.config.search.ratios,
+            key=lambda r: sum(x or 0 for x in parse_label_ratio(r)),
+        )
+        return by_labels.index(ratio)
+
+    def _warm_start_ratio(self, key: StudyKey) -> None:
+        """Enqueue the best hyperparameters of the ratio with the next fewer labels as the study's
+        first trial.
+        """
+        if not self.store.config.search.warm_start_ratios or key.repeats_of:
+            return
+        index = self._ratio_index(key.ratio) - 1
+        for other in self.store.search_keys():
+            if other.method == "cid" and self._ratio_index(other.ratio) == index:
+                for best in self.store.ranked(other)[:1]:
+                    attrs = {trial_states.WARM_STARTED_FROM: best.user_attrs["run"]}
+                    study = self.store.studies[key]
+                    study.enqueue_trial(best.params, attrs, skip_if_exists=True)
+
+    def _study_with_sampler(self, key: StudyKey, number: int) -> optuna.Study:
+        """The study with the sampler for one trial number."""
+        study = self.store.studies[key]
+        # Two machines must not suggest the same hyperparameters, so the owner is part of the seed.
+        salt = int(self.store.owner[:8], 16) if self.store.shared else 0
+        index = self.store.study_index(key)
+        study.sampler = make_sampler(self.store.config, index, number + salt)
+        return study
+
+    def _start(self, key: StudyKey, trial: optuna.Trial) -> TrialSpec:
+        spec = self.make_spec(key, trial)
+        if trial.user_attrs.get("run") != spec.name:
+            trial.set_user_attr("run", spec.name)
+        self.running[spec.name] = spec
+        return spec
+
+    def make_spec(self, key: StudyKey, trial: optuna.Trial) -> TrialSpec:
+        """The complete specification of a trial; asks the sampler for hyperparameters that it does
+        not have yet.
+        """
+        store = self.store
+        repeat_index = store.repeat_index(key, trial)
+        if key.repeats_of:
+            params = {**store.space.fixed, **key.params}
+        elif store.n_trials(key) > 1 or key.method == "cid":
+            params = store.space.of_method(key.method).suggest(trial)
+        else:
+            params = dict(store.space.fixed)
+        name = key.run_name(trial.number, repeat_index, trial_states.RETRY_OF in trial.user_attrs)
+        config = trial_config(store.config, key, params, repeat_index)
+        # Of many trials only the best is scored on test, after the search.
+        single = key.method != "cid" and store.n_trials(key) == 1
+        score_test = bool(key.repeats_of) or single
+        return TrialSpec(key, name, config, trial, params, score_test, repeat_index)
+
+    # ---- retries ----
+
+    def retry(self, run: str) -> int:
+        """Queue a running trial whose process died. Returns the number of the retry; 0: no retry is
+        left.
+        """
+        spec = self.running[run]
+        attempt = int(spec.trial.user_attrs.get("retries", 0)) + 1
+        if attempt > self.store.config.search.retries:
+            return 0
+        spec.trial.set_user_attr("retries", attempt)
+        del self.running[run]
+        self.resume_queue.append(Interrupted(spec.key, _optuna_compat.trial_id(spec.trial)))
+        return attempt

@@ -1,0 +1,137 @@
+"""Checkpoints: all that the next step depends on, written atomically, read without running code.
+
+One file per checkpoint: the states of student, teacher, method, optimizer and schedule, torch's
+RNG, the config as text, the class names, and plain values as JSON. The files are in the run's
+folder or, with `train.checkpoint_dir`, in an object store. A kill during a write loses nothing: the
+former file stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import torch
+
+from cid_ray.config import Config, InputError, error_summary
+from cid_ray.storage import paths
+from cid_ray.storage.paths import PathOrUri
+
+NUMBER_DIGITS = 20  # of an older checkpoint's file name: last-00000000000000000007.pt
+
+
+def save_checkpoint(
+    name: PathOrUri,
+    modules: dict[str, Any],
+    config: Config,
+    classes: list[str],
+    keep: int = 1,
+    **extra: Any,
+) -> None:
+    """Write a checkpoint. The `keep` - 1 checkpoints before it stay, with a number in their name.
+
+    Args:
+        name: the file, such as `runs/mine/checkpoints/train/last.pt`.
+        modules: name -> anything with a `state_dict()`.
+        config: stored as YAML text.
+        classes: the class names.
+        keep: how many checkpoints there are afterwards, at most.
+        extra: plain values, stored as JSON.
+    """
+    content = {
+        "config": config.to_yaml(),
+        "classes": list(classes),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+        **{part: module.state_dict() for part, module in modules.items()},
+        "extra": json.dumps(extra),
+    }
+    older = previous_checkpoints(name)
+    if keep > 1 and paths.exists(name):
+        # Numbered, not dated: the clocks of nodes differ.
+        number = _number_of(older[0]) + 1 if older else 0
+        older.insert(0, f"{os.path.splitext(name)[0]}-{number:0{NUMBER_DIGITS}d}.pt")
+        paths.link_or_copy(name, older[0])
+    with paths.atomic_write(name) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch's writer hides a full disk behind an error about an unfinished archive.
+            cause = error.__context__
+            raise cause if isinstance(cause, OSError) else error from None
+    for surplus in older[keep - 1 :]:
+        paths.remove(surplus)
+
+
+def previous_checkpoints(name: PathOrUri) -> list[PathOrUri]:
+    """The kept checkpoints before this one, newest first."""
+    folder, own_name = os.path.split(name)
+    stem = re.escape(os.path.splitext(own_name)[0])
+    pattern = re.compile(stem + rf"-\d{{{NUMBER_DIGITS}}}\.pt")
+    files = reversed(paths.list_files(folder, recursive=False))
+    return [paths.join(folder, file) for file in files if pattern.fullmatch(file)]
+
+
+def _number_of(name: PathOrUri) -> int:
+    return int(str(name).removesuffix(".pt")[-NUMBER_DIGITS:])
+
+
+def remove_partial_files(name: PathOrUri) -> None:
+    """Remove the files that a killed process did not finish writing."""
+    folder = os.path.split(name)[0]
+    pattern = re.compile(rf"(last|best)(-\d{{{NUMBER_DIGITS}}})?\.pt\..+\.partial")
+    for file in paths.list_files(folder, recursive=False):
+        if pattern.fullmatch(file):
+            paths.remove(paths.join(folder, file))
+
+
+def load_newest_checkpoint(name: PathOrUri) -> tuple[dict[str, Any], list[str]]:
+    """The newest checkpoint that can be read, and a warning for each newer one that cannot.
+
+    Raises:
+        InputError: none can be read.
+    """
+    warnings: list[str] = []
+    *newer, oldest = (name, *previous_checkpoints(name))
+    for candidate in newer:
+        try:
+            return load_checkpoint(candidate), warnings
+        except InputError as error:
+            warnings.append(f"{error}; resuming from the checkpoint before it")
+    return load_checkpoint(oldest), warnings
+
+
+def load_checkpoint(name: PathOrUri) -> dict[str, Any]:
+    """The content of a checkpoint, its tensors on the CPU.
+
+    Raises:
+        InputError: the file does not exist or is damaged.
+        OSError: the store cannot be reached.
+    """
+    try:
+        with paths.open_read(name) as file:
+            # weights_only: a checkpoint is data, loading it must never run code.
+            content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        content["extra"] = json.loads(content["extra"])
+        return content
+    except FileNotFoundError:
+        raise InputError(f"checkpoint {name} does not exist") from None
+    except OSError:
+        raise
+    except Exception as error:
+        # torch raises many types for a damaged file: of pickle, zipfile, its own archive reader.
+        raise InputError(
+            f"checkpoint {name} cannot be read ({error_summary(error)[:160]})"
+        ) from None
+
+
+def restore_state(content: dict[str, Any], modules: dict[str, Any]) -> dict[str, Any]:
+    """Load the states into the modules and set torch's RNG; returns the plain values."""
+    for name, module in modules.items():
+        module.load_state_dict(content[name])
+    torch.set_rng_state(content["rng"])
+    if content["cuda_rng"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(content["cuda_rng"])
+    return content["extra"]

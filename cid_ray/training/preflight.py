@@ -1,0 +1,135 @@
+"""Errors of data and model, found before Ray starts and before the first training step.
+
+`train` checks its one configuration; `tune` checks one for each ratio and method of its search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cid_ray.config import Config, InputError, describe_changes
+from cid_ray.core.model import Segmenter
+from cid_ray.data.cache import describe_uncached
+from cid_ray.data.sources import open_table
+from cid_ray.data.splits import Split, make_split
+from cid_ray.data.table import Table
+from cid_ray.storage.paths import PathOrUri
+from cid_ray.training.builders import run_identity, weights_hash
+from cid_ray.training.device import Device
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What the checks found out.
+
+    Attributes:
+        table: the data table.
+        splits: label ratio -> its split, whose `ratio_name` is such as "1/16 (23)".
+        contents: what it is -> its hash. Data and weights may change without a change of the
+            configuration.
+        messages: what the user should know and is no error.
+    """
+
+    table: Table
+    splits: dict[str, Split]
+    contents: dict[str, str]
+    messages: list[str]
+
+    def fingerprint(self, config: Config) -> str:
+        """The hash of everything that changes the results of one of the checked configurations."""
+        split = self.splits[config.data.ratio]
+        return run_identity(config, self.table, split)["fingerprint"]
+
+
+def check_data(config: Config, variants: Iterable[Config] | None = None) -> Preflight:
+    """Open the table, split it for every variant, and build the model once.
+
+    Args:
+        config: names table, cache and model.
+        variants: the configurations whose splits are checked, such as one for each ratio and method
+            of a search. They differ from `config` in neither table nor model. None: `config` alone.
+
+    Raises:
+        InputError: table, split, model or weights cannot be used; the message names the remedy.
+    """
+    table = open_table(config.data.table)
+    splits: dict[str, Split] = {}
+    for variant in [config] if variants is None else variants:
+        split = make_split(table, variant.data)
+        check_split(variant, table, split)
+        splits[variant.data.ratio] = split
+    Segmenter(config.model, table.num_classes)  # only for its errors
+    contents = {
+        "the data set": table.fingerprint,
+        "the weights file": weights_hash(config) or config.model.weights,
+    }
+    uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
+    return Preflight(table, splits, contents, [uncached] if uncached else [])
+
+
+def check_split(config: Config, table: Table, split: Split) -> None:
+    """Raise InputError for what only shows when a configuration meets its data."""
+    if config.uses_unlabeled and not len(split.pool):
+        raise InputError(
+            f"method {config.method} needs unlabeled images, the pool of {split.ratio_name} is "
+            "empty: lower data.ratio, import an --unlabeled folder, or use method=supervised"
+        )
+    if not len(split.val):
+        raise InputError(
+            f"the table {table.folder} has no val image with a mask: prepare it with --val-images "
+            "and --val-masks, or set data.val_from_budget=0.2: a fifth of the labels is then val"
+        )
+    if config.data.batch_size < 2 and config.method == "supervised":
+        raise InputError("data.batch_size must be at least 2: batch norm needs more than one image")
+
+
+def check_workers(config: Config, preflight: Preflight, run: str, verbose: bool) -> list[str]:
+    """Start Ray and check that all workers can be placed. Does nothing for a single process.
+
+    Args:
+        config: asks for `distributed.num_workers`.
+        preflight: what `check_data` found out.
+        run: the run's name in Ray's list of jobs.
+        verbose: show what Ray's processes print.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        InputError: the workers can never be placed.
+    """
+    if config.distributed.max_workers == 1:
+        return []
+    from cid_ray.resources.ray_session import start_ray
+    from cid_ray.training.workers import worker_resources
+
+    metadata = {
+        "run": run,
+        "ratio": preflight.splits[config.data.ratio].ratio_name,
+        "fingerprint": preflight.fingerprint(config),
+    }
+    start_ray(verbose, metadata)
+    free_cpus = f"{config.distributed.data_cpus:g} CPU stay free for Ray Data"
+    return [f"each worker gets {worker_resources(config)}; {free_cpus}"]
+
+
+def describe_run(config: Config, preflight: Preflight) -> list[str]:
+    """Method, data, device and fingerprint of one run, for its log."""
+    split = preflight.splits[config.data.ratio]
+    return [
+        f"{config.method} at {split.ratio_name}, pool {len(split.pool)}, split {split.split_id}; "
+        f"{preflight.table.num_classes} classes",
+        f"device: {Device.choose(config.train)}; {config.distributed} worker(s); "
+        f"fingerprint {preflight.fingerprint(config)}",
+    ]
+
+
+def check_resumed_config(config: Config, saved: Config, run_dir: PathOrUri) -> None:
+    """Raise InputError when values that change results differ from the saved run's."""
+    changed = describe_changes(saved.result_affecting_values(), config.result_affecting_values())
+    if changed:
+        raise InputError(
+            f"--resume {run_dir} continues the same run, but {changed}; "
+            "choose another --out for that"
+        )

@@ -1,0 +1,294 @@
+"""The trainer of a run: data, networks, optimizer; train a step, evaluate, save, restore.
+
+A `Trainer` is one worker's part of a run. With several workers each holds the same weights and a
+shard of every global batch. Sums over the workers make losses, gradients and scores equal to those
+of one process. Everything that the next step depends on is in the checkpoint, so a resumed run
+repeats the uninterrupted one.
+
+    B images of this worker's shard, H,W pixels, K classes; a row is an index of the data table
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cid_ray.config import InputError
+from cid_ray.core import dropout, iou, sync_batchnorm
+from cid_ray.core.grad_cache import MicroBatched
+from cid_ray.core.method import LossTerms, Method
+from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
+from cid_ray.data.cache import CachedReader
+from cid_ray.data.loader import Batch
+from cid_ray.data.sampling import SamplingPlan
+from cid_ray.data.sources import open_table
+from cid_ray.data.splits import make_split
+from cid_ray.results.records import Record
+from cid_ray.storage import paths
+from cid_ray.training import builders, checkpoint
+from cid_ray.training.collectives import gather_objects, sum_matrix
+from cid_ray.training.device import Device
+from cid_ray.training.health import Health
+from cid_ray.training.preflight import check_split
+from cid_ray.training.run_spec import RunSpec
+
+STATE_FIELDS = ("step", "seconds", "best", "last_val", "last_rung")  # plain values in a checkpoint
+Scores = dict[
+    str, dict[str, Any]
+]  # network ("teacher", "student") -> what core.iou.iou_scores gives
+
+
+class Trainer:
+    """Builds a run, and restores it when the spec's last checkpoint exists.
+
+    Raises:
+        InputError: config, data and checkpoint do not fit together.
+    """
+
+    def __init__(self, spec: RunSpec):
+        config = self.config = spec.config
+        self.spec = spec
+        self.device = Device.choose(config.train, spec.num_threads)
+        self.reader = spec.reader or CachedReader(
+            open_table(config.data.table), config.data.image_size, config.data.cache_mb
+        )
+        self.table = self.reader.table
+        self.split = make_split(self.table, config.data)
+        check_split(config, self.table, self.split)
+        self._build_networks()
+        self.optimizer = builders.make_optimizer(config, self.student)
+        self.schedule = torch.optim.lr_scheduler.PolynomialLR(
+            self.optimizer, config.train.steps, config.optim.poly_power
+        )
+        self.plan = SamplingPlan.create(
+            config.data, self.split, config.train.seed, config.uses_unlabeled
+        )
+        self.health = Health(config, len(self.split.pool), self.ids_at)
+        self.step = 0
+        self.seconds = 0.0  # of training, over all processes that worked on this run
+        self.last_val: Scores = {}
+        self.last_rung: Record = {}
+        self.best: dict[str, Any] = {}
+        if spec.rank == 0:
+            checkpoint.remove_partial_files(spec.last_checkpoint)
+        if paths.exists(spec.last_checkpoint):
+            self.restore()
+        self._check_same_step()
+        # Last: DDP copies rank 0's weights to all workers, which must be the restored ones.
+        self.forward = builders.wrap_student(
+            self.student, config, spec.world_size, self.device, self.batch_index
+        )
+        self.predict = builders.wrap_teacher(
+            self.teacher, config, spec.world_size, self.device, self.batch_index
+        )
+
+    def _build_networks(self) -> None:
+        config = self.config
+        spec = self.spec
+        device = self.device
+        # All random weights follow from this seed; nothing before may draw from torch's generator.
+        torch.manual_seed(config.train.seed)
+        student: nn.Module = Segmenter(config.model, self.table.num_classes)
+        on_cuda = device.torch.type == "cuda"
+        if not on_cuda:
+            dilate_pointwise(student)
+        if spec.world_size > 1:
+            student = sync_batchnorm.convert_sync_batchnorm(student, cuda=on_cuda)
+        self.batch_index = builders.batch_index(config, spec.rank, spec.world_size, device)
+        dropout.convert_dropout(student, self.batch_index)
+        student = student.to(device.torch).to(memory_format=torch.channels_last)
+        self.student = student.train()
+        self.teacher = make_teacher(self.student, config.train.ema_decay)
+        channels = builders.feat_channels(self.teacher.module, config, device)
+        weights = builders.class_weights(config, self.table, self.split)
+        method = Method(config, self.table.num_classes, channels, weights)
+        self.method = method.to(device.torch)
+
+    # ---- one step ----
+
+    def train_step(self, batch: Batch) -> LossTerms:
+        """One optimizer step on this worker's shard of the global batch (see `data.loader`)."""
+        self.health.note_unreadable(batch.pop("unreadable_u", np.array([], np.str_)))
+        tensors = {name: self.to_device(value) for name, value in batch.items()}
+        self.batch_index.step = self.step
+        skip_nan = self.config.train.on_nan == "skip"
+        # The forward pass moves running statistics; a skipped step must leave them as they were.
+        saved_buffers = self._copy_buffers() if skip_nan else []
+        with self.device.autocast():
+            terms: LossTerms = self.method(
+                self.forward,
+                self.predict,
+                tensors,
+                self.step,
+                self.spec.rank,
+                self.spec.world_size,
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()
+        if isinstance(self.forward, MicroBatched):
+            self.forward.backward()
+        weights = list(self.student.parameters())
+        # DDP has averaged the gradients, so each worker finds the same norm and takes the same
+        # branch.
+        grad_norm = nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
+        if skip_nan and not torch.isfinite(grad_norm):  # waits for the device
+            for buffer, value in saved_buffers:
+                buffer.copy_(value)
+            self.health.skip_step(self.step)
+        else:
+            self.health.note_grad_norm(grad_norm, self.step)
+            if self.config.optim.clip_norm:
+                nn.utils.clip_grads_with_norm_(weights, self.config.optim.clip_norm, grad_norm)
+            self.optimizer.step()
+            self.teacher.update(self.student, step=self.step)
+        self.schedule.step()
+        self.step += 1
+        return terms
+
+    def _copy_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        buffers = (*self.student.buffers(), *self.method.buffers())
+        return [(buffer, buffer.clone()) for buffer in buffers]
+
+    def ids_at(self, step: int) -> str:
+        """The images of a step, over all workers, for a message."""
+        parts = []
+        for name, order in (("labeled", self.plan.labeled), ("pool", self.plan.pool)):
+            if order:
+                rows = np.array(
+                    [order.row_at(position) for position in order.positions(step, 0, 1)]
+                )
+                parts.append(f"{name} images {', '.join(self.table.ids(rows))}")
+        return "; ".join(parts)
+
+    def to_device(self, value: np.ndarray) -> Tensor:
+        # Arrays of Ray Data are read-only views of its object store, which torch does not take.
+        tensor = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        if self.device.torch.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.device.torch, non_blocking=True)
+
+    # ---- evaluate ----
+
+    def evaluate(self, split: str) -> Scores:
+        """Scores of teacher and student on val or test: every image once, over all workers."""
+        scores: Scores = {}
+        rows = self.eval_rows(split)[self.spec.rank :: self.spec.world_size]
+        window = self.config.train.sliding_window
+        for name, net in (("teacher", self.teacher.module), ("student", self.student)):
+            net.eval()
+            with self.device.autocast():
+                matrix = iou.confusion_matrix(
+                    net, self.eval_images(rows), self.table.num_classes, window
+                )
+            scores[name] = iou.iou_scores(sum_matrix(matrix, self.device.torch), self.table.classes)
+        self.student.train()
+        return scores
+
+    def eval_rows(self, split: str) -> np.ndarray:
+        return {"val": self.split.val, "test": self.split.test}[split]
+
+    def eval_images(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images u8[3,H,W] at `data.image_size`, and their masks u8 at the mask's own size."""
+        for row in rows.tolist():
+            image, _ = self.reader(row, mask=False)
+            mask = torch.from_numpy(self.table.mask(row))
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            yield pixels.to(self.device.torch), mask.to(self.device.torch)
+
+    def sync_unreadable(self) -> None:
+        """Let every worker know the images that any worker could not read."""
+        for unreadable in gather_objects(self.health.state.unreadable):
+            self.health.merge_unreadable(unreadable)
+
+    def update_best(self, val: Scores) -> None:
+        """Keep the val scores of this rung; the best rung has the highest mIoU of the teacher."""
+        self.last_val = val
+        if not self.best or _teacher_miou(val) > _teacher_miou(self.best["val"]):
+            self.best = {"step": self.step, "val": val}
+
+    # ---- save and restore ----
+
+    def modules(self) -> dict[str, Any]:
+        """What has a `state_dict` that the next step depends on."""
+        return {
+            "student": self.student,
+            "teacher": self.teacher.module,
+            "method": self.method,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+
+    def save(self) -> None:
+        """Write the last checkpoint and, when this rung is the best, the best weights."""
+        if self.spec.rank == 0:
+            checkpoint.save_checkpoint(
+                self.spec.last_checkpoint,
+                self.modules(),
+                self.config,
+                self.table.classes,
+                keep=self.config.train.num_to_keep,
+                **{name: getattr(self, name) for name in STATE_FIELDS},
+                health=self.health.state_dict(),
+                identity=self.identity(),
+            )
+            self._save_best()
+
+    def _save_best(self) -> None:
+        if self.best.get("step") == self.step:
+            networks = {"student": self.student, "teacher": self.teacher.module}
+            checkpoint.save_checkpoint(
+                self.spec.best_checkpoint,
+                networks,
+                self.config,
+                self.table.classes,
+                step=self.step,
+            )
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint that can be read.
+
+        Raises:
+            InputError: it belongs to another config, split or data set.
+        """
+        content, warnings = checkpoint.load_newest_checkpoint(self.spec.last_checkpoint)
+        saved_identity = content["extra"].pop("identity")
+        for key, value in self.identity().items():
+            if saved_identity[key] != value:
+                raise InputError(
+                    f"{self.spec.last_checkpoint} belongs to another run: its {key} is "
+                    f"{saved_identity[key]}, this run's {key} is {value}; resume with the same "
+                    "config and data, or choose another --out"
+                )
+        extra = checkpoint.restore_state(content, self.modules())
+        for name in STATE_FIELDS:
+            setattr(self, name, extra[name])
+        self.health.load_state_dict(extra["health"], self.step)
+        self.health.state.warnings += warnings
+        if self.spec.rank == 0:
+            self._save_best()  # a kill may have come between the two files
+
+    def _check_same_step(self) -> None:
+        """Raise InputError when workers resume from different steps: gradients must match."""
+        steps = gather_objects(self.step)
+        if len(set(steps)) > 1:
+            raise InputError(
+                f"the workers resume from different steps, {', '.join(map(str, steps))}: they do "
+                f"not see the same checkpoints in {self.spec.last_checkpoint}; --out must be a "
+                "folder that all nodes share, or s3://..."
+            )
+
+    def identity(self) -> dict[str, str]:
+        return builders.run_identity(self.config, self.table, self.split)
+
+    @property
+    def colors(self) -> dict[str, list[int]]:
+        """Class name -> RGB."""
+        return dict(zip(self.table.classes, self.table.colors, strict=True))
+
+
+def _teacher_miou(scores: Scores) -> float:
+    return scores["teacher"]["miou"] or 0.0

@@ -1,0 +1,163 @@
+"""Laws of records: a torn or repeated line does no harm, and reports need nothing else.
+
+The reference for tables, verdicts and figures is a made-up search with known scores
+(tests/helpers/records.py).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cid_ray.config import Config
+from cid_ray.results.figure_data import curves_data, history_data, label_curve_data
+from cid_ray.results.markdown import markdown
+from cid_ray.results.provenance import provenance
+from cid_ray.results.records import RecordWriter, read_records
+from cid_ray.results.report_page import write_page
+from cid_ray.results.summary import RatioSummary, result_table, summarize
+from cid_ray.results.verdict import verdict
+from tests.helpers.records import SCORES, final, rung, search, small_search, write_small_search
+
+# SVG names its vocabularies by URL; they are not loaded.
+NAMESPACES = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org")
+ALL_SUBSETS_OF_METHODS = [m for n in range(1, 5) for m in combinations(SCORES, n)]
+
+
+# ---- the file ----
+
+
+def test_read_records_torn_last_line_costs_that_line_only(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    writer.append({"event": "rung", "run": "a", "images_seen": 1})
+    with writer.path.open("a") as file:
+        file.write('{"event": "rung", "run": "a", "ima')
+    RecordWriter(tmp_path).append({"event": "rung", "run": "a", "images_seen": 2})
+    assert [r["images_seen"] for r in read_records(tmp_path)] == [1, 2]
+
+
+def test_read_records_repeated_measurement_counts_once_with_last_value(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    for value in (1, 2):
+        writer.append({"event": "rung", "run": "a", "images_seen": 8, "value": value})
+    writer.append({"event": "rung", "run": "b", "images_seen": 8, "value": 3})
+    assert [r["value"] for r in read_records(tmp_path)] == [2, 3]
+
+
+def test_read_records_retries_and_warnings_of_one_run_are_all_kept(tmp_path: Path) -> None:
+    writer = RecordWriter(tmp_path)
+    for attempt in (1, 2):
+        writer.append({"event": "retry", "run": "a", "attempt": attempt})
+    for message in ("one", "other"):
+        writer.append({"event": "warning", "run": "a", "message": message})
+    assert len(read_records(tmp_path)) == 4
+
+
+def test_read_records_folder_without_records_is_empty(tmp_path: Path) -> None:
+    assert read_records(tmp_path) == []
+
+
+def test_record_writer_value_that_json_lacks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        RecordWriter(tmp_path).append({"event": "rung", "run": "a", "loss": math.nan})
+
+
+def test_provenance_in_record_names_versions_and_is_json() -> None:
+    found = provenance()
+    assert {"torch", "optuna", "ray"} <= set(found["versions"])
+    json.dumps(found)
+
+
+# ---- table and verdict ----
+
+
+def test_result_table_has_baselines_and_the_trial_that_val_chose() -> None:
+    lines = result_table(summarize(small_search()))
+    assert [line["ratio"] for line in lines] == ["1/8 (8)"] * 4 + ["1/16 (16)"] * 4
+    assert [line["is_baseline"] for line in lines] == [True, True, True, False] * 2
+    cid = lines[3]
+    assert cid["run"] == "1_8-cid-002"
+    assert cid["test"] == pytest.approx(44.8)
+    assert cid["over_supervised"] == pytest.approx(4.0)
+    assert cid["best_on_val_test"] == pytest.approx(46.8)
+
+
+def test_verdict_of_single_runs_follows_the_scores() -> None:
+    summary = summarize(small_search())[0]
+    assert "CID with 44.80" in verdict(summary) and "+4.00 over supervised" in verdict(summary)
+    summary.chosen["supervised"] = final("supervised", 8, 60.0)
+    assert "does not pay" in verdict(summary)
+    summary.chosen["supervised"] = final("supervised", 8)
+    summary.chosen["mean_teacher"] = final("mean_teacher", 8, 50.0)
+    assert "Best on test: mean teacher" in verdict(summary) and "do not pay" in verdict(summary)
+
+
+@pytest.mark.parametrize("methods", ALL_SUBSETS_OF_METHODS, ids="+".join)
+def test_verdict_of_stopped_search_exists_for_any_finished_methods(
+    methods: tuple[str, ...],
+) -> None:
+    text = verdict(stopped_search(methods))
+    with_baseline = {"supervised"} < set(methods)
+    assert ("No CID trial" in text) == ("cid" not in methods and with_baseline)
+    assert ("Not enough" in text) == (not with_baseline)
+
+
+def stopped_search(methods: tuple[str, ...]) -> RatioSummary:
+    """A search that was stopped when these methods had a finished run."""
+    best = "1_8-cid-000" if "cid" in methods else None
+    unfinished = rung("cid", 8, 7, 5, 30.0)
+    finals = [final(method, 8) for method in methods]
+    return summarize([unfinished, *finals, search("cid", 8, best)])[0]
+
+
+# ---- figures and page ----
+
+
+def test_figure_data_has_the_scores_of_the_records() -> None:
+    summaries = summarize(small_search())
+    supervised = label_curve_data(summaries)["supervised"]
+    expected: list[Any] = [(8, pytest.approx(40.8)), (16, pytest.approx(41.6))]
+    assert supervised == expected
+    history = history_data(summaries[0])
+    assert [(t["trial"], t["state"], t["best"]) for t in history] == [
+        (0, "complete", 40.0),
+        (1, "pruned", 40.0),
+        (2, "complete", 45.0),
+    ]
+    assert history[1]["fraction"] == 0.5
+    assert curves_data(summaries[0])["1_8-cid-002"]["points"] == [(40, 40.0), (80, 45.0)]
+
+
+def test_report_page_is_one_file_that_escapes_data(tmp_path: Path) -> None:
+    records = small_search()
+    page = write_page(tmp_path, tmp_path / "report", records, Config()).read_text()
+    assert "&lt;road&gt;" in page and "<road>" not in page
+    without_namespaces = page
+    for namespace in NAMESPACES:
+        without_namespaces = without_namespaces.replace(namespace, "")
+    assert "http://" not in without_namespaces
+    assert 'src="http' not in page and "<script" not in page
+    assert page.count("<svg") == 4
+    for line in result_table(summarize(records)):
+        assert f"{line['test']:.2f}" in page
+    assert "44.80" in markdown(summarize(records))
+
+
+@pytest.mark.process
+def test_report_command_without_torch_ray_and_optuna_writes_page(tmp_path: Path) -> None:
+    write_small_search(tmp_path)
+    out = tmp_path / "elsewhere"
+    code = (
+        "import sys; sys.modules.update({'torch': None, 'ray': None, 'optuna': None})\n"
+        f"from cid_ray.report import main; main([{str(tmp_path)!r}, '--out', {str(out)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "CID" in done.stdout and (out / "index.html").stat().st_size > 10_000

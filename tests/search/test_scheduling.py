@@ -1,0 +1,181 @@
+"""Laws of the order of trials: baselines first, ratios alternate, interrupted ones before new ones.
+
+A sampler suggests the same whether the search was killed or not. Trials are simulated; studies,
+journal and samplers are the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.harness.chaos import outcome, simulated_config, simulated_record, uninterrupted
+from cid_ray.search.analysis import winners
+from cid_ray.search.checks import check_search
+from cid_ray.search.controller import Search
+from cid_ray.search.trial_spec import TrialSpec
+from tests.helpers.simulated_studies import (
+    RATIOS,
+    kill_search,
+    next_trial,
+    open_search,
+    run_trial,
+    run_trials,
+    search_config,
+)
+
+SAMPLERS: list[dict[str, Any]] = [
+    {"name": "TPESampler", "args": {"multivariate": True, "group": True, "constant_liar": True}},
+    {"name": "GPSampler", "args": {"n_startup_trials": 3}},
+    {"name": "RandomSampler", "args": {}},
+    {"name": "QMCSampler", "args": {}},
+    {"name": "CmaEsSampler", "args": {"n_startup_trials": 2}},
+    {"name": "NSGAIISampler", "args": {"population_size": 4}},
+]
+CID_ONLY: dict[str, Any] = {
+    "search.pruner": {"name": "NopPruner"},
+    "search.repeats": {"n": 0},
+    "search.baselines": [],
+}
+
+
+def complete(search: Search, trial: TrialSpec) -> None:
+    """Report the final record only: these laws are about suggestions, not about curves."""
+    record = simulated_record(trial.config, trial.name, trial.config.train.steps)
+    search.report({"event": "final", **record})
+
+
+# ---- order ----
+
+
+def test_next_trial_baselines_come_first_and_ratios_alternate(tmp_path: Path) -> None:
+    with open_search(tmp_path, search_config(trials=4)) as search:
+        trials = run_trials(search)
+    methods = [trial.key.method for trial in trials]
+    assert sorted(methods[:6]) == sorted(["supervised", "pool_bn", "mean_teacher"] * 2)
+    assert methods[6:] == ["cid"] * 8
+    started = Counter[str]()
+    for trial in trials:
+        started[trial.key.ratio] += 1
+        assert abs(started[RATIOS[0]] - started[RATIOS[1]]) <= 1
+
+
+def test_next_trial_points_to_evaluate_come_first(tmp_path: Path) -> None:
+    config = search_config(
+        trials=2, **{"search.points_to_evaluate": [{"loss.relation_weight": 0.25}]}
+    )
+    with open_search(tmp_path, config) as search:
+        first = next(trial for trial in run_trials(search) if trial.key.method == "cid")
+    assert first.config.loss.relation_weight == 0.25
+
+
+@pytest.mark.parametrize("finished", [0, 3, 7, 11])
+def test_next_trial_after_kill_resumes_running_trials_first(tmp_path: Path, finished: int) -> None:
+    config = search_config(trials=4)
+    search = open_search(tmp_path, config)
+    before = []
+    for _ in range(finished):
+        trial = next_trial(search)
+        run_trial(search, trial)
+        before.append(trial)
+    interrupted = [next_trial(search), next_trial(search)]
+    kill_search(search)
+
+    with open_search(tmp_path, config) as search:
+        resumed = [next_trial(search), next_trial(search)]
+        assert {trial.name: (trial.params, trial.config) for trial in resumed} == {
+            trial.name: (trial.params, trial.config) for trial in interrupted
+        }
+        for trial in resumed:
+            run_trial(search, trial)
+        names = [trial.name for trial in [*before, *resumed, *run_trials(search)]]
+        assert len(names) == len(set(names)) == 2 * (3 + 4)
+        states = Counter(
+            t.state.name for study in search.store.studies.values() for t in study.trials
+        )
+    assert set(states) <= {"COMPLETE", "PRUNED"}
+    assert states.total() == 14
+
+
+# ---- samplers ----
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda sampler: sampler["name"])
+def test_sampler_after_kills_suggests_the_same(tmp_path: Path, sampler: dict[str, Any]) -> None:
+    """Every trial is killed once after it started and once after it finished."""
+    config = simulated_config(trials=6, **{**CID_ONLY, "search.sampler": sampler})
+    expected = outcome(uninterrupted(tmp_path / "uninterrupted", config).store)
+    folder = tmp_path / "killed"
+    space = check_search(config)
+    while True:
+        search = open_search(folder, config, space)
+        trial = search.next_trial()
+        kill_search(search)
+        if trial is None:
+            break
+        search = open_search(folder, config, space)
+        again = next_trial(search)
+        assert (again.name, again.params) == (trial.name, trial.params)
+        complete(search, again)
+        kill_search(search)
+    found = outcome(search.store)
+    states_and_params = {run: trial[:2] for run, trial in found.items()}
+    assert states_and_params == {run: trial[:2] for run, trial in expected.items()}
+    assert len({json.dumps(params) for _, params, _ in expected.values()}) >= 8
+
+
+# ---- baselines ----
+
+
+def test_baseline_with_own_hyperparameters_is_tuned_on_them(tmp_path: Path) -> None:
+    space = {
+        "optim.lr": {"float": [1e-4, 1e-2], "log": True},
+        "loss.conf_thresh": {"float": [0.5, 0.9]},
+        "loss.relation_weight": {"float": [0.01, 1.0]},
+    }
+    changes = {
+        "search.space": space,
+        "search.baseline_trials": 5,
+        "search.baselines": ["supervised", "mean_teacher"],
+    }
+    store = uninterrupted(tmp_path, simulated_config(trials=5, **{**CID_ONLY, **changes})).store
+    searched = {
+        key.method: {name for trial in store.trials(key) for name in trial.params}
+        for key in store.search_keys("1/8")
+    }
+    assert searched["supervised"] == {"optim.lr"}
+    assert searched["mean_teacher"] == {"optim.lr", "loss.conf_thresh"}
+    assert searched["cid"] == set(space)
+    assert all(len(store.trials(key)) == 5 for key in store.search_keys())
+    methods = {winner.key.method for winner in winners(store)}
+    assert methods == {"supervised", "mean_teacher", "cid"}
+
+
+def test_baseline_without_own_hyperparameters_runs_once(tmp_path: Path) -> None:
+    changes = {"search.baseline_trials": 5, "search.baselines": ["supervised"]}
+    store = uninterrupted(tmp_path, simulated_config(trials=2, **{**CID_ONLY, **changes})).store
+    assert [len(store.trials(key)) for key in store.search_keys("1/8")] == [1, 2]
+
+
+# ---- warm starts from ratio to ratio ----
+
+
+def test_warm_start_ratios_start_with_best_of_fewer_labels(tmp_path: Path) -> None:
+    changes = {"search.warm_start_ratios": True, "search.ratios": ["1/4", "1/16", "1/8"]}
+    trials = []
+    with open_search(tmp_path, simulated_config(trials=5, **{**CID_ONLY, **changes})) as search:
+        while (trial := search.next_trial()) is not None:
+            trials.append(trial)
+            complete(search, trial)
+    assert [trial.key.ratio for trial in trials] == ["1/16"] * 5 + ["1/8"] * 5 + ["1/4"] * 5
+    for earlier, first in ((trials[:5], trials[5]), (trials[5:10], trials[10])):
+        best = max(earlier, key=final_value)
+        assert first.params == best.params
+
+
+def final_value(trial: TrialSpec) -> float:
+    return float(simulated_record(trial.config, trial.name, 80)["val/miou_teacher"])

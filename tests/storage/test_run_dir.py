@@ -1,0 +1,145 @@
+"""Laws of a run folder: in an object store it holds what a local folder would hold, and no secret.
+
+The reference is a real S3 server (tests/helpers/object_store.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cid_ray.config import InputError
+from cid_ray.report import main as report_main
+from cid_ray.results.records import of_event, read_records
+from cid_ray.storage import paths
+from cid_ray.storage.run_dir import RAY_JOB_WORKING_DIR, RunDir, new_run_dir
+from cid_ray.tune import main as tune_main
+from tests.helpers.object_store import BUCKET, serving
+from tests.helpers.small_search import space_file
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    with serving() as env:
+        yield env
+
+
+@pytest.mark.process
+def test_push_changed_files_are_pulled_elsewhere(store: dict[str, str]) -> None:
+    uri = f"{BUCKET}/run_dirs/one"
+    with RunDir(uri) as mine:
+        (mine.local / "report").mkdir(parents=True)
+        (mine.local / "records.jsonl").write_text("1\n")
+        (mine.local / "report" / "index.html").write_text("page")
+        (mine.local / ".lock").touch()
+        mine.push()
+        (mine.local / "records.jsonl").write_text("1\n2\n")
+        mine.push()
+    assert not mine.local.exists()
+    assert sorted(paths.list_files(uri)) == ["records.jsonl", "report/index.html"]
+    with RunDir(uri) as other:
+        other.pull()
+        assert (other.local / "records.jsonl").read_text() == "1\n2\n"
+        assert not (other.local / "report").exists()
+        (other.local / "records.jsonl").write_text("newer, from here")
+        other.pull("report")
+        assert (other.local / "records.jsonl").read_text() == "newer, from here"
+        assert (other.local / "report" / "index.html").read_text() == "page"
+
+
+def test_new_run_dir_of_submitted_job_is_outside_its_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / RAY_JOB_WORKING_DIR).mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.chdir(tmp_path / RAY_JOB_WORKING_DIR)
+    assert new_run_dir(None, "demo").local.parent == tmp_path / "me" / "cid_ray" / "runs"
+    assert new_run_dir(str(tmp_path / "x"), "demo").local == tmp_path / "x"
+    with pytest.raises(InputError, match=r"--out runs/x is in the job's working folder"):
+        new_run_dir("runs/x", "demo")
+
+
+@pytest.mark.parametrize("name", ["s3://key:word@bucket/a", "ftp://host/a"])
+def test_run_dir_with_credentials_is_refused(name: str) -> None:
+    with pytest.raises(
+        InputError, match=r"credentials and endpoint are taken from the environment"
+    ):
+        RunDir(name)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["s3://nobody/runs", "s3://Bad Bucket/x"])
+def test_commands_with_unusable_store_raise_one_line(store: dict[str, str], name: str) -> None:
+    with pytest.raises(InputError, match=r"s3://.* AWS_ENDPOINT_URL"):
+        tune_main(["--out", name])
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL|is not a run folder"):
+        tune_main(["--resume", name])
+    with pytest.raises(InputError, match=r"AWS_ENDPOINT_URL|is not a run folder"):
+        report_main([name])
+
+
+@pytest.mark.process
+def test_atomic_write_refused_by_store_has_errno(store: dict[str, str]) -> None:
+    with (
+        pytest.raises(OSError, match="nobody") as caught,
+        paths.atomic_write("s3://nobody/runs/x") as file,
+    ):
+        file.write(b"x")
+    assert caught.value.errno
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_search_in_store_killed_resumes_on_another_machine(
+    store: dict[str, str], small_demo: Path, tmp_path: Path
+) -> None:
+    uri = f"{BUCKET}/runs/search"
+    space = space_file(tmp_path, small_demo, ratios=["1/8"], trials=2, baselines=["supervised"])
+    tune = [sys.executable, "-m", "cid_ray.tune"]
+    # A Ray of its own: its workers must know the store's address.
+    env = {**os.environ, "RAY_ADDRESS": "local"}
+    process = subprocess.Popen(
+        [*tune, "--config", str(space), "--out", uri],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 240
+    while not paths.exists(f"{uri}/checkpoints/1_8-cid-000/last.pt"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run([*tune, "--resume", uri], env=env, check=True, stdout=subprocess.DEVNULL)
+    with RunDir(uri) as run_dir:
+        for folder in ("", "report", "samples"):
+            run_dir.pull(folder)
+        check_finished_search(run_dir.local, store["AWS_SECRET_ACCESS_KEY"])
+    assert paths.exists(f"{uri}/checkpoints/1_8-supervised-000/last.pt")
+    with pytest.raises(InputError, match=rf"--out {uri} already holds a run"):
+        tune_main(["--config", str(space), "--out", uri])
+    assert report_main([uri, "--out", str(tmp_path / "page")]) == 0
+    assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
+
+
+def check_finished_search(folder: Path, secret: str) -> None:
+    """All trials are recorded, report and sample images exist, and no file holds the secret."""
+    records = read_records(folder)
+    assert {record["run"] for record in of_event(records, "trial")} == {
+        "1_8-supervised-000",
+        "1_8-cid-000",
+        "1_8-cid-001",
+    }
+    tested = {r["method"] for r in of_event(records, "final") if "test/miou" in r}
+    assert tested == {"supervised", "cid"}
+    assert "data:image/png" in (folder / "report" / "index.html").read_text()
+    assert list((folder / "samples").glob("1_8-cid-*/*.png"))
+    for file in folder.rglob("*.*"):
+        assert not file.is_file() or secret.encode() not in file.read_bytes()
