@@ -95,7 +95,10 @@ def kuberay_cluster_spec() -> dict[str, Any]:
     """
     from ray.autoscaler._private.kuberay.node_provider import KubernetesHttpApiClient
 
-    client = KubernetesHttpApiClient(namespace=os.environ["RAY_CLUSTER_NAMESPACE"])
+    # Before Ray 2.60 the default is an older version of the resource.
+    client = KubernetesHttpApiClient(
+        namespace=os.environ["RAY_CLUSTER_NAMESPACE"], kuberay_crd_version="v1"
+    )
     cluster: dict[str, Any] = client.get(f"rayclusters/{os.environ['RAY_CLUSTER_NAME']}")
     spec: dict[str, Any] = cluster["spec"]
     return spec
