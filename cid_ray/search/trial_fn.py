@@ -7,6 +7,7 @@ from typing import Any
 
 from cid_ray.config import Config
 from cid_ray.results.records import Record
+from cid_ray.training.launch import train
 
 
 def run_trial(
@@ -21,10 +22,6 @@ def run_trial(
         reuse_process: this process runs one trial after another; it keeps its CPUs, decoded images
             and workers.
     """
-    from cid_ray.training.launch import (
-        train,
-    )  # imports torch: seconds that the driver need not wait
-
     yield from train(
         Config.model_validate_json(payload["config"]),
         run_dir,
