@@ -6,12 +6,15 @@ B images of the global batch, K classes; a position is an image's place in the g
 from __future__ import annotations
 
 import hashlib
+import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from cid_ray.config import Config, InputError, error_summary, labeled_shard, unlabeled_shard
 from cid_ray.core.dropout import BatchIndex
@@ -22,6 +25,12 @@ from cid_ray.training.device import Device
 
 MAX_CLASS_WEIGHT = 10.0  # times the mean weight
 MIN_PIXEL_FRACTION = 1e-6  # a class with fewer pixels is weighted as if it had so many
+DDP_PARAMETERS = inspect.signature(DistributedDataParallel.__init__).parameters
+# torch 2.13 gave the option another name.
+RENAMED = "forward_sync_buffers" in DDP_PARAMETERS
+NO_BUFFER_SYNC: dict[str, Any] = {
+    "forward_sync_buffers" if RENAMED else "broadcast_buffers": False,
+}
 
 
 def weights_hash(config: Config) -> str:
@@ -102,11 +111,11 @@ def wrap_student(
     """The student as training calls it: data parallel, compiled, micro-batched as configured."""
     net = student
     if world_size > 1:
-        # Synchronised batch norm keeps the buffers equal already: broadcasting them would only
-        # cost.
-        net = nn.parallel.DistributedDataParallel(
-            student, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+        # Synchronised batch norm keeps the buffers equal once they are: broadcasting them at every
+        # step would only cost.
+        for buffer in student.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+        net = DistributedDataParallel(student, gradient_as_bucket_view=True, **NO_BUFFER_SYNC)
     if config.train.compile:
         net = torch.compile(net)  # type: ignore[assignment]
     count = num_micro_batches(config, world_size)
