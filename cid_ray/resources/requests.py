@@ -66,26 +66,29 @@ def _cpus_per_worker(config: Config, capacity: ClusterCapacity, gpus: float) -> 
     of an elastic group leave Ray Data's CPUs free on every node where that is possible.
     """
     distributed = config.distributed
-    max_workers = distributed.max_workers
     free_cpus = distributed.data_cpus + 0.1
-    most = int(capacity.cpus / max_workers)
-    candidates = [float(cpus) for cpus in range(most, 0, -1)]
-    candidates += [tenths / 10 for tenths in range(9, 0, -1)]
-    sizes = [Resources(cpus, gpus) for cpus in candidates]
-    fitting = [
-        size
-        for size in sizes
-        if capacity.max_concurrent(PlacementRequest(size, max_workers, free_cpus))
-    ]
-    if distributed.min_workers < max_workers:
-        nodes = [node_type.resources for node_type in capacity.node_types]
-        leaving_free = [
+    # An elastic group may start smaller; its workers then share the CPUs of today's nodes.
+    for num_workers in range(distributed.max_workers, distributed.min_workers - 1, -1):
+        most = int(capacity.cpus / num_workers)
+        candidates = [float(cpus) for cpus in range(most, 0, -1)]
+        candidates += [tenths / 10 for tenths in range(9, 0, -1)]
+        fitting = [
             size
-            for size in fitting
-            if all(_free_cpus(node, size, max_workers) >= free_cpus for node in nodes)
+            for size in (Resources(cpus, gpus) for cpus in candidates)
+            if capacity.max_concurrent(PlacementRequest(size, num_workers, free_cpus))
         ]
-        fitting = leaving_free or fitting
-    return fitting[0].cpus if fitting else sizes[-1].cpus
+        if not fitting:
+            continue
+        if distributed.min_workers < distributed.max_workers:
+            nodes = [node_type.resources for node_type in capacity.node_types]
+            leaving_free = [
+                size
+                for size in fitting
+                if all(_free_cpus(node, size, num_workers) >= free_cpus for node in nodes)
+            ]
+            fitting = leaving_free or fitting
+        return fitting[0].cpus
+    return 0.1
 
 
 def _free_cpus(node: Resources, per_worker: Resources, max_workers: int) -> float:

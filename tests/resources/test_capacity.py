@@ -253,6 +253,8 @@ def test_request_that_never_fits_is_refused_with_what_may_still_start() -> None:
         ([Resources(2, 0)] * 2, [1, 2], Resources(0.7, 0), 2),
         ([Resources(16, 0)] * 2, [1, 4], Resources(7, 0), 1),
         ([Resources(8, 1)] * 2, [1, 2], Resources(7, 1), 1),
+        # today's one GPU holds one worker of two
+        ([Resources(16, 1)], [1, 2], Resources(15, 1), 1),
     ],
 )
 def test_worker_resources_by_default_leave_ray_datas_cpus_free(
