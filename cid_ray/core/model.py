@@ -145,7 +145,10 @@ def _build_error(config: ModelConfig, error: Exception) -> InputError:
             f"({lines[0][:120]}); give a local file (model.weights=FILE.safetensors) or start "
             "untrained (model.weights=none)"
         )
-    return InputError(f"{config.decoder} cannot be built on {config.encoder}: {lines[0][:200]}")
+    options = f" with {config.decoder_options}" if config.decoder_options else ""
+    return InputError(
+        f"{config.decoder} cannot be built on {config.encoder}{options}: {lines[0][:200]}"
+    )
 
 
 def dilate_pointwise(net: nn.Module) -> None:

@@ -205,6 +205,7 @@ def test_aws_node_config_with_typo_is_caught_by_ec2s_model(change: Change) -> No
     assert validate_for_ec2(node) or unknown_for_ec2(node)
 
 
+@pytest.mark.process
 def test_aws_file_starts_every_node_type_on_an_emulated_ec2(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -504,8 +505,6 @@ def test_image_is_built_from_existing_files_and_is_not_root() -> None:
 
 
 def test_versions_of_python_ray_and_this_package_are_those_of_pyproject() -> None:
-    import ray
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     dependencies = {each.name: each for each in map(Requirement, project["dependencies"])}
     text = "\n".join(path.read_text() for path in (*ALL, CLUSTER / "README.md"))
@@ -522,8 +521,6 @@ def test_versions_of_python_ray_and_this_package_are_those_of_pyproject() -> Non
     assert set(re.findall(r"Python (\d+\.\d+)", text)) == {python_version}
     assert Version(ray_version) in dependencies["ray"].specifier
     assert Version(python_version) in SpecifierSet(project["requires-python"])
-    validated_by = Version(ray.__version__)
-    assert Version(ray_version) <= validated_by, "validated by an older Ray than they start"
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
