@@ -4,7 +4,7 @@ BIN = .venv/bin
 LOWEST = .venv-lowest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-lowest check format golden chaos two-hosts \
+.PHONY: help demo test test-fast test-slow test-gpu test-lowest check format golden chaos two-hosts \
 	autoscaling screenshots clean
 
 help:                  ## print this list
@@ -23,10 +23,13 @@ test: .venv            ## the tests of CI; CID_RAY_DATA=DIR adds those on real d
 	$(BIN)/python -m pytest
 
 test-fast: .venv       ## tests without Ray and without child processes, under two minutes
-	$(BIN)/python -m pytest -m 'not slow and not ray and not process'
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not ray and not process'
 
 test-slow: .venv       ## tests of several minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: .venv        ## tests of the CUDA path; needs one GPU
+	$(BIN)/python -m pytest -m gpu
 
 test-lowest:           ## the tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWEST)

@@ -119,6 +119,8 @@ def main() -> None:
     options.add_argument("--weights", default="none")
     options.add_argument("--encoder", default="tf_efficientnet_lite0")
     options.add_argument("--search", type=Path)
+    options.add_argument("--labels", nargs="+", default=["23", "46"])
+    options.add_argument("--label-from", nargs="+", default=["any", "one_group"])
     options.add_argument("--steps", type=int, default=8000)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--processes", type=int, default=3)
@@ -129,7 +131,7 @@ def main() -> None:
     table = str(args.out / "table")
     if not Path(table, "meta.json").exists():
         assert prepare.main(["camvid", str(args.camvid), "--out", table]) == 0
-    label_sources = itertools.product(("23", "46"), ("any", "one_group"))
+    label_sources = itertools.product(args.labels, args.label_from)
     cells = [
         Cell(labels, label_from, method, seed)
         for labels, label_from in label_sources

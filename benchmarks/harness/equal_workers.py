@@ -1,4 +1,4 @@
-"""The same training on any number of workers, compared step by step: gloo, CPU, float32.
+"""The same training on any number of workers, compared step by step: gloo, float32.
 
 Float32 rounds differently when a sum is split. A ReLU or a hard pseudo-label turns such a
 difference into a jump: on ONE worker, weights that differ by 1e-7 part the gradients by 1e-3 within
@@ -116,20 +116,22 @@ def loss_values(losses: dict[str, float]) -> dict[str, torch.Tensor]:
 
 def grads(net: nn.Module) -> dict[str, torch.Tensor]:
     named = net.named_parameters()
-    return {f"grad/{name}": p.grad.clone() for name, p in named if p.grad is not None}
+    return {f"grad/{name}": p.grad.cpu().clone() for name, p in named if p.grad is not None}
 
 
 def weights(net: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and running statistics."""
     state = net.state_dict()
-    return {f"weight/{n}": v.clone() for n, v in state.items() if v.is_floating_point()}
+    return {f"weight/{n}": v.cpu().clone() for n, v in state.items() if v.is_floating_point()}
 
 
 def perturb(net: nn.Module, fraction: float) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in net.parameters():
-            value.mul_(1 + fraction * torch.randn(value.shape, generator=generator))
+            value.mul_(
+                1 + fraction * torch.randn(value.shape, generator=generator).to(value.device)
+            )
 
 
 def replace_relus(net: nn.Module) -> None:

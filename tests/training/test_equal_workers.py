@@ -31,6 +31,8 @@ from cid_ray.training.trainer import Trainer
 from tests.helpers.ports import free_port
 from tests.helpers.tiny_run import TINY
 
+pytestmark = pytest.mark.process
+
 STEPS = 20
 TOLERANCE = 1e-4
 NO_BATCH_NORM = {"model.encoder": "test_convnext"}
