@@ -34,9 +34,14 @@ def main(argv: list[str]) -> int:
         return supervisor.supervise("cid_ray.train", argv, args)
     config, run_dir = run_options.open_run(args, "train")
     messages = check(config, run_dir, bool(args.resume), verbose=args.verbosity > parser.NORMAL)
-    write_config(config, run_dir)
-    steps = config.train.steps
-    with run_dir, RunConsole(run_dir.local, steps, verbosity=args.verbosity) as console:
+    with run_dir:
+        write_config(config, run_dir)
+        return run(config, run_dir, messages, args.verbosity)
+
+
+def run(config: Config, run_dir: RunDir, messages: list[str], verbosity: int) -> int:
+    """Train with a progress bar; returns the exit code."""
+    with RunConsole(run_dir.local, config.train.steps, verbosity=verbosity) as console:
         for line in (*messages, f"run folder {run_dir}"):
             console.log(line)
         resume = f"python -m cid_ray.train --resume {run_dir}"

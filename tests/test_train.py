@@ -121,6 +121,32 @@ def test_kill_9_while_training_loses_no_checkpoint(config_file: Path, tmp_path: 
     assert [record["step"] for record in of_event(read_records(out), "rung")] == [120, 240]
 
 
+@pytest.mark.process
+@pytest.mark.timeout(600)
+def test_second_train_in_a_folder_is_refused_and_changes_nothing(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", TRAIN_ON_ONE_CPU, "--config", str(config_file)]
+    command += ["--out", str(out), "--set", "train.steps=100000"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: process.poll() is not None or (out / "log.txt").exists(), timeout_s=270)
+        config = (out / "config.yaml").read_bytes()
+        partial = out / "checkpoints" / "train" / "last.pt.1-a.partial"
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        with pytest.raises(InputError, match="in use by another process"):
+            train_command(["--resume", str(out)])
+        with pytest.raises(InputError, match="already holds a run"):
+            train_command(["--config", str(config_file), "--out", str(out)])
+        assert (out / "config.yaml").read_bytes() == config and partial.exists()
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_checkpoint_of_another_run_is_refused_with_the_difference(
     small_demo: Path, tmp_path: Path
 ) -> None:

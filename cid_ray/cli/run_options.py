@@ -33,11 +33,7 @@ def open_run(
     config = resolve_paths(load_config(source, args.changes))
     run_dir = new_run_dir(args.out, Path(source or name).stem)
     checkpoint_paths.check_new_checkpoints(config, run_dir.uri)
-    if run_dir.exists:
-        raise InputError(
-            f"--out {run_dir} already holds a run; "
-            f"continue it with --resume {run_dir}, or choose another folder"
-        )
+    run_dir.check_new()
     return config, run_dir
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from cid_ray.config import InputError
 from cid_ray.data.table import Table
+from cid_ray.storage import paths
 
 
 def write_lists(
@@ -30,10 +31,9 @@ def write_lists(
     def with_mask(row: int) -> str:
         return f"{names[row]} {masks[row]}" if table.labeled[row] else names[row]
 
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    (out / "labeled.txt").write_text(_lines(with_mask(int(row)) for row in labeled))
-    (out / "unlabeled.txt").write_text(_lines(with_mask(int(row)) for row in pool))
+    paths.write_text(out / "labeled.txt", _lines(with_mask(int(row)) for row in labeled))
+    paths.write_text(out / "unlabeled.txt", _lines(with_mask(int(row)) for row in pool))
+    paths.write_text(out / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _lines(lines: Iterable[str]) -> str:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cid_ray.data.table import FORMAT_VERSION, INDEX_COLUMNS, ROW_GROUP_SIZE, SCHEMA
+from cid_ray.storage import paths
+from cid_ray.storage.lock import RunLock
 
 
 class TableWriter:
-    """Writes rows as they come, in bounded memory.
+    """Writes rows as they come, in bounded memory. No other process may write into the folder.
 
     `close` writes `meta.json`. A folder without that file is not a table, so a half-written table
     is never opened.
@@ -23,7 +25,7 @@ class TableWriter:
     def __init__(
         self, folder: Path, classes: list[str], colors: list[list[int]], ignore_index: int
     ):
-        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock(folder)
         (folder / "meta.json").unlink(missing_ok=True)
         self.folder = folder
         self.meta = {
@@ -68,9 +70,11 @@ class TableWriter:
         described = [self.meta["classes"], self.meta["ignore_index"]]
         self._digest.update(json.dumps(described).encode())
         meta = {**self.meta, "fingerprint": self._digest.hexdigest()[:16], **meta}
-        (self.folder / "meta.json").write_text(json.dumps(meta, indent=1))
+        paths.write_text(self.folder / "meta.json", json.dumps(meta, indent=1))
+        self._lock.remove()
 
     def discard(self) -> None:
         """Remove what was written: the import found an error."""
         self._file.close()
         (self.folder / "table.parquet").unlink()
+        self._lock.remove()

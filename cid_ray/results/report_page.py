@@ -33,7 +33,7 @@ from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
 from cid_ray.results.tables import hyperparameter_table, pareto_table, repeat_table
 from cid_ray.results.verdict import caution, verdict
-from cid_ray.storage import checkpoint_paths
+from cid_ray.storage import checkpoint_paths, paths
 
 ONE_PANEL_WIDTH = 400  # points; a figure of one panel fits every screen
 MIN_PIXELS_PER_POINT = 0.8  # below this the texts of a figure cannot be read
@@ -75,10 +75,9 @@ def write_page(folder: Path, out: Path, records: list[Record], config: Config) -
         "provenance": next((r for r in reversed(records) if r.get("versions")), {}),
         "figures": _figures(summaries),
     }
-    out.mkdir(parents=True, exist_ok=True)
     page = templates().get_template("report.html.j2").render(**content)
-    (out / "index.html").write_text(page)
-    (out / "report.md").write_text(markdown(summaries))
+    paths.write_text(out / "index.html", page)
+    paths.write_text(out / "report.md", markdown(summaries))
     return out / "index.html"
 
 

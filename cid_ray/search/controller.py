@@ -43,7 +43,6 @@ from cid_ray.search.study_store import (
 )
 from cid_ray.search.trial_fn import run_trial
 from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.storage.lock import RunLock
 from cid_ray.storage.run_dir import RunDir, write_config
 
 NO_GROUND_TRUTH = "val has no ground truth"
@@ -64,9 +63,7 @@ class Search:
         finished_before: trials that had finished when it was opened.
     """
 
-    def __init__(
-        self, run_dir: RunDir, lock: RunLock, store: StudyStore, deadline: float | None = None
-    ):
+    def __init__(self, run_dir: RunDir, store: StudyStore, deadline: float | None = None):
         self.run_dir = run_dir
         self.config = store.config
         self.store = store
@@ -79,7 +76,7 @@ class Search:
         self.remote = RemoteTrials(self.scheduler, self.heartbeat, self.events)
         self.total = store.total_trials()
         self.finished_before = len(store.finished())
-        self._lock = lock
+        self._lock = run_dir.lock()
         self._said_waiting = False
         # Stale trials come at the first refresh, when callbacks can hear of them.
         self.events.backfill()
@@ -110,18 +107,18 @@ class Search:
             InputError: the folder is in use, cannot be written, or holds another search.
         """
         space = check_search(config) if space is None else space
-        lock = RunLock(run_dir.local)
+        run_dir.lock()
         try:
             if not run_dir.exists:
                 # A new folder gets its config first, so that a kill from here on can be resumed.
                 write_config(config, run_dir)
             store = StudyStore(run_dir, config, space, contents, timeout_s)
-            search = cls(run_dir, lock, store, deadline)
+            search = cls(run_dir, store, deadline)
             # Only now is it known that the stored studies are of this search.
             write_config(config, run_dir)
             return search
         except BaseException:
-            lock.close()
+            run_dir.unlock()
             raise
 
     def __enter__(self) -> Self:
@@ -138,7 +135,7 @@ class Search:
         """Tell the callbacks that the search has ended, and release the folder."""
         self.callbacks.on_search_end()
         self.callbacks.clear()
-        self._lock.close()
+        self.run_dir.unlock()
 
     def add_callback(self, callback: Callback) -> None:
         """From now on the callback hears of every event."""

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 
 from cid_ray.config import InputError, error_summary
 from cid_ray.results.records import Record
+from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
 # User attributes of a shared trial.
@@ -87,8 +88,7 @@ def run_owner(folder: Path) -> tuple[str, bool]:
     path = folder / "study.owner"
     if path.is_file():
         return path.read_text().strip(), False
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(uuid.uuid4().hex + "\n")
+    paths.write_text(path, uuid.uuid4().hex + "\n")
     return path.read_text().strip(), True
 
 

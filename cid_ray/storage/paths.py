@@ -104,6 +104,12 @@ def atomic_write(name: PathOrUri) -> Iterator[IO[bytes]]:
         raise
 
 
+def write_text(name: PathOrUri, text: str) -> None:
+    """Replace a file by this text in UTF-8: a reader sees the whole old or the whole new file."""
+    with atomic_write(name) as file:
+        file.write(text.encode())
+
+
 @contextmanager
 def _write_remote(name: PathOrUri, partial: str) -> Iterator[IO[bytes]]:
     filesystem, path = filesystem_of(name)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from cid_ray.config import Config, InputError, check_uri, error_summary
 from cid_ray.storage import paths
+from cid_ray.storage.lock import RunLock
 from cid_ray.storage.paths import PathOrUri
 
 CONFIG_FILE = "config.yaml"
@@ -34,6 +35,10 @@ FileStamp = tuple[int, int]  # time of the last write in nanoseconds since 1970,
 class RunDir:
     """The folder of one run.
 
+    Args:
+        name: a path or `s3://bucket/path`.
+        is_new: the run is a new one, so the folder may not hold a run yet.
+
     Attributes:
         uri: the run folder as the user named it: a Path, or `s3://bucket/path`.
         local: the folder in which this process reads and writes the run's own files.
@@ -42,7 +47,7 @@ class RunDir:
             can be read.
     """
 
-    def __init__(self, name: PathOrUri):
+    def __init__(self, name: PathOrUri, is_new: bool = False):
         self.uri = _checked(str(name))
         self.remote = paths.is_remote(self.uri)
         self.local = Path(self.uri)
@@ -50,6 +55,8 @@ class RunDir:
             # Pages show the run's name, so the copy gets it too.
             self.local = Path(tempfile.mkdtemp(prefix="cid_ray-"), paths.basename(self.uri))
         self.unreachable_since = 0.0
+        self._is_new = is_new
+        self._lock: RunLock | None = None
         # Local stamps of the files whose present state is in the store.
         self._pushed: dict[Path, FileStamp] = {}
         # The store's stamps of the files that were copied from it.
@@ -62,6 +69,7 @@ class RunDir:
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.unlock()
         if not self.remote:
             return
         if self._pushed:
@@ -80,6 +88,40 @@ class RunDir:
         """Whether the folder holds a run: every run writes config.yaml first."""
         with read_errors_as_input_errors(self.uri):
             return paths.exists(paths.join(self.uri, "config.yaml"))
+
+    def lock(self) -> RunLock:
+        """Let no other process write into the folder until `unlock`. Called before the first write.
+
+        Of a folder in an object store it locks this process's copy only.
+
+        Raises:
+            InputError: another process holds the folder, it cannot be locked, or the run is new and
+                the folder holds one already.
+        """
+        if self._lock is None:
+            lock = RunLock(self.local)
+            try:
+                self.check_new()
+            except InputError:
+                lock.close()
+                raise
+            self._lock = lock
+            self._is_new = False
+        return self._lock
+
+    def unlock(self) -> None:
+        """Let other processes write into the folder."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def check_new(self) -> None:
+        """Raise InputError when the run is new and the folder holds a run already."""
+        if self._is_new and self.exists:
+            raise InputError(
+                f"--out {self} already holds a run; "
+                f"continue it with --resume {self}, or choose another folder"
+            )
 
     def pull(self, *folders: str) -> None:
         """Copy to `local` what is new in the store since the last pull.
@@ -158,11 +200,12 @@ def new_run_dir(out: str | None, stem: str) -> RunDir:
             "give an absolute path on a folder that all nodes share, or s3://bucket/path"
         )
     runs = Path.home() / "cid_ray" / "runs" if in_ray_job else Path("runs")
-    return RunDir(out or runs / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    return RunDir(out or runs / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}", is_new=True)
 
 
 def write_config(config: Config, run_dir: RunDir) -> None:
-    """Create the run folder with the resolved configuration in it."""
+    """Create and lock the run folder, with the resolved configuration in it."""
+    run_dir.lock()
     try:
         with paths.atomic_write(run_dir.local / CONFIG_FILE) as file:
             file.write(config.to_yaml().encode())

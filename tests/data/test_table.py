@@ -269,3 +269,11 @@ def test_demo_seasons_differ_in_colour_statistics(demo: Table) -> None:
     for one, other in itertools.combinations(SEASONS, 2):
         shift = np.abs(mean[one] - mean[other]) / np.maximum(deviation[one], deviation[other])
         assert shift.max() > 1.5, f"{one} and {other} look alike"
+
+
+def test_table_that_another_process_writes_is_refused(tmp_path: Path) -> None:
+    first = TableWriter(tmp_path / "table", ["a"], [[0, 0, 0]], 255)
+    with pytest.raises(InputError, match="in use by another process"):
+        TableWriter(tmp_path / "table", ["b"], [[0, 0, 0]], 255)
+    first.close()
+    TableWriter(tmp_path / "table", ["b"], [[0, 0, 0]], 255).close()

@@ -195,7 +195,7 @@ def test_search_in_moved_folder_stops(search: Search, tmp_path: Path) -> None:
 
 
 def test_open_folder_in_use_is_refused(search: Search, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="in use by another search"):
+    with pytest.raises(InputError, match="in use by another process"):
         open_search(tmp_path, search.config)
     search.close()
     open_search(tmp_path, search.config).close()

@@ -6,6 +6,8 @@ one, written by whole simulated searches.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -56,13 +58,26 @@ def test_run_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path: Path) 
     other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout is not None and other.stdout.readline() == "locked\n"
-        with pytest.raises(InputError, match="in use by another search"):
+        with pytest.raises(InputError, match="in use by another process"):
             RunLock(tmp_path)
     finally:
         other.kill()
         other.wait()
     with RunLock(tmp_path) as lock:
         lock.check()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_run_lock_on_file_system_without_locks_names_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    rule = f"cannot be locked .{os.strerror(number)}.: its file system has no locks.*choose --out"
+    with pytest.raises(InputError, match=rule):
+        RunLock(tmp_path)
 
 
 def test_run_lock_of_moved_folder_is_lost_even_if_another_replaces_it(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, build_config, load_config
 from cid_ray.report import main as report_main
 from cid_ray.results.records import of_event, read_records
 from cid_ray.storage import paths
-from cid_ray.storage.run_dir import RAY_JOB_WORKING_DIR, RunDir, new_run_dir
+from cid_ray.storage.run_dir import RAY_JOB_WORKING_DIR, RunDir, new_run_dir, write_config
 from cid_ray.tune import main as tune_main
 from tests.helpers.object_store import BUCKET, serving
 from tests.helpers.small_search import space_file
@@ -52,6 +52,20 @@ def test_push_changed_files_are_pulled_elsewhere(store: dict[str, str]) -> None:
         other.pull("report")
         assert (other.local / "records.jsonl").read_text() == "newer, from here"
         assert (other.local / "report" / "index.html").read_text() == "page"
+
+
+def test_new_run_that_another_process_started_meanwhile_is_refused(tmp_path: Path) -> None:
+    """Both found no run in the folder when they started."""
+    first, second = (new_run_dir(str(tmp_path / "run"), "demo") for _ in range(2))
+    first.check_new()
+    second.check_new()
+    with first:
+        write_config(build_config({}), first)
+        with pytest.raises(InputError, match="in use by another process"):
+            write_config(build_config({}, {"train.steps": 7}), second)
+    with pytest.raises(InputError, match="already holds a run; continue it with --resume"):
+        write_config(build_config({}, {"train.steps": 7}), second)
+    assert load_config(tmp_path / "run" / "config.yaml").train.steps != 7
 
 
 def test_new_run_dir_of_submitted_job_is_outside_its_working_folder(
