@@ -23,7 +23,8 @@ test: .venv            ## the tests of CI; CID_RAY_DATA=DIR adds those on real d
 	$(BIN)/python -m pytest
 
 test-fast: .venv       ## tests without Ray and without child processes, under two minutes
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not ray and not process'
+	$(BIN)/python -m pytest -n auto --dist loadfile \
+		-m 'not slow and not gpu and not ray and not process'
 
 test-slow: .venv       ## tests of several minutes
 	$(BIN)/python -m pytest -m slow

@@ -141,11 +141,12 @@ def test_normalization_of_lite0_is_a_half_and_of_resnet_imagenets() -> None:
 
 
 def test_network_sees_normalized_pixels() -> None:
+    torch.manual_seed(0)
     net = segmenter("tf_efficientnet_lite0").eval()
     image = images((64, 64))
     with torch.no_grad():
         expected = net.net((image.float() / 255 - 0.5) / 0.5)
-        torch.testing.assert_close(net(image)[0], expected)
+        torch.testing.assert_close(net(image)[0], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("encoder", ["test_efficientnet", "test_resnet", "test_convnext"])

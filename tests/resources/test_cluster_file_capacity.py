@@ -14,11 +14,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.version import Version
 
 from cid_ray.config import InputError
 from cid_ray.resources.capacity import ClusterCapacity, Resources
@@ -179,6 +181,10 @@ def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.process
+@pytest.mark.skipif(
+    Version(version("ray")) < Version("2.59"),
+    reason="Ray before 2.59 finds the Kubernetes API with the token of a real pod only",
+)
 @pytest.mark.parametrize(
     ("cluster", "expected"),
     [("cid", "may still start 8 gpu"), ("other", "could not be read: 403")],
