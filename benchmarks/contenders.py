@@ -21,9 +21,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from cid_ray.config import Config, SearchConfig, TrainConfig, build_config
 from cid_ray.search.pruning import pruned_at_rung
-from cid_ray.search.scheduling import Scheduler
 from cid_ray.search.space import Space
 from cid_ray.search.study_store import StudyStore
+from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.storage.run_dir import RunDir
 
 TENTHS = tuple(k / 10 for k in range(1, 11))
@@ -48,15 +48,15 @@ class Ours:
         self.folder = tempfile.TemporaryDirectory()
         space = Space.parse(config.search.space)
         self.store = StudyStore(RunDir(self.folder.name), config, space)
-        self.scheduler = Scheduler(self.store)
+        self.queue = TrialQueue(self.store)
 
     def start(self) -> tuple[str, Mapping[str, Any]]:
-        trial = self.scheduler.next_trial()
+        trial = self.queue.next_trial()
         assert trial is not None
         return trial.name, trial.params
 
     def report(self, handle: str, rung: int, images: int, value: float) -> bool:
-        trial = self.scheduler.running[handle]
+        trial = self.queue.running[handle]
         steps = len(self.fractions)
         record = {"step": rung, "steps": steps, "images_seen": images, self.metric: value}
         if pruned_at_rung(self.store, trial, record):
@@ -65,7 +65,7 @@ class Ours:
             self.store.finish(trial, TrialState.COMPLETE, [value])
         else:
             return False
-        del self.scheduler.running[handle]
+        del self.queue.running[handle]
         return rung < steps
 
 
@@ -76,20 +76,20 @@ class Stock:
         self.fractions = TENTHS
         self.numbers = itertools.count()
         self.searcher = OptunaSearch(space.suggest, seed=seed, metric="miou", mode="max")
-        self.scheduler = ASHAScheduler(max_t=len(TENTHS), metric="miou", mode="max", **changes)
+        self.queue = ASHAScheduler(max_t=len(TENTHS), metric="miou", mode="max", **changes)
 
     def start(self) -> tuple[Any, Mapping[str, Any]]:
         trial = SimpleNamespace(trial_id=f"{next(self.numbers):05d}")
         point = self.searcher.suggest(trial.trial_id)
-        self.scheduler.on_trial_add(None, trial)
+        self.queue.on_trial_add(None, trial)
         return trial, point
 
     def report(self, handle: Any, rung: int, images: int, value: float) -> bool:
         result = {"training_iteration": rung, "miou": value}
-        if self.scheduler.on_trial_result(None, handle, result) != TrialScheduler.STOP:
+        if self.queue.on_trial_result(None, handle, result) != TrialScheduler.STOP:
             self.searcher.on_trial_result(handle.trial_id, result)
             return False
-        self.scheduler.on_trial_complete(None, handle, result)
+        self.queue.on_trial_complete(None, handle, result)
         # Ray tells Optuna COMPLETE for a trial that its scheduler stopped.
         self.searcher.on_trial_complete(handle.trial_id, result=result)
         return True

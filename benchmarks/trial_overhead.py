@@ -95,7 +95,7 @@ def time_ours(
 
     folder.mkdir(parents=True)
     file = folder / STAMPS_FILE
-    suggest = ray_adapter.SearchSearcher.suggest
+    suggest = ray_adapter.TuneSearcher.suggest
     run_trial = ray_adapter.run_trial
 
     def stamped_suggest(self: Any, trial_id: str) -> Any:
@@ -107,12 +107,12 @@ def time_ours(
 
     (folder / "config.yaml").write_text(make_config(workers, changes).to_yaml())
     command = ["--config", str(folder / "config.yaml"), "--trials", str(trials)]
-    ray_adapter.SearchSearcher.suggest = stamped_suggest  # type: ignore[method-assign]
+    ray_adapter.TuneSearcher.suggest = stamped_suggest  # type: ignore[method-assign]
     ray_adapter.run_trial = functools.partial(stamped_trial, str(file))
     try:
         assert tune.main([*command, "--out", str(folder / "run")]) == 0
     finally:
-        ray_adapter.SearchSearcher.suggest = suggest  # type: ignore[method-assign]
+        ray_adapter.TuneSearcher.suggest = suggest  # type: ignore[method-assign]
         ray_adapter.run_trial = run_trial
     return intervals(file)[:trials]
 

@@ -73,7 +73,7 @@ def report(config: Config, capacity: ClusterCapacity, prices: Prices) -> None:
     print(node_table(capacity, prices))
     request, count = trial_request(config, capacity)
     one_process = config.distributed.max_workers == 1
-    print(f"one trial asks for {request.per_process if one_process else request}")
+    print(f"one trial requests {request.per_process if one_process else request}")
     print(describe(placement_cost(capacity, request, count, prices)))
     on_demand = capacity.without_spot()
     if on_demand != capacity:

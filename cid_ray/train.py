@@ -26,7 +26,7 @@ EXAMPLES = """
 
 def main(argv: list[str]) -> int:
     options = parser.make_parser("train", __doc__ or "", EXAMPLES)
-    parser.add_config_options(options, resume_with_changes=True)
+    parser.add_config_options(options)
     parser.add_verbosity_options(options)
     supervisor.add_restarts_option(options)
     args = options.parse_args(argv)

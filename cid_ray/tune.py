@@ -55,11 +55,11 @@ def main(argv: list[str]) -> int:
     resources, max_concurrent = plan_placement(config, cluster_capacity())
 
     deadline = started + args.budget - FINALIZE_RESERVE_S if args.budget else None
-    contents = plan.preflight.contents
+    content_hashes = plan.preflight.content_hashes
     with (
         run_dir,
         Search.open(
-            config, run_dir, space=plan.space, contents=contents, deadline=deadline
+            config, run_dir, space=plan.space, content_hashes=content_hashes, deadline=deadline
         ) as search,
         RunConsole(run_dir.local, search.total, "trial", args.verbosity) as console,
     ):
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
 
             run_search(search, resources, max_concurrent)
             search.finalize(resources=resources)
-        search.close()
+        search.close()  # first: callbacks may still print
         code, lines = search_outcome(search, time.monotonic() - started)
         for line in lines:
             console.log(line, always=True)
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 def parse_options(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("tune", __doc__ or "", EXAMPLES)
-    add_config_options(parser, resume_with_changes=True)
+    add_config_options(parser)
     add_verbosity_options(parser)
     add_restarts_option(parser)
     add = parser.add_argument

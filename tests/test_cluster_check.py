@@ -82,7 +82,7 @@ def test_check_gpu_cluster_gives_each_trial_a_gpu_or_the_requested_fraction(
 ) -> None:
     assert check("--cluster", "cluster/kuberay-rayjob.yaml") == 0
     out = capsys.readouterr().out
-    assert "one trial asks for 1 CPU + 1 GPU\n" in out
+    assert "one trial requests 1 CPU + 1 GPU\n" in out
     assert "\n8 concurrent trials on 1 headgroup, 8 gpu: price unknown" in out
     assert "$0" not in out
     half = ["--set", "search.gpus_per_trial=0.5"]
@@ -100,7 +100,7 @@ def test_check_workers_are_placed_together_with_ray_datas_cpus(
     changes = ["--set", "distributed.num_workers=3", "--set", "data.batch_size_u=6"]
     assert check("--cluster", "cluster/aws.yaml", *changes) == 0
     out = capsys.readouterr().out
-    assert "one trial asks for 3 x (8 CPU + 1 GPU), and 0.51 CPU for Ray Data's tasks" in out
+    assert "one trial requests 3 x (8 CPU + 1 GPU), and 0.51 CPU for Ray Data's tasks" in out
     assert "2 concurrent trials on 1 head, 6 gpu-spot, 1 cpu-spot: $4.17 per hour" in out
 
 

@@ -86,7 +86,7 @@ def test_failures_of_one_kind_stop_the_search_with_their_reason(
         space={"loss.style_weight": {"float": [1e38, 2e38]}},
         trials=50,
         ratios=["1/4"],
-        max_failures=3,
+        max_failed_trials=3,
         baselines=[],
     )
     out = tmp_path / "run"
@@ -95,7 +95,7 @@ def test_failures_of_one_kind_stop_the_search_with_their_reason(
     assert 3 <= states(out)["1/4 cid"]["FAIL"] <= 4  # one more may have been running
     shown = capsys.readouterr().out
     assert "3 trials failed in the same way (FloatingPointError" in shown
-    assert "search.max_failures" in shown and f"--resume {out}" in shown
+    assert "search.max_failed_trials" in shown and f"--resume {out}" in shown
 
 
 # ---- disks ----

@@ -28,14 +28,15 @@ from cid_ray.callbacks.console import SearchConsole
 from cid_ray.cli.console import RunConsole
 from cid_ray.cli.signals import stop_signals
 from cid_ray.config import Config, build_config
+from cid_ray.resources.capacity import Resources
 from cid_ray.results.records import Record, read_records
 from cid_ray.search import _optuna_compat
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Decision, Search
 from cid_ray.search.plugins import make_pruner
-from cid_ray.search.scheduling import Scheduler
 from cid_ray.search.status import SearchStatus
 from cid_ray.search.study_store import StudyStore
+from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import StudyKey
 from cid_ray.search.trial_states import STATE_NAMES
 from cid_ray.storage.run_dir import RunDir
@@ -178,23 +179,23 @@ CLEAN = {
 }
 
 
-def reopened(out: Path, max_concurrent: int) -> Scheduler:
+def reopened(out: Path, max_concurrent: int) -> TrialQueue:
     """The studies of a chaos test as they are on disk, and what of them is interrupted."""
     config = chaos_config(max_concurrent)
-    return Scheduler(StudyStore(RunDir(out), config, check_search(config)))
+    return TrialQueue(StudyStore(RunDir(out), config, check_search(config)))
 
 
 def account(out: Path, max_concurrent: int) -> dict[str, int]:
     """What the kills have cost: CLEAN, and segments between two rungs that were done again."""
-    scheduler = reopened(out, max_concurrent)
-    store = scheduler.store
+    queue = reopened(out, max_concurrent)
+    store = queue.store
     finished = {run: STATE_NAMES[state.name] for run, state in store.finished().items()}
     text = (out / "records.jsonl").read_text()
     records = [json.loads(line) for line in text.splitlines() if _is_json(line)]
     ends = [(r["run"], r["state"]) for r in records if r["event"] == "trial"]
     segments = Counter((out / "work.log").read_text().splitlines())
     extra = sum(max(0, len(store.trials(k)) - store.n_trials(k)) for k in store.studies)
-    lost = store.total_trials() - len(finished) + len(scheduler.resume_queue)
+    lost = store.total_trials() - len(finished) + len(queue.resume_queue)
     return {
         "trials lost": lost,
         "trials run twice": extra + len(ends) - len({run for run, _ in ends}),
@@ -243,10 +244,10 @@ def decisions_that_differ(out: Path, store: StudyStore) -> int:
 # ---- the kills ----
 
 
-def run_search(out: Path, max_concurrent: int) -> int:
+def run_or_resume(out: Path, max_concurrent: int) -> int:
     """Run or resume the search in a folder, as `cid_ray.tune` does."""
     from cid_ray.resources.ray_session import start_ray
-    from cid_ray.search.ray_adapter import run_trials
+    from cid_ray.search.ray_adapter import run_search
 
     start_ray()
     with (
@@ -258,12 +259,8 @@ def run_search(out: Path, max_concurrent: int) -> int:
         for callback in (status, SearchConsole(console, status)):
             search.add_callback(callback)
         console.log(STARTED)
-        run_trials(
-            search,
-            functools.partial(simulated_trial, str(out), segment_s=SEGMENT_S),
-            {"CPU": 0.5},
-            max_concurrent,
-        )
+        trial_fn = functools.partial(simulated_trial, str(out), segment_s=SEGMENT_S)
+        run_search(search, Resources(0.5, 0), max_concurrent, trial_fn)
         if search.rules.reason:
             console.log(f"stopped: {search.rules.reason}")
             return 1
@@ -363,4 +360,4 @@ def count_log_lines(out: Path, text: str) -> int:
 if __name__ == "__main__":
     # Inherited by the cluster that this driver starts.
     os.environ["CHAOS_DRIVER"] = str(os.getpid())
-    sys.exit(run_search(Path(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(run_or_resume(Path(sys.argv[1]), int(sys.argv[2])))

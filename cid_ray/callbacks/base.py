@@ -23,10 +23,10 @@ class Callback:
     """Base class with methods that do nothing.
 
     Example:
-        >>> class PrintBest(Callback):
+        >>> class PrintFinished(Callback):
         ...     def on_trial_complete(self, trial, state):
         ...         print(trial.name, state)
-        >>> search.add_callback(PrintBest())
+        >>> search.add_callback(PrintFinished())
     """
 
     @property
@@ -67,7 +67,7 @@ class Callback:
         """
 
     def on_message(self, text: str, important: bool = False) -> None:
-        """A line for people; `important` ones are shown on a quiet terminal too."""
+        """A message for the user; `important` ones are shown on a quiet terminal too."""
 
     def on_search_end(self) -> None:
         """The search has ended or was stopped; nothing follows."""
@@ -80,7 +80,7 @@ class CallbackList(Callback):
         self.callbacks: list[Callback] = []
 
     def add(self, callback: Callback, search: Search) -> None:
-        """From now on the callback hears of every event; its first is the start of the search."""
+        """From now on the callback receives every event; its first is the start of the search."""
         self.callbacks.append(callback)
         self._call(callback, lambda callback: callback.on_search_start(search))
 

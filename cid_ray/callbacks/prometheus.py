@@ -1,7 +1,7 @@
 """A running search in Ray's own metrics, for Prometheus and Grafana: gauges `ray_cid_...`, all set
 by the driver.
 
-A worker's metrics vanish with it, so the process that hears of every event exports everything. Ray
+A worker's metrics vanish with it, so the process that receives every event exports everything. Ray
 reports what was set since its last report (every 10 seconds) and drops a gauge that two reports
 have missed. So valid values are set again every second, and outdated ones fade by themselves. Until
 they have, `trial_running` is 0, which every panel of cluster/grafana/cid_ray.json asks for. There
@@ -44,7 +44,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags in
         "labeled and unlabeled images per second that a running trial is trained on",
         TRIAL_TAGS,
     ),
-    "best_miou": ("mIoU on val of the best trial of full length, in percent", STUDY_TAGS),
+    "best_miou": ("mIoU on val of the best completed trial, in percent", STUDY_TAGS),
     "trials": (
         "trials by state: waiting, running, complete, pruned, failed",
         (*STUDY_TAGS, "state"),

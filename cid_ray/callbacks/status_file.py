@@ -28,6 +28,7 @@ PROGRESS_FIELDS = (
     "seconds",
     "images_per_s",
     "losses",
+    "workers",  # an elastic group changes
 )  # of a trial's records
 
 
@@ -49,6 +50,7 @@ class StatusFile(Callback):
         self.running[trial.name] = {
             **fields,
             "steps": trial.config.train.steps,
+            "workers": trial.config.distributed.max_workers,
             "params": dict(trial.params),
             "resumed": resumed,
             "timestamp": time.time(),

@@ -49,7 +49,6 @@ def add_config_options(
     out_help: str = "the run folder (default runs/NAME-TIME)",
     *,
     resume: bool = True,
-    resume_with_changes: bool = False,
 ) -> None:
     """--config, --set, --out and --resume, which `run_options.open_run` reads.
 
@@ -57,7 +56,6 @@ def add_config_options(
         parser: the command's parser.
         out_help: help text of --out.
         resume: whether there is --resume.
-        resume_with_changes: whether --config and --set may be given together with --resume.
     """
     parser.add_argument(
         "--config", metavar="FILE", help="YAML file; keys that it leaves out keep their defaults"
@@ -73,7 +71,6 @@ def add_config_options(
     parser.add_argument("--out", metavar="DIR", help=out_help)
     if resume:
         parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder")
-    parser.set_defaults(resume_with_changes=resume_with_changes)
 
 
 def add_verbosity_options(parser: Parser) -> None:
@@ -86,7 +83,7 @@ def add_verbosity_options(parser: Parser) -> None:
         action="store_const",
         const=QUIET,
         default=NORMAL,
-        help="print only results, warnings and errors; log.txt stays complete",
+        help="print only results, warnings and errors; log.txt still has every event",
     )
     group.add_argument(
         "-v",

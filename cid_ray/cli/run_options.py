@@ -38,11 +38,8 @@ def open_run(
 
 
 def _open_existing_run(args: argparse.Namespace) -> tuple[Config, RunDir]:
-    changes_given = bool(args.config or args.changes)
-    if args.out or (changes_given and not args.resume_with_changes):
-        raise InputError(
-            "--resume DIR continues with DIR's own config; leave out --config, --set and --out"
-        )
+    if args.out:
+        raise InputError("--resume DIR continues in DIR; leave out --out")
     run_dir = RunDir(args.resume)
     run_dir.pull()
     kept = run_dir.local / CONFIG_FILE

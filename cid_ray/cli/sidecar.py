@@ -73,7 +73,7 @@ def live_dashboard(
     """Serve the live page of a run until the block ends. An error of the page does not stop it.
 
     Args:
-        port: the port to listen on; 0: any free port; None: no page.
+        port: the port to listen on; 0: 8266 or the next free one; None: no page.
         run_dir: the run folder.
         log: receives every line that the dashboard prints.
     """

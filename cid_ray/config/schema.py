@@ -107,7 +107,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    # Any architecture of segmentation_models_pytorch.
+    # An architecture of segmentation_models_pytorch, but DPT.
     decoder: str = "deeplabv3plus"
     # Any timm model that supports features_only.
     encoder: str = "resnet50"
@@ -190,17 +190,17 @@ class Config(Section):
             return self.data.batch_size + self.data.batch_size_u
         return self.data.batch_size
 
-    def fingerprint(self, *contents: str) -> str:
+    def fingerprint(self, *content_hashes: str) -> str:
         """Hash of everything that changes results, in 16 hexadecimal digits.
 
         Args:
-            contents: hashes of the data set, the split and the weights file.
+            content_hashes: hashes of the data set, the split and the weights file.
         """
         values = self.result_affecting_values()
         if values["model.weights"] not in ("none", "pretrained"):
-            # The content of a weights file is among `contents`; its path says nothing about it.
+            # The hash of a weights file is among `content_hashes`; its path says nothing.
             values["model.weights"] = "file"
-        text = json.dumps([values, *contents], sort_keys=True)
+        text = json.dumps([values, *content_hashes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def result_affecting_values(self) -> dict[str, Any]:

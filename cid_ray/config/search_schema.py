@@ -74,7 +74,7 @@ class SearchConfig(Section):
     # How often a trial is resumed from its checkpoint after its process died; then it has failed.
     retries: int = Field(2, ge=0)
     # Trials that failed with the same reason, after which the search stops.
-    max_failures: int = Field(5, ge=1)
+    max_failed_trials: int = Field(5, ge=1)
     # Trials that run concurrently; null: as many as the cluster has room for.
     max_concurrent_trials: int | None = Field(None, ge=1)
     # CPUs of a single-process trial.

@@ -104,7 +104,7 @@ def _count_placeable(
     count = capacity.max_concurrent(request)
     if not count:
         raise InputError(
-            f"{what} asks for {request}; this can never be placed: {capacity.name} has {capacity}. "
+            f"{what} requests {request}; this can never be placed: {capacity.name} has {capacity}. "
             f"{remedy}"
         )
     return count

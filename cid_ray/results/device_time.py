@@ -5,12 +5,12 @@ from __future__ import annotations
 from cid_ray.results.records import Record
 
 BASELINES = "baselines"
-FULL_LENGTH = "CID, full length"
+COMPLETED = "CID, completed"
 PRUNED = "CID, pruned"
 REPEATS = "repeats"
 FAILED = "failed"
 UNFINISHED = "unfinished"
-TIME_KINDS = (BASELINES, FULL_LENGTH, PRUNED, REPEATS, FAILED, UNFINISHED)
+TIME_KINDS = (BASELINES, COMPLETED, PRUNED, REPEATS, FAILED, UNFINISHED)
 
 
 def device_seconds(records: list[Record], running: dict[str, Record]) -> dict[str, float]:
@@ -21,7 +21,8 @@ def device_seconds(records: list[Record], running: dict[str, Record]) -> dict[st
             seconds = record["seconds"] * record["workers"]
             spent[record["run"]] = max(spent.get(record["run"], 0.0), seconds)
     for run, position in running.items():
-        spent[run] = max(spent.get(run, 0.0), position.get("seconds", 0.0))
+        seconds = position.get("seconds", 0.0) * position.get("workers", 1)
+        spent[run] = max(spent.get(run, 0.0), seconds)
     return spent
 
 
@@ -49,4 +50,4 @@ def _time_kind(newest: Record, finished: Record | None) -> str:
         return REPEATS
     if newest["method"] != "cid":
         return BASELINES
-    return PRUNED if state == "pruned" else FULL_LENGTH
+    return PRUNED if state == "pruned" else COMPLETED

@@ -55,9 +55,9 @@ def floor_data(
 
 
 def history_data(summary: RatioSummary) -> list[dict[str, Any]]:
-    """CID trials in order: value at the last rung, fraction of full length, state, best so far.
+    """CID trials in order: value at the last rung, fraction of `train.steps`, state, best so far.
 
-    Only trials of full length count as best: a pruned trial's value is that of a shorter training.
+    Only completed trials count as best: a pruned trial's value is that of a shorter training.
     """
     found = []
     best: RunScore | None = None
@@ -97,7 +97,7 @@ def curves_data(summary: RatioSummary) -> dict[str, dict[str, Any]]:
 
 
 def slices_data(summaries: list[RatioSummary]) -> dict[str, dict[str, list[tuple[Any, float]]]]:
-    """hyperparameter -> ratio -> [(value, val mIoU)] of CID trials of full length.
+    """hyperparameter -> ratio -> [(value, val mIoU)] of completed CID trials.
 
     Hyperparameters that never took a second value are left out.
     """

@@ -163,7 +163,7 @@ def draw_importances(summaries: list[RatioSummary]) -> str | None:
 
 
 def draw_slices(summaries: list[RatioSummary]) -> str | None:
-    """One panel per hyperparameter: val mIoU of full-length CID trials against its value."""
+    """One panel per hyperparameter: val mIoU of completed CID trials against its value."""
     slices = slices_data(summaries)
     if not slices:
         return None
@@ -177,7 +177,7 @@ def draw_slices(summaries: list[RatioSummary]) -> str | None:
         axis.set_visible(False)
     axes[0].legend(frameon=False, fontsize=7)
     figure.supylabel("val mIoU, %", fontsize=10)
-    figure.suptitle("CID trials of full length only", fontsize=10)
+    figure.suptitle("completed CID trials only", fontsize=10)
     return _svg(figure)
 
 

@@ -53,7 +53,7 @@ def _hyperparameters(summaries: list[RatioSummary]) -> list[str]:
         return []
     title = (
         "How hyperparameters change with the label count "
-        "(best trial, and the best quarter of full-length trials):"
+        "(best trial, and the best quarter of completed trials):"
     )
     head = ["hyperparameter", *(summary.name for summary in summaries)]
     return ["", title, "", *_table(head, [[f"`{key}`", *cells] for key, cells in table])]

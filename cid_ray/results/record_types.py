@@ -47,7 +47,10 @@ class RunHeader(CommonFields):
 
 
 class Losses(TypedDict):
-    """Loss terms of one step, the mean over all workers; None where a value is not finite."""
+    """Loss terms of one step; None where a value is not finite.
+
+    The mean over all workers; in `progress` records those of the first worker.
+    """
 
     total: float | None
     sup: float | None
@@ -57,7 +60,7 @@ class Losses(TypedDict):
     mask_ratio: float | None  # fraction of pixels whose pseudo-label passed the threshold
 
 
-class Cost(TypedDict):
+class Progress(TypedDict):
     """How far a run is and what it took."""
 
     step: int  # optimizer steps done
@@ -121,7 +124,7 @@ BestScores = TypedDict(
 )
 
 
-class ProgressRecord(CommonFields, Cost):
+class ProgressRecord(CommonFields, Progress):
     """Between two rungs, every few seconds. Callbacks receive it; the file never holds it."""
 
     event: Literal["progress"]
@@ -129,7 +132,7 @@ class ProgressRecord(CommonFields, Cost):
     warning: str | None  # new warnings since the last record
 
 
-class RungRecord(RunHeader, Cost, ValScores):
+class RungRecord(RunHeader, Progress, ValScores):
     """Val was scored at a rung and a checkpoint was written."""
 
     event: Literal["rung"]
@@ -143,8 +146,8 @@ class RungRecord(RunHeader, Cost, ValScores):
     params: NotRequired[dict[str, Any]]  # hyperparameters of the trial; absent in a run of `train`
 
 
-class FinalRecord(RunHeader, Cost, ValScores, TestScores, BestScores):
-    """The run reached its full length. Without test scores until the search has chosen the run."""
+class FinalRecord(RunHeader, Progress, ValScores, TestScores, BestScores):
+    """The last step is done. Without test scores until the search has chosen the run."""
 
     event: Literal["final"]
     test_split: NotRequired[str]  # split behind `test/*`: test, or val where the table has no test
@@ -248,10 +251,10 @@ class FailedRecord(CommonFields):
     params: dict[str, Any]  # hyperparameters of the trial
 
 
-class UnwritableRecord(TypedDict):
+class StorageErrorRecord(TypedDict):
     """A trial's process cannot write its run folder. The file never holds it."""
 
-    event: Literal["unwritable"]
+    event: Literal["storage_error"]
     run: str
     errno: int  # of the OSError: disk full, read-only file system, ...
     reason: str
@@ -269,5 +272,5 @@ EVENTS: dict[str, type] = {
     "search": SearchRecord,
     "noise": NoiseRecord,
     "failed": FailedRecord,
-    "unwritable": UnwritableRecord,
+    "storage_error": StorageErrorRecord,
 }

@@ -4,8 +4,8 @@ A record says what was measured (`event`), of which run (name, ratio, method, tr
 number), by which code on which data, and at what cost. record_types.py lists the fields of every
 event. Reports are rebuilt from records alone, so this package needs neither torch nor ray.
 
-One process appends, and every append reaches the disk. A resumed run measures its last rung again,
-so the file may hold a measurement twice: `read_records` keeps the last.
+One process appends, and every append reaches the disk. A resumed run repeats the record of its
+last rung, so the file may hold a measurement twice: `read_records` keeps the last.
 """
 
 from __future__ import annotations

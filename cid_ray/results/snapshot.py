@@ -39,10 +39,10 @@ class RunningTrial:
 
 @dataclass
 class BestRun:
-    """The best run of a method so far: of full length if there is one, else the furthest."""
+    """The best run of a method so far: a completed one if there is one, else the furthest."""
 
     score: RunScore
-    over_supervised: float | None  # None unless both have reached full length
+    over_supervised: float | None  # None unless both have completed
 
 
 @dataclass

@@ -134,7 +134,7 @@ def _of_single_runs(summary: RatioSummary) -> str:
         return "Not enough finished runs to compare methods."
     unfinished = ""
     if "cid" not in scores and summary.cid_search:
-        unfinished = " No CID trial has reached full length yet."
+        unfinished = " No CID trial has completed yet."
     base = scores.pop("supervised")
     best = max(scores, key=lambda m: scores[m])
     if scores[best] <= base:

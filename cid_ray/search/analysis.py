@@ -20,12 +20,12 @@ from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, tria
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.storage.run_dir import RunDir
 
-MIN_TRIALS_FOR_IMPORTANCES = 4  # of full length
+MIN_TRIALS_FOR_IMPORTANCES = 4  # completed
 IMPORTANCE_METHOD = (
-    "PED-ANOVA over trials of full length: how well a hyperparameter alone separates "
+    "PED-ANOVA over completed trials: how well a hyperparameter alone separates "
     "the best tenth from the rest"
 )
-TOP_FRACTION = 1 / 4  # "the best quarter" of the trials of full length
+TOP_FRACTION = 1 / 4  # "the best quarter" of the completed trials
 WARM_START_POINTS = 3  # per ratio of the earlier run
 
 
@@ -92,7 +92,7 @@ def search_records(store: StudyStore) -> list[Record]:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Optuna's importances over trials of full length; empty when there are too few."""
+    """Optuna's importances over completed trials; empty when there are too few."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if len(complete) < MIN_TRIALS_FOR_IMPORTANCES:
         return {}
@@ -178,7 +178,7 @@ def warm_start_points(
                 points.append(point)
     if not points:
         raise InputError(
-            f"--warm-start {path}: no CID trial of full length there has a hyperparameter that "
+            f"--warm-start {path}: no completed CID trial there has a hyperparameter that "
             "this space searches"
         )
     message = f"{len(points)} starting points from {path}"

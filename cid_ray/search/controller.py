@@ -2,13 +2,16 @@
 
     with Search.open(config, run_dir) as search:
         while (trial := search.next_trial()) is not None:
-            for record in cid_ray.train(trial.config, run_dir, trial.name):
+            records = cid_ray.train(
+                trial.config, run_dir, trial.name, score_test=trial.score_test
+            )
+            for record in records:
                 if search.report(record) is Decision.STOP:
                     break
         search.finalize()
 
 The order inside `report` makes a search crash-safe: first the record is written, then the study is
-told, then the trial's end is recorded and callbacks hear of it. After a kill between two of these,
+told, then the trial's end is recorded and callbacks are called. After a kill between two of these,
 `open` completes the rest.
 """
 
@@ -32,7 +35,6 @@ from cid_ray.search.finalize import TrialFn, finalize_search
 from cid_ray.search.heartbeat import Heartbeat
 from cid_ray.search.pruning import pruned_at_rung
 from cid_ray.search.remote_trials import RemoteTrials
-from cid_ray.search.scheduling import Scheduler
 from cid_ray.search.space import Space
 from cid_ray.search.stop_rules import Decision, StopRules
 from cid_ray.search.study_store import (
@@ -42,6 +44,7 @@ from cid_ray.search.study_store import (
     storage_error_message,
 )
 from cid_ray.search.trial_fn import run_trial
+from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import TrialSpec
 from cid_ray.storage.run_dir import RunDir, write_config
 
@@ -56,7 +59,7 @@ class Search:
         run_dir: its folder.
         config: its configuration.
         store: its Optuna studies.
-        scheduler: which trial runs next, and which run now.
+        queue: which trial runs next, and which run now.
         rules: when it has to stop.
         events: writes records and tells callbacks.
         total: trials of the whole search, repeats included.
@@ -67,18 +70,18 @@ class Search:
         self.run_dir = run_dir
         self.config = store.config
         self.store = store
-        self.scheduler = Scheduler(store)
-        self.heartbeat = Heartbeat(self.scheduler)
+        self.queue = TrialQueue(store)
+        self.heartbeat = Heartbeat(self.queue)
         self.heartbeat.record()
-        self.rules = StopRules(self.config.search.max_failures, deadline)
+        self.rules = StopRules(self.config.search.max_failed_trials, deadline)
         self.events = EventLog(store)
         self.callbacks = self.events.callbacks
-        self.remote = RemoteTrials(self.scheduler, self.heartbeat, self.events)
+        self.remote = RemoteTrials(self.queue, self.heartbeat, self.events)
         self.total = store.total_trials()
         self.finished_before = len(store.finished())
         self._lock = run_dir.lock()
         self._said_waiting = False
-        # Stale trials come at the first refresh, when callbacks can hear of them.
+        # Stale trials come at the first refresh, when callbacks can receive them.
         self.events.backfill()
 
     @classmethod
@@ -88,7 +91,7 @@ class Search:
         run_dir: RunDir,
         *,
         space: Space | None = None,
-        contents: Mapping[str, str] | None = None,
+        content_hashes: Mapping[str, str] | None = None,
         deadline: float | None = None,
         timeout_s: int = TIMEOUT_S,
     ) -> Search:
@@ -99,7 +102,7 @@ class Search:
                 the same one.
             run_dir: its folder; locked until `close`.
             space: the parsed search space; None: parse and check it here.
-            contents: hashes of data set and weights file, by a name for messages.
+            content_hashes: hashes of data set and weights file, by a name for messages.
             deadline: when trials have to stop, by `time.monotonic()`.
             timeout_s: seconds without heartbeat after which a shared trial is stale.
 
@@ -112,7 +115,7 @@ class Search:
             if not run_dir.exists:
                 # A new folder gets its config first, so that a kill from here on can be resumed.
                 write_config(config, run_dir)
-            store = StudyStore(run_dir, config, space, contents, timeout_s)
+            store = StudyStore(run_dir, config, space, content_hashes, timeout_s)
             search = cls(run_dir, store, deadline)
             # Only now is it known that the stored studies are of this search.
             write_config(config, run_dir)
@@ -138,7 +141,7 @@ class Search:
         self.run_dir.unlock()
 
     def add_callback(self, callback: Callback) -> None:
-        """From now on the callback hears of every event."""
+        """From now on the callback receives every event."""
         self.callbacks.add(callback, self)
 
     # ---- trials ----
@@ -152,9 +155,9 @@ class Search:
             self._lock.check()
             while not self.should_stop():
                 self.refresh()
-                resumed = bool(self.scheduler.resume_queue)
+                resumed = bool(self.queue.resume_queue)
                 try:
-                    trial = self.scheduler.next_trial()
+                    trial = self.queue.next_trial()
                     if trial is not None:
                         self.events.started(trial, resumed)
                     return trial
@@ -175,18 +178,18 @@ class Search:
         with self.storage_errors(run):
             self._lock.check()
             self.refresh()
-            if run in self.scheduler.running:
-                return self._report(self.scheduler.running[run], record)
+            if run in self.queue.running:
+                return self._report(self.queue.running[run], record)
         return Decision.STOP
 
     def report_process_died(self, run: str) -> None:
         """A trial's process is gone: queue the trial again, or fail it when no retry is left."""
-        trial = self.scheduler.running.get(run)
+        trial = self.queue.running.get(run)
         if trial is None or self.should_stop():
             return
         with self.storage_errors(run):
             self._lock.check()
-            attempt = self.scheduler.retry(run)
+            attempt = self.queue.retry(run)
             if attempt:
                 self.events.retried(trial, PROCESS_DIED, attempt)
             else:
@@ -200,15 +203,15 @@ class Search:
         """Whether a trial may follow later: a retry, a repeat, another machine's stale trial."""
         with self.storage_errors():
             remote = self.store.n_remote()
-            if remote and not self.scheduler.running and not self._said_waiting:
+            if remote and not self.queue.running and not self._said_waiting:
                 self._said_waiting = True
                 self.log(f"waiting for {remote} trials of other machines (Ctrl-C: do not wait)")
-            return bool(self.scheduler.running or remote)
+            return bool(self.queue.running or remote)
         return False
 
     def _report(self, trial: TrialSpec, record: Record) -> Decision:
         event = record["event"]
-        if event == "unwritable":
+        if event == "storage_error":
             raise OSError(record["errno"], record["reason"], record["path"])
         if event == "progress":
             self.events.progress(trial, record)
@@ -248,18 +251,18 @@ class Search:
         reason: str = "",
     ) -> None:
         """The study first: what it knows, the next start back-fills into the records."""
-        self.scheduler.running.pop(trial.name, None)
+        self.queue.running.pop(trial.name, None)
         self.store.finish(trial, state, values)
         self.total = self.store.total_trials()
         self.events.finished(trial, trial_states.STATE_NAMES[state.name], reason)
 
     def log(self, text: str, important: bool = False) -> None:
-        """A line for people."""
+        """Show the user a message."""
         self.callbacks.on_message(text, important)
 
     def refresh(self) -> None:
-        """Once a minute: hear of the other machines of a shared study."""
-        if self.remote.refresh():
+        """Once a minute: see what the other machines of a shared study have done."""
+        if self.store.shared and self.remote.refresh():
             self.total = self.store.total_trials()
             self.callbacks.on_refresh()
 

@@ -21,7 +21,7 @@ class EventLog:
 
     Attributes:
         records: appends to `records.jsonl`.
-        callbacks: hear of every event.
+        callbacks: receive every event.
     """
 
     def __init__(self, store: StudyStore):

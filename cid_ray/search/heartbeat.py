@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 
 from cid_ray.search import _optuna_compat
 from cid_ray.search.rdb import OWNER, RUN_DIR
-from cid_ray.search.scheduling import Scheduler
+from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import identity_fields
 from cid_ray.search.trial_states import (
     RETRY_OF,
@@ -67,9 +67,9 @@ class Heartbeat:
     a local search.
     """
 
-    def __init__(self, scheduler: Scheduler):
-        self.scheduler = scheduler
-        self.store = scheduler.store
+    def __init__(self, queue: TrialQueue):
+        self.queue = queue
+        self.store = queue.store
         self.interval_s = self.store.timeout_s / BEATS_PER_TIMEOUT
         self.next_poll = 0.0  # by time.monotonic()
         self.orphans: set[int] = set()
@@ -77,7 +77,7 @@ class Heartbeat:
     def record(self) -> None:
         """Record a heartbeat for every trial of this machine."""
         if self.store.shared:
-            for trial_id in self.scheduler.trial_ids():
+            for trial_id in self.queue.trial_ids():
                 self.store.storage.record_heartbeat(trial_id)
 
     @contextmanager

@@ -38,7 +38,7 @@ RESUMABLE_KEYS = (
     "search.gpus_per_trial",
     "search.repeats.",
     "search.retries",
-    "search.max_failures",
+    "search.max_failed_trials",
     "search.callbacks",
 )
 
@@ -63,16 +63,16 @@ def repair(path: Path) -> None:
         file.truncate(content.rfind(b"\n") + 1)
 
 
-def search_fingerprint(config: Config, contents: Mapping[str, str]) -> dict[str, Any]:
+def search_fingerprint(config: Config, content_hashes: Mapping[str, str]) -> dict[str, Any]:
     """What makes two searches the same one: dotted key -> value.
 
     Args:
         config: the configuration of the search.
-        contents: hashes of the data set and the weights file, by a name for messages.
+        content_hashes: hashes of the data set and the weights file, by a name for messages.
     """
     values = flatten(config.model_dump(mode="json"))
     kept = {key: value for key, value in values.items() if not key.startswith(RESUMABLE_KEYS)}
-    return kept | dict(contents)
+    return kept | dict(content_hashes)
 
 
 def check_same_search(
@@ -98,5 +98,5 @@ def check_same_search(
     if changed:
         raise InputError(
             f"{name} holds another search: {changed}. Old and new trials are not comparable: "
-            f"restore it, or start a new run ({new})"
+            f"restore the old values, or start a new search ({new})"
         )

@@ -21,7 +21,9 @@ def search_outcome(search: Search, elapsed: float) -> tuple[int, list[str]]:
     """
     resume = f"python -m cid_ray.tune --resume {search.run_dir}"
     if search.rules.reason:
-        return FAILED, [f"stopped: {search.rules.reason}. Then resume with: {resume}"]
+        return FAILED, [
+            f"stopped: {search.rules.reason}. When that is mended, resume with: {resume}"
+        ]
     states = list(search.store.finished().values())
     total = search.store.total_trials()
     lines = [f"{len(states)} of {total} trials finished in {elapsed:.0f} s"]

@@ -41,7 +41,7 @@ class SearchPlan:
         """What Ray's list of jobs shows of the search."""
         return {
             "ratio": ", ".join(self.ratio_names.values()),
-            "fingerprint": self.config.fingerprint(*self.preflight.contents.values()),
+            "fingerprint": self.config.fingerprint(*self.preflight.content_hashes.values()),
         }
 
 
@@ -62,9 +62,9 @@ def plan_search(config: Config) -> SearchPlan:
 
 
 def plan_placement(config: Config, capacity: ClusterCapacity) -> tuple[Resources, int]:
-    """What one trial's own process asks for, and how many trials run concurrently.
+    """What one trial's own process requests, and how many trials run concurrently.
 
-    A trial on several workers asks for a fraction of a CPU itself; Ray Train places its workers.
+    A trial on several workers requests a fraction of a CPU itself; Ray Train places its workers.
 
     Raises:
         InputError: not even one trial can ever be placed.
@@ -96,20 +96,20 @@ def describe_search(
     untuned = [m for m in config.baselines if config.baseline_trials > 1 and per_method[m] == 1]
     if untuned:
         lines.append(
-            "run once, because search.space has no hyperparameter of their own (such as optim.lr): "
-            + ", ".join(untuned)
+            "one trial each, because search.space has no hyperparameter that they use (such as "
+            f"optim.lr): {', '.join(untuned)}"
         )
     if config.repeats.n:
         lines.append(
-            f"then the baselines and the best {config.repeats.top} CID again, with "
-            f"{config.repeats.n} new seeds"
+            f"repeats: the baselines and the best {config.repeats.top} CID trials, "
+            f"{config.repeats.n} new seeds each"
         )
     lines.append(
-        f"{config.sampler.name} suggests, {config.pruner.name} prunes; "
-        f"{max_concurrent} concurrent trials, each {resources}"
+        f"sampler {config.sampler.name}, pruner {config.pruner.name}; "
+        f"up to {max_concurrent} concurrent trials, {resources} each"
     )
     lines += plan.preflight.messages
-    interrupted = len(search.scheduler.resume_queue)
+    interrupted = len(search.queue.resume_queue)
     if search.finished_before or interrupted:
         lines.append(
             f"{search.finished_before} of {search.total} trials have finished, {interrupted} "

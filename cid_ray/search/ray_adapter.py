@@ -34,13 +34,13 @@ from cid_ray.storage import paths
 FATAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 STOP = str(TrialScheduler.STOP)
 CONTINUE = str(TrialScheduler.CONTINUE)
-TrialSource = Callable[[dict[str, Any]], Iterator[Record]]  # a trial's payload -> its records
+TrialRecords = Callable[[dict[str, Any]], Iterator[Record]]  # a trial's payload -> its records
 
 # Tune warns that it writes snapshots too often; they are never read.
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 
-class SearchSearcher(Searcher):
+class TuneSearcher(Searcher):
     """Hands out the search's trials."""
 
     def __init__(self, search: Search):
@@ -60,7 +60,7 @@ class SearchSearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Only the death of a trial's process is news; everything else was reported by
-        SearchScheduler.
+        TuneScheduler.
         """
         run = self.runs.pop(trial_id, None)
         if error and run is not None:
@@ -76,7 +76,7 @@ class SearchSearcher(Searcher):
         return {}  # Tune pickles its searcher into snapshots that are never read
 
 
-class SearchScheduler(FIFOScheduler):
+class TuneScheduler(FIFOScheduler):
     """Passes every record to the search and its decision to Tune."""
 
     def __init__(self, search: Search):
@@ -84,7 +84,7 @@ class SearchScheduler(FIFOScheduler):
         self.search = search
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # see SearchSearcher
+        return {}  # see TuneSearcher
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = self.search.report(json.loads(result["record"]))
@@ -94,14 +94,14 @@ class SearchScheduler(FIFOScheduler):
 class TrialActor(tune.Trainable):
     """Runs one trial after another in one process; a step is the next record."""
 
-    def setup(self, config: dict[str, Any], source: TrialSource | None = None) -> None:
-        assert source is not None
-        self.source = source
+    def setup(self, config: dict[str, Any], trial_fn: TrialRecords | None = None) -> None:
+        assert trial_fn is not None
+        self.trial_fn = trial_fn
         self.start(config)
 
     def start(self, payload: dict[str, Any]) -> None:
         self.name = payload["name"]
-        self.records = self.source(payload)
+        self.records = self.trial_fn(payload)
 
     def step(self) -> dict[str, Any]:
         try:
@@ -128,7 +128,7 @@ def failure_record(run: str, error: Exception) -> Record:
     """What a trial's process reports of an exception: the trial failed, or the storage is lost."""
     if isinstance(error, OSError) and error.errno in FATAL_ERRNOS:
         return {
-            "event": "unwritable",
+            "event": "storage_error",
             "run": run,
             "reason": error.strerror,
             "errno": error.errno,
@@ -142,26 +142,31 @@ def failure_record(run: str, error: Exception) -> Record:
     }
 
 
-def run_trials(
-    search: Search, source: TrialSource, bundle: dict[str, float], max_concurrent: int
+def run_search(
+    search: Search,
+    resources: Resources,
+    max_concurrent: int,
+    trial_fn: TrialRecords | None = None,
 ) -> None:
     """Run every trial of a search in one Tune experiment; returns when all have finished or the
     search stops.
 
     Args:
         search: hands out the trials and decides.
-        source: runs a trial in an actor's process.
-        bundle: what one trial asks for, e.g. {"CPU": 1, "GPU": 0.5}.
+        resources: what one trial's own process requests.
         max_concurrent: trials that run at the same time.
+        trial_fn: runs a trial in an actor's process, which is used again; None: trains.
     """
+    run_dir = str(paths.absolute(search.run_dir.uri))
+    train = functools.partial(run_trial, run_dir, resources.cpus, reuse_process=True)
     # Tune's own snapshots are never read, so they go to a folder that is removed.
     folder = tempfile.mkdtemp(prefix="cid_ray_tune_")
-    trainable = tune.with_parameters(TrialActor, source=source)
+    trainable = tune.with_parameters(TrialActor, trial_fn=trial_fn or train)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([bundle])),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle()])),
         tune_config=tune.TuneConfig(
-            search_alg=SearchSearcher(search),
-            scheduler=SearchScheduler(search),
+            search_alg=TuneSearcher(search),
+            scheduler=TuneScheduler(search),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
             reuse_actors=True,
@@ -180,16 +185,3 @@ def run_trials(
             tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def run_search(search: Search, resources: Resources, max_concurrent: int) -> None:
-    """Train every trial of a search on the cluster; each in a process that is used again.
-
-    Args:
-        search: hands out the trials and decides.
-        resources: what one trial's own process asks for.
-        max_concurrent: trials that run at the same time.
-    """
-    run_dir = str(paths.absolute(search.run_dir.uri))
-    source = functools.partial(run_trial, run_dir, resources.cpus, reuse_process=True)
-    run_trials(search, source, resources.bundle(), max_concurrent)

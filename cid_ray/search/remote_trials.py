@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from cid_ray.search.event_log import EventLog
 from cid_ray.search.heartbeat import Heartbeat, StaleRun
-from cid_ray.search.scheduling import Scheduler
+from cid_ray.search.trial_queue import TrialQueue
 
 
 class RemoteTrials:
     """Keeps this machine's records and running trials in step with the studies."""
 
-    def __init__(self, scheduler: Scheduler, heartbeat: Heartbeat, events: EventLog):
-        self.scheduler = scheduler
+    def __init__(self, queue: TrialQueue, heartbeat: Heartbeat, events: EventLog):
+        self.queue = queue
         self.heartbeat = heartbeat
         self.events = events
 
@@ -30,7 +30,7 @@ class RemoteTrials:
 
     def mark_stale(self, run: str, stale: StaleRun | None = None) -> None:
         """A trial's heartbeat stopped, and it runs again. It may have been running here."""
-        spec = self.scheduler.running.pop(run, None)
+        spec = self.queue.running.pop(run, None)
         stale = stale or self.heartbeat.stale_runs().get(run)
         if stale is None and spec is not None:
             stale = StaleRun(spec.identity_fields, str(self.events.run_dir))

@@ -35,7 +35,7 @@ class RunningTrial:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """One ratio and method. Values are of `search.metric`, over trials of full length."""
+    """One ratio and method. Values are of `search.metric`, over completed trials."""
 
     ratio: str  # with its label count: "1/16 (23)"
     method: str

@@ -19,7 +19,9 @@ class Decision(enum.Enum):
 
 
 class StopRules:
-    """Trials that run when the search stops stay RUNNING in their studies: a resume continues them.
+    """When a search must stop: interrupted, out of time, or with too many failures of one kind.
+
+    Trials that run at that moment stay RUNNING in their studies, and a resume continues them.
 
     Attributes:
         deadline: when trials have to stop, by `time.monotonic()`; None without a budget.
@@ -29,8 +31,8 @@ class StopRules:
         reason: why the search stopped early and has failed; empty while it has not.
     """
 
-    def __init__(self, max_failures: int, deadline: float | None = None):
-        self.max_failures = max_failures
+    def __init__(self, max_failed_trials: int, deadline: float | None = None):
+        self.max_failed_trials = max_failed_trials
         self.deadline = deadline
         self.test_seconds = 0.0
         self.interrupted = False
@@ -52,9 +54,9 @@ class StopRules:
         kind = re.sub(r"[-+]?\d[\d.e+-]*|\bnan\b|\binf\b", "#", reason)
         self._failures[kind] += 1
         count = self._failures[kind]
-        if count >= self.max_failures:
+        if count >= self.max_failed_trials:
             self.fail(
                 f"{count} trials failed in the same way ({reason}); fix the cause or narrow "
                 "search.space "
-                f"(search.max_failures is {self.max_failures})"
+                f"(search.max_failed_trials is {self.max_failed_trials})"
             )

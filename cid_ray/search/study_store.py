@@ -51,7 +51,7 @@ class StudyStore:
         run_dir: RunDir,
         config: Config,
         space: Space,
-        contents: Mapping[str, str] | None = None,
+        content_hashes: Mapping[str, str] | None = None,
         timeout_s: int = TIMEOUT_S,
     ):
         """Open the storage and check that it holds this search.
@@ -60,7 +60,7 @@ class StudyStore:
             run_dir: the run folder.
             config: the configuration of the search.
             space: the parsed `search.space`.
-            contents: hashes of data set and weights file, part of the search's fingerprint.
+            content_hashes: hashes of data set and weights file, part of the search's fingerprint.
             timeout_s: the same on all machines of a shared study.
 
         Raises:
@@ -69,7 +69,7 @@ class StudyStore:
         self.run_dir = run_dir
         self.config = config
         self.space = space
-        self.contents = dict(contents or {})
+        self.content_hashes = dict(content_hashes or {})
         self.timeout_s = timeout_s
         self.studies: dict[StudyKey, optuna.Study] = {}
         url = config.study.storage
@@ -111,12 +111,12 @@ class StudyStore:
         return study
 
     def _check_same_search(self, study: optuna.Study) -> None:
+        fingerprint = search_fingerprint(self.config, self.content_hashes)
         if self.shared:
-            name, new = self.name, "with another study.name"
+            check_same_search(study, fingerprint, self.name, "with another study.name")
         else:
-            name = str(self.run_dir)
             new = f"--warm-start {self.run_dir} starts from its best hyperparameters"
-        check_same_search(study, search_fingerprint(self.config, self.contents), name, new)
+            check_same_search(study, fingerprint, str(self.run_dir), new)
 
     def search_keys(self, ratio: str | None = None) -> list[StudyKey]:
         """The studies that search, of one ratio or of all; without those that repeat."""
@@ -144,12 +144,12 @@ class StudyStore:
         return [t for t in effective if not states or t.state in states]
 
     def ranked(self, key: StudyKey) -> list[FrozenTrial]:
-        """Trials of full length, best first."""
+        """Completed trials, best first."""
         complete = self.trials(key, TrialState.COMPLETE)
         return sorted(complete, key=lambda t: (-t.values[0], t.number))
 
     def best_value(self, key: StudyKey) -> float | None:
-        """mIoU on val (percent) of the best trial of full length."""
+        """mIoU on val (percent) of the best completed trial."""
         return next((t.values[0] for t in self.ranked(key)), None)
 
     def is_own(self, trial: FrozenTrial) -> bool:

@@ -26,14 +26,14 @@ class Preflight:
     Attributes:
         table: the data table.
         splits: label ratio -> its split, whose `ratio_name` is such as "1/16 (23)".
-        contents: what it is -> its hash. Data and weights may change without a change of the
+        content_hashes: what it is -> its hash. Data and weights may change without a change of the
             configuration.
         messages: what the user should know and is no error.
     """
 
     table: Table
     splits: dict[str, Split]
-    contents: dict[str, str]
+    content_hashes: dict[str, str]
     messages: list[str]
 
     def fingerprint(self, config: Config) -> str:
@@ -60,12 +60,12 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         check_split(variant, table, split)
         splits[variant.data.ratio] = split
     Segmenter(config.model, table.num_classes)  # only for its errors
-    contents = {
+    content_hashes = {
         "the data set": table.fingerprint,
         "the weights file": weights_hash(config) or config.model.weights,
     }
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
-    return Preflight(table, splits, contents, [uncached] if uncached else [])
+    return Preflight(table, splits, content_hashes, [uncached] if uncached else [])
 
 
 def check_split(config: Config, table: Table, split: Split) -> None:
@@ -88,7 +88,7 @@ def check_workers(config: Config, preflight: Preflight, run: str, verbose: bool)
     """Start Ray and check that all workers can be placed. Does nothing for a single process.
 
     Args:
-        config: asks for `distributed.num_workers`.
+        config: requests `distributed.num_workers`.
         preflight: what `check_data` found out.
         run: the run's name in Ray's list of jobs.
         verbose: show what Ray's processes print.

@@ -67,7 +67,9 @@ def test_status_file_at_end_says_how_search_ended(
 
 
 def test_status_file_of_search_that_failed_has_reason(tmp_path: Path) -> None:
-    with open_search(tmp_path, search_config(trials=2, **{"search.max_failures": 1})) as search:
+    with open_search(
+        tmp_path, search_config(trials=2, **{"search.max_failed_trials": 1})
+    ) as search:
         search.add_callback(StatusFile())
         search.report(failed_record(next_trial(search), "RuntimeError: no"))
     status = read_status(tmp_path)

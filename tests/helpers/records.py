@@ -17,7 +17,7 @@ RESIDUALS = {
     "mean_teacher": (0.1, -0.2, 0.1),
     "cid": (-0.1, 0.2, -0.1),
 }
-PED_ANOVA = "PED-ANOVA over trials of full length only"
+PED_ANOVA = "PED-ANOVA over completed trials only"
 STEPS = 10
 IMAGES_PER_STEP = 8
 TIMESTAMP = 1_000_000.0

@@ -16,9 +16,9 @@ from cid_ray.config import Config, build_config
 from cid_ray.results.records import Record
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Decision, Search
-from cid_ray.search.scheduling import Scheduler
 from cid_ray.search.space import Space
 from cid_ray.search.study_store import StudyStore
+from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import TrialSpec
 from cid_ray.search.trial_states import STATE_NAMES
 from cid_ray.storage.run_dir import RunDir
@@ -50,12 +50,12 @@ def open_search(folder: Path, config: Config, space: Space | None = None) -> Sea
     return Search.open(config, RunDir(folder), space=space)
 
 
-def open_scheduler(
-    folder: Path, config: Config, contents: dict[str, str] | None = None
-) -> Scheduler:
-    """The studies in a folder and their scheduler, without the lock and the records of a search."""
+def open_queue(
+    folder: Path, config: Config, content_hashes: dict[str, str] | None = None
+) -> TrialQueue:
+    """The studies in a folder and their trial queue, without lock and records of a search."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Scheduler(StudyStore(RunDir(folder), config, check_search(config), contents))
+    return TrialQueue(StudyStore(RunDir(folder), config, check_search(config), content_hashes))
 
 
 def kill_search(search: Search) -> None:
@@ -148,7 +148,7 @@ def state_of(search: Search, trial: TrialSpec) -> str:
     return STATE_NAMES[search.store.finished()[trial.name].name]
 
 
-def finish_trial(scheduler: Scheduler, trial: TrialSpec, value: float = 1.0) -> None:
+def finish_trial(queue: TrialQueue, trial: TrialSpec, value: float = 1.0) -> None:
     """Finish a trial in its study only: no records, no look at other machines."""
-    del scheduler.running[trial.name]
-    scheduler.store.finish(trial, TrialState.COMPLETE, [value])
+    del queue.running[trial.name]
+    queue.store.finish(trial, TrialState.COMPLETE, [value])

@@ -84,7 +84,7 @@ def test_records_of_faults_have_their_types(small_demo: Path, tmp_path: Path) ->
     expected = {"warning", "retry", "failed", "trial"}
     assert check_types(read_records(tmp_path)) == expected
     assert check_types([failure_record("run", OSError(errno.ENOSPC, "disk full"))]) == {
-        "unwritable"
+        "storage_error"
     }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cid_ray.config import Config, load_config
+from cid_ray.results.device_time import device_seconds
 from cid_ray.results.records import Record, of_event, read_records
 from cid_ray.results.snapshot import SearchSnapshot, snapshot
 from cid_ray.results.status import read_status
@@ -78,6 +79,10 @@ def test_device_time_over_growing_records_never_falls() -> None:
     assert spent == sorted(spent) and spent[0] == 0 < spent[-1]
 
 
+def test_device_time_counts_all_workers_of_a_running_trial() -> None:
+    assert device_seconds([], {"a": {"seconds": 10.0, "workers": 3}, "b": {}}) == {"a": 30, "b": 0}
+
+
 def test_snapshot_at_the_end_agrees_with_the_report_on_val() -> None:
     now = snapshot(RECORDS, CONFIG, {}, NOON)
     assert now.state == "finished" and now.finished == 18
@@ -92,7 +97,7 @@ def test_snapshot_at_the_end_agrees_with_the_report_on_val() -> None:
     assert [dict(ratio.states) for ratio in now.ratios] == [{"complete": 1, "pruned": 5}] * 2
 
 
-def test_best_runs_are_compared_at_full_length_only() -> None:
+def test_best_runs_are_compared_when_completed_only() -> None:
     for count in range(len(RECORDS) + 1):
         for ratio in snapshot(RECORDS[:count], CONFIG, {}, NOON).ratios:
             best_runs = {best.score.method: best for best in ratio.best_runs}

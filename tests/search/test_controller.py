@@ -122,7 +122,7 @@ def test_next_trial_after_deadline_is_none(tmp_path: Path) -> None:
 
 
 def test_failures_of_one_kind_stop_search(tmp_path: Path) -> None:
-    search = open_search(tmp_path, search_config(trials=3, **{"search.max_failures": 2}))
+    search = open_search(tmp_path, search_config(trials=3, **{"search.max_failed_trials": 2}))
     for step in (3, 40):
         reason = f"FloatingPointError: the loss is nan at step {step}"
         search.report(failed_record(next_trial(search), reason))
@@ -154,7 +154,7 @@ def test_report_process_died_queues_trial_again_until_no_retry_is_left(
 def test_report_unwritable_stops_search_and_names_file(search: Search, tmp_path: Path) -> None:
     trial = next_trial(search)
     record = {
-        "event": "unwritable",
+        "event": "storage_error",
         "run": trial.name,
         "errno": errno.ENOSPC,
         "reason": "No space left on device",

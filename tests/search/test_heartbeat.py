@@ -165,16 +165,16 @@ def test_frozen_machine_finds_its_trial_stale_and_runs_others(
     assert set(segments[segments.index(stale) :]) - {stale}
 
 
-# ---- schedulers, without records ----
+# ---- trial queues, without records ----
 
 
 def leave_stale_trial(folder: Path, url: str, name: str) -> TrialSpec:
     """A machine finishes the baseline, starts a CID trial and sends no heartbeat any more."""
-    scheduler = open_shared_search(folder, url, name, SHORT_TIMEOUT_S).scheduler
-    baseline = scheduler.next_trial()
+    queue = open_shared_search(folder, url, name, SHORT_TIMEOUT_S).queue
+    baseline = queue.next_trial()
     assert baseline is not None
-    finish_trial(scheduler, baseline)
-    trial = scheduler.next_trial()
+    finish_trial(queue, baseline)
+    trial = queue.next_trial()
     assert trial is not None
     time.sleep(AFTER_SHORT_TIMEOUT_S)
     return trial
@@ -195,11 +195,11 @@ def test_poll_of_concurrent_machines_reenqueues_stale_trial_once(
     def run_machine_thread(search: Search) -> None:
         barrier.wait(60)
         search.refresh()
-        while (trial := search.scheduler.next_trial()) is not None:
+        while (trial := search.queue.next_trial()) is not None:
             runs.append(trial.name)
             if trial.key.method == "cid" and not trial.key.repeats_of:
                 weights.append(trial.params["loss.relation_weight"])
-            finish_trial(search.scheduler, trial)
+            finish_trial(search.queue, trial)
 
     threads = [threading.Thread(target=run_machine_thread, args=(s,)) for s in machines]
     for thread in threads:
@@ -231,18 +231,18 @@ def test_next_trial_of_two_retries_of_stale_trial_the_first_counts(
     trials = [
         trial
         for search in (mine, other, mine, other)
-        if (trial := search.scheduler.next_trial()) is not None
+        if (trial := search.queue.next_trial()) is not None
     ]
     weights = [trial.params["loss.relation_weight"] for trial in trials]
     assert len(trials) == len(set(weights)) == 4
     assert weights[0] == stale.params["loss.relation_weight"]
-    assert mine.scheduler.next_trial() is None
+    assert mine.queue.next_trial() is None
     assert mine.store.n_started(stale.key) == 4
 
 
 def test_repeat_index_after_stale_repeat_continues_as_before(database: str, tmp_path: Path) -> None:
     """Retries do not count: the next repeat has the next index, whatever its trial number is."""
-    first = open_shared_search(tmp_path / "mine", database, "pairs", SHORT_TIMEOUT_S).scheduler
+    first = open_shared_search(tmp_path / "mine", database, "pairs", SHORT_TIMEOUT_S).queue
     while (trial := first.next_trial()) is not None and not trial.key.repeats_of:
         finish_trial(first, trial)
     assert trial is not None and trial.repeat_index == 1
@@ -250,16 +250,16 @@ def test_repeat_index_after_stale_repeat_continues_as_before(database: str, tmp_
 
     search = open_shared_search(tmp_path / "next", database, "pairs", SHORT_TIMEOUT_S)
     search.heartbeat.poll()
-    scheduler = search.scheduler
+    queue = search.queue
     indices: dict[str, list[int]] = {}
-    while (trial := scheduler.next_trial()) is not None:
+    while (trial := queue.next_trial()) is not None:
         indices.setdefault(trial.key.repeats_of, []).append(trial.repeat_index)
         assert trial.config.train.seed == search.config.train.seed + trial.repeat_index
-        finish_trial(scheduler, trial)
+        finish_trial(queue, trial)
     assert sorted(map(sorted, indices.values())) == [[1, 2], [1, 2]]
     # As `--resume --set search.repeats.n=3` does.
     search.config.search.repeats.__dict__["n"] = 3
-    more = [trial.repeat_index for _ in range(2) if (trial := scheduler.next_trial()) is not None]
+    more = [trial.repeat_index for _ in range(2) if (trial := queue.next_trial()) is not None]
     assert more == [3, 3]
 
 

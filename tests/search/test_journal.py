@@ -21,15 +21,17 @@ import pytest
 from benchmarks.harness.chaos import Outcome, outcome, simulated_config, uninterrupted
 from cid_ray.config import InputError, build_config
 from cid_ray.search.journal import open_journal
-from cid_ray.search.scheduling import Scheduler
 from cid_ray.search.study_store import StudyStore
+from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.storage.lock import RunLock
-from tests.helpers.simulated_studies import open_scheduler
+from tests.helpers.simulated_studies import open_queue
 
 
-def reopen(folder: Path, contents: dict[str, str] | None = None, **changes: Any) -> Scheduler:
+def reopen(
+    folder: Path, content_hashes: dict[str, str] | None = None, **changes: Any
+) -> TrialQueue:
     config = build_config(simulated_config(trials=4).model_dump(mode="json"), changes)
-    return open_scheduler(folder, config, contents)
+    return open_queue(folder, config, content_hashes)
 
 
 def search_outcome(store: StudyStore) -> Outcome:
@@ -178,7 +180,7 @@ def test_reopen_with_another_data_set_is_refused(tmp_path: Path) -> None:
             "search.max_concurrent_trials": 3,
             "search.cpus_per_trial": 0.5,
             "search.retries": 0,
-            "search.max_failures": 9,
+            "search.max_failed_trials": 9,
         },
         {"data.cache_mb": 1, "data.threads": 7, "data.table": "elsewhere"},
         {"search.repeats": {"n": 3, "top": 2}},

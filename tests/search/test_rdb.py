@@ -96,7 +96,7 @@ def test_resume_takes_own_interrupted_trials_only(database: str, tmp_path: Path)
             storage = one.store.storage
             queue = [
                 interrupted.key.run_name(storage.get_trial(interrupted.trial_id).number)
-                for interrupted in one.scheduler.resume_queue
+                for interrupted in one.queue.resume_queue
             ]
             assert queue == [own.name]
             resumed = next_trial(one)
@@ -126,7 +126,7 @@ def test_backfill_while_other_machine_finishes_trial_has_its_records(
 
         def read_stored_records() -> list[Record]:
             records = read()
-            if trial.name in other.scheduler.running:
+            if trial.name in other.queue.running:
                 other.report(final_record(trial))
             return records
 

@@ -84,7 +84,7 @@ def test_status_of_shared_search_counts_trials_of_all_machines(
     with mine, other:
         status = SearchStatus(mine.store, {"1/8": "1/8 (10)"})
         for value in (50.0, 60.0):
-            finish_trial(other.scheduler, next_trial(other), value)
+            finish_trial(other.queue, next_trial(other), value)
         status.on_refresh()
         found = {
             study.method: (study.finished, study.best, study.over_supervised)

@@ -22,14 +22,14 @@ from cid_ray.search.trial_spec import StudyKey, TrialSpec, trial_config
 
 
 @dataclass(frozen=True)
-class Interrupted:
+class InterruptedTrial:
     """A trial that was RUNNING when its process ended."""
 
     key: StudyKey
     trial_id: int
 
 
-class Scheduler:
+class TrialQueue:
     """Hands out the trials of a search.
 
     Attributes:
@@ -40,7 +40,7 @@ class Scheduler:
     def __init__(self, store: StudyStore):
         self.store = store
         self.running: dict[str, TrialSpec] = {}
-        self.resume_queue: list[Interrupted] = []
+        self.resume_queue: list[InterruptedTrial] = []
         search = store.config.search
         for method in (*search.baselines, "cid"):
             for ratio in search.ratios:
@@ -51,7 +51,7 @@ class Scheduler:
         self.store.open_study(key)
         for trial in self.store.trials(key, TrialState.RUNNING):
             if self.store.is_own(trial):
-                self.resume_queue.append(Interrupted(key, _optuna_compat.trial_id(trial)))
+                self.resume_queue.append(InterruptedTrial(key, _optuna_compat.trial_id(trial)))
 
     def _open_repeats(self) -> None:
         for key in new_repeat_studies(self.store):
@@ -90,15 +90,14 @@ class Scheduler:
     def _next_study(self) -> StudyKey | None:
         store = self.store
         unfinished = [k for k in store.studies if store.n_started(k) < store.n_trials(k)]
-        return min(unfinished, key=self.schedule_key, default=None)
 
-    def schedule_key(self, key: StudyKey) -> tuple[int, int, int]:
-        """Sorts studies by phase, by ratio where ratios run one after the other, and by started
-        trials.
-        """
-        phase = 2 if key.repeats_of else int(key.method == "cid")
-        in_order = self.store.config.search.warm_start_ratios and phase == 1
-        return phase, self._ratio_index(key.ratio) if in_order else 0, self.store.n_started(key)
+        def turn(key: StudyKey) -> tuple[int, int, int]:
+            """By phase, by ratio where ratios run one after the other, and by started trials."""
+            phase = 2 if key.repeats_of else int(key.method == "cid")
+            in_order = store.config.search.warm_start_ratios and phase == 1
+            return phase, self._ratio_index(key.ratio) if in_order else 0, store.n_started(key)
+
+        return min(unfinished, key=turn, default=None)
 
     def _ratio_index(self, ratio: str) -> int:
         """Position of a ratio when sorted by labels, fewest first."""
@@ -132,16 +131,7 @@ class Scheduler:
         return study
 
     def _start(self, key: StudyKey, trial: optuna.Trial) -> TrialSpec:
-        spec = self.make_spec(key, trial)
-        if trial.user_attrs.get("run") != spec.name:
-            trial.set_user_attr("run", spec.name)
-        self.running[spec.name] = spec
-        return spec
-
-    def make_spec(self, key: StudyKey, trial: optuna.Trial) -> TrialSpec:
-        """The complete specification of a trial; asks the sampler for hyperparameters that it does
-        not have yet.
-        """
+        """A trial becomes `running`, with the hyperparameters that the sampler suggests for it."""
         store = self.store
         repeat_index = store.repeat_index(key, trial)
         if key.repeats_of:
@@ -155,7 +145,11 @@ class Scheduler:
         # Of many trials only the best is scored on test, after the search.
         single = key.method != "cid" and store.n_trials(key) == 1
         score_test = bool(key.repeats_of) or single
-        return TrialSpec(key, name, config, trial, params, score_test, repeat_index)
+        if trial.user_attrs.get("run") != name:
+            trial.set_user_attr("run", name)
+        spec = TrialSpec(key, name, config, trial, params, score_test, repeat_index)
+        self.running[name] = spec
+        return spec
 
     # ---- retries ----
 
@@ -169,5 +163,5 @@ class Scheduler:
             return 0
         spec.trial.set_user_attr("retries", attempt)
         del self.running[run]
-        self.resume_queue.append(Interrupted(spec.key, _optuna_compat.trial_id(spec.trial)))
+        self.resume_queue.append(InterruptedTrial(spec.key, _optuna_compat.trial_id(spec.trial)))
         return attempt
