@@ -162,12 +162,13 @@ def _sample_images(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
     by_image: dict[str, dict[str, str]] = {}
     for method in ("supervised", "cid"):
         for sample in summary.chosen.get(method, {}).get("samples", []):
-            if not (folder / sample["prediction"]).is_file():
+            named = [paths.inside(folder, sample[k]) for k in ("image", "label", "prediction")]
+            files = [file for file in named if file is not None]
+            if len(files) < len(named):
                 continue  # records may be published without their images
-            entry = by_image.setdefault(sample["image_id"], {})
-            for name in ("image", "label"):
-                entry.setdefault(name, _data_uri(folder / sample[name]))
-            entry[METHOD_NAMES[method]] = _data_uri(folder / sample["prediction"])
+            image, label, prediction = map(_data_uri, files)
+            entry = by_image.setdefault(sample["image_id"], {"image": image, "label": label})
+            entry[METHOD_NAMES[method]] = prediction
     return [{"image_id": key, "images": images} for key, images in by_image.items()]
 
 

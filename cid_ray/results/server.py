@@ -21,6 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from cid_ray.results.live_page import REPORT_FILE, ServedRun, run_page, runs_page
+from cid_ray.storage import paths
 
 POLL_INTERVAL_S = 2.0  # also the shortest time between two renderings
 REFRESH_INTERVAL_S = 30.0  # an unchanged page is rendered again: its times have changed
@@ -139,9 +140,8 @@ class Site:
         """An image that the run's records name and that is inside its folder."""
         run = self.requested_run(request)
         path = request.match_info["path"]
-        file = (run.folder / path).resolve()
-        is_inside = file.is_relative_to(run.folder.resolve())
-        if path not in run.image_paths or not is_inside or not file.is_file():
+        file = paths.inside(run.folder, path)
+        if path not in run.image_paths or file is None:
             raise web.HTTPNotFound(text="no such image\n")
         return web.FileResponse(file, headers={"Content-Type": "image/png"})
 

@@ -102,6 +102,9 @@ class StudyStore:
         )
         if not self.studies and not self.shared:
             self._check_same_search(study)
+        for trial in study.get_trials(deepcopy=False):
+            if run := trial.user_attrs.get("run"):
+                paths.check_component(run, self.run_dir.uri)
         self.studies[key] = study
         if searches:
             searched = {p.key for p in self.space.of_method(key.method).parameters}

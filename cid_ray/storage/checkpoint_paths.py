@@ -10,7 +10,13 @@ from cid_ray.storage.paths import PathOrUri
 
 
 def checkpoint_dir(config: Config, run_dir: PathOrUri, *run: str) -> PathOrUri:
-    """The checkpoint folder of one run, or without `run` the folder of all runs of this command."""
+    """The checkpoint folder of one run, or without `run` the folder of all runs of this command.
+
+    Raises:
+        InputError: `run` is not a plain folder name.
+    """
+    for name in run:
+        paths.check_component(name, run_dir)
     separate = config.train.checkpoint_dir
     if separate:
         return paths.join(separate, paths.basename(run_dir), *run)

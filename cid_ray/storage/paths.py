@@ -53,6 +53,31 @@ def absolute(name: PathOrUri) -> PathOrUri:
     return name if is_remote(name) else Path(name).resolve()
 
 
+def check_component(name: str, source: PathOrUri) -> str:
+    """A name that was read from `source` and becomes a folder: one plain component of a path.
+
+    Raises:
+        InputError: with it a path could leave its folder, such as `../other`.
+    """
+    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
+        raise InputError(
+            f"{source} names a run {name!r}, which is not a plain folder name; "
+            "nothing outside the run folder is read, written or removed"
+        )
+    return name
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The file `name` of a folder; None when there is none, or when it is outside the folder.
+
+    Args:
+        folder: a local folder.
+        name: relative to it, from a record; a symbolic link may not leave the folder either.
+    """
+    file = (folder / name).resolve()
+    return file if file.is_relative_to(folder.resolve()) and file.is_file() else None
+
+
 def filesystem_of(name: PathOrUri) -> tuple[Any, str]:
     """The pyarrow file system of a name, and its path inside that file system."""
     if not is_remote(name):

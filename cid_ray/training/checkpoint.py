@@ -11,7 +11,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from typing import Any
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
 
 import torch
 
@@ -87,6 +90,11 @@ def remove_partial_files(name: PathOrUri) -> None:
             paths.remove(paths.join(folder, file))
 
 
+def any_exists(name: PathOrUri) -> bool:
+    """Whether there is this checkpoint or an older one."""
+    return paths.exists(name) or bool(previous_checkpoints(name))
+
+
 def load_newest_checkpoint(name: PathOrUri) -> tuple[dict[str, Any], list[str]]:
     """The newest checkpoint that can be read, and a warning for each newer one that cannot.
 
@@ -112,6 +120,7 @@ def load_checkpoint(name: PathOrUri) -> dict[str, Any]:
     """
     try:
         with paths.open_read(name) as file:
+            check_sums(file)
             # weights_only: a checkpoint is data, loading it must never run code.
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         content["extra"] = json.loads(content["extra"])
@@ -124,6 +133,29 @@ def load_checkpoint(name: PathOrUri) -> dict[str, Any]:
         # torch raises many types for a damaged file: of pickle, zipfile, its own archive reader.
         raise InputError(
             f"checkpoint {name} cannot be read ({error_summary(error)[:160]})"
+        ) from None
+
+
+def check_sums(file: IO[bytes]) -> None:
+    """Raise an error unless every part of the archive has its checksum: torch looks at none."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    file.seek(0)
+
+
+@contextmanager
+def content_errors(name: PathOrUri) -> Iterator[None]:
+    """Raise an InputError for content that is not a checkpoint of this run."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise InputError(
+            f"checkpoint {name} does not fit this run ({error_summary(e, with_type=True)[:160]}); "
+            "remove it to train from the start, or choose another --out"
         ) from None
 
 

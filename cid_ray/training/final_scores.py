@@ -67,9 +67,11 @@ def _best_test_scores(trainer: Trainer, last: Scores) -> Scores:
     if trainer.split.test_is_val:
         scores: Scores = trainer.best["val"]
         return scores
-    content = checkpoint.load_checkpoint(trainer.spec.best_checkpoint)
-    trainer.student.load_state_dict(content["student"])
-    trainer.teacher.module.load_state_dict(content["teacher"])
+    name = trainer.spec.best_checkpoint
+    content = checkpoint.load_checkpoint(name)
+    with checkpoint.content_errors(name):
+        trainer.student.load_state_dict(content["student"])
+        trainer.teacher.module.load_state_dict(content["teacher"])
     return trainer.evaluate("test")
 
 

@@ -28,7 +28,6 @@ from cid_ray.data.sampling import SamplingPlan
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split
 from cid_ray.results.records import Record
-from cid_ray.storage import paths
 from cid_ray.training import builders, checkpoint
 from cid_ray.training.collectives import gather_objects, sum_matrix
 from cid_ray.training.device import Device
@@ -75,7 +74,7 @@ class Trainer:
         self.best: dict[str, Any] = {}
         if spec.rank == 0:
             checkpoint.remove_partial_files(spec.last_checkpoint)
-        if paths.exists(spec.last_checkpoint):
+        if checkpoint.any_exists(spec.last_checkpoint):
             self.restore()
         self._check_same_step()
         # Last: DDP copies rank 0's weights to all workers, which must be the restored ones.
@@ -254,19 +253,24 @@ class Trainer:
         Raises:
             InputError: it belongs to another config, split or data set.
         """
-        content, warnings = checkpoint.load_newest_checkpoint(self.spec.last_checkpoint)
-        saved_identity = content["extra"].pop("identity")
-        for key, value in self.identity().items():
-            if saved_identity[key] != value:
-                raise InputError(
-                    f"{self.spec.last_checkpoint} belongs to another run: its {key} is "
-                    f"{saved_identity[key]}, this run's {key} is {value}; resume with the same "
-                    "config and data, or choose another --out"
-                )
-        extra = checkpoint.restore_state(content, self.modules())
-        for name in STATE_FIELDS:
-            setattr(self, name, extra[name])
-        self.health.load_state_dict(extra["health"], self.step)
+        name = self.spec.last_checkpoint
+        content, warnings = checkpoint.load_newest_checkpoint(name)
+        with checkpoint.content_errors(name):
+            saved_identity = content["extra"].pop("identity")
+            for key, value in self.identity().items():
+                if saved_identity[key] != value:
+                    raise InputError(
+                        f"{name} belongs to another run: its {key} is {saved_identity[key]}, this "
+                        f"run's {key} is {value}; resume with the same config and data, or choose "
+                        "another --out"
+                    )
+            step = content["extra"]["step"]
+            if type(step) is not int or not 0 <= step <= self.config.train.steps:
+                raise ValueError(f"step {step!r} of {self.config.train.steps}")
+            extra = checkpoint.restore_state(content, self.modules())
+            for field in STATE_FIELDS:
+                setattr(self, field, extra[field])
+            self.health.load_state_dict(extra["health"], self.step)
         self.health.state.warnings += warnings
         if self.spec.rank == 0:
             self._save_best()  # a kill may have come between the two files

@@ -6,6 +6,7 @@ The reference for tables, verdicts and figures is a made-up search with known sc
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import subprocess
@@ -148,6 +149,31 @@ def test_report_page_is_one_file_that_escapes_data(tmp_path: Path) -> None:
     for line in result_table(summarize(records)):
         assert f"{line['test']:.2f}" in page
     assert "44.80" in markdown(summarize(records))
+
+
+@pytest.mark.parametrize("leave_by", ["dots", "absolute path", "link"])
+def test_report_page_shows_no_file_outside_the_run(tmp_path: Path, leave_by: str) -> None:
+    secret, folder = tmp_path / "secret.png", tmp_path / "run"
+    secret.write_bytes(b"a secret")
+    images = folder / "samples"
+    images.mkdir(parents=True)
+    for name in ("image.png", "label.png", "prediction.png"):
+        (images / name).write_bytes(b"public")
+    (images / "link.png").symlink_to(secret)
+    prediction = {"dots": "../secret.png", "absolute path": str(secret), "link": "samples/link.png"}
+    records = small_search()
+    for record in records:
+        if record["event"] == "final":
+            sample = {"image_id": "x", "image": "samples/image.png", "label": "samples/label.png"}
+            record["samples"] = [{**sample, "prediction": "samples/prediction.png"}]
+    encoded = base64.b64encode(b"a secret").decode()
+    public = write_page(folder, folder / "report", records, Config()).read_text()
+    assert base64.b64encode(b"public").decode() in public
+    for record in records:
+        for sample in record.get("samples", []):
+            sample["prediction"] = prediction[leave_by]
+    page = write_page(folder, folder / "report", records, Config()).read_text()
+    assert encoded not in page
 
 
 @pytest.mark.process

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from cid_ray.config import InputError, build_config
 from cid_ray.search.journal import open_journal
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_queue import TrialQueue
+from cid_ray.storage.checkpoint_paths import checkpoint_dir
 from cid_ray.storage.lock import RunLock
 from tests.helpers.simulated_studies import open_queue
 
@@ -93,6 +95,30 @@ def test_run_lock_of_moved_folder_is_lost_even_if_another_replaces_it(tmp_path: 
         (folder / ".lock").touch()
         with pytest.raises(OSError, match="not the folder"):
             lock.check()
+
+
+# ---- names that are paths ----
+
+
+@pytest.mark.parametrize("name", ["../../victim", "/tmp/victim", "..", "a/b", "", "a\\b"])
+def test_run_name_that_is_a_path_is_refused_before_anything_is_removed(
+    tmp_path: Path, name: str
+) -> None:
+    """The end of a search removes the checkpoint folders of losers by their names."""
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    config = simulated_config(trials=4)
+    uninterrupted(tmp_path / "run", config)
+    with pytest.raises(InputError, match="not a plain folder name"):
+        checkpoint_dir(config, tmp_path / "run", name)
+    journal = tmp_path / "run" / "study.journal"
+    old = '"run":"1_8-cid-000"'
+    assert old in journal.read_text()
+    journal.write_text(journal.read_text().replace(old, f'"run":{json.dumps(name)}'))
+    if name:  # an empty name is no name
+        with pytest.raises(InputError, match=r"run names a run .* not a plain folder name"):
+            reopen(tmp_path / "run")
+    assert victim.is_dir()
 
 
 # ---- repaired after a crash ----
