@@ -8,6 +8,7 @@ import sys
 
 from cid_ray import __version__
 from cid_ray.cli.parser import run_command
+from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config.errors import InputError
 
 COMMANDS = {
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: the command's name and its arguments; None: those of this process.
     """
+    tolerate_lost_streams()
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(command_list())

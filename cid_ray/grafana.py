@@ -68,7 +68,9 @@ def dashboard_folder(session: Path) -> Path:
     metrics = os.environ.get("RAY_METRICS_OUTPUT_ROOT") or session / "metrics"
     providers = Path(metrics, PROVIDERS)
     try:
-        return Path(yaml.safe_load(providers.read_text())["providers"][0]["options"]["path"])
+        return Path(
+            yaml.safe_load(providers.read_text(encoding="utf-8"))["providers"][0]["options"]["path"]
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError, IndexError):
         raise InputError(
             f"{providers} names no folder of dashboards: this node has no Ray dashboard; "

@@ -308,3 +308,22 @@ def test_comments_and_messages_are_in_the_terms_of_the_field() -> None:
         text = re.sub(r"[\s#]+", " ", file.read_text())  # phrases run over line ends
         wrong |= {f"{name_of(file)}: {match.group()}" for match in BANNED_IN_TEXT.finditer(text)}
     assert not wrong
+
+
+def test_every_text_file_is_read_and_written_in_utf8() -> None:
+    """The locale of a machine must not decide what a file means."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            text_mode = any(
+                isinstance(a, ast.Constant) and a.value in ("r", "w", "a", "x") for a in node.args
+            )
+            if name in ("read_text", "write_text") or (name == "open" and text_mode):
+                owner = getattr(getattr(node.func, "value", None), "id", "")
+                named = any(keyword.arg == "encoding" for keyword in node.keywords)
+                if not named and owner != "paths":
+                    found.append(f"{path.name}:{node.lineno}")
+    assert not found, found

@@ -104,7 +104,7 @@ class StatusFile(Callback):
         }
         folder = self.search.run_dir.local
         partial = folder / f"{STATUS_FILE}.partial"
-        partial.write_text(json.dumps(content, default=str))
+        partial.write_text(json.dumps(content, default=str), encoding="utf-8")
         partial.replace(folder / STATUS_FILE)
         if self.written - self.pushed > PUSH_INTERVAL_S:
             self.pushed = self.written

@@ -37,7 +37,7 @@ class RunConsole:
     """
 
     def __init__(self, folder: Path, total: int, unit: str = "step", verbosity: int = NORMAL):
-        self.log_file = (folder / LOG_FILE).open("a", buffering=1)
+        self.log_file = (folder / LOG_FILE).open("a", buffering=1, encoding="utf-8")
         self.verbosity = verbosity
         self.header: Callable[[], RenderableType] | None = None
         # Only a real terminal gets a bar: FORCE_COLOR must not put control codes into a file.

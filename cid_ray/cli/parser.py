@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config import InputError
 
 QUIET = -1
@@ -104,6 +105,7 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
         command: the `main` of a module in cid_ray.
         argv: its arguments; None: those of this process.
     """
+    tolerate_lost_streams()
     try:
         code = command(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:

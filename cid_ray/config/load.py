@@ -91,7 +91,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise InputError(f"config file {path} does not exist{hint}")
     try:
-        tree = _parse_yaml(path.read_text())
+        tree = _parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -234,7 +234,7 @@ def cache_file_name(table: Table, image_size: tuple[int, int] | None) -> str:
     """
     size = f"{image_size[0]}x{image_size[1]}" if image_size else "own"
     boot_id = Path("/proc/sys/kernel/random/boot_id")
-    boot = boot_id.read_text()[:8] if boot_id.exists() else "any"
+    boot = boot_id.read_text(encoding="utf-8")[:8] if boot_id.exists() else "any"
     return f"decoded-{CACHE_VERSION}-{table.fingerprint}-{size}-{PIL.__version__}-{boot}"
 
 

@@ -82,7 +82,7 @@ class _RowLookup:
         if not file.is_file():
             raise InputError(f"split file {file} does not exist")
         rows = []
-        for number, text in enumerate(file.read_text().splitlines(), 1):
+        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
             line = text.strip()
             if not line:
                 continue

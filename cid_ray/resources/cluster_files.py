@@ -58,7 +58,7 @@ def read_cluster_document(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"cluster file {path} does not exist; examples are in cluster/")
     try:
-        documents = list(yaml.safe_load_all(path.read_text()))
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({error_summary(error)})") from None
     for tree in documents:

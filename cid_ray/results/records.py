@@ -74,7 +74,7 @@ def read_records(folder: str | Path) -> list[Record]:
     """
     path = Path(folder) / RECORDS_FILE
     found: dict[tuple[Any, ...], Record] = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             record = json.loads(line)
         except ValueError:

@@ -146,7 +146,7 @@ class Site:
         return web.FileResponse(file, headers={"Content-Type": "image/png"})
 
     def static(self, name: str, content_type: str) -> Handler:
-        text = files("cid_ray.results").joinpath(name).read_text()
+        text = files("cid_ray.results").joinpath(name).read_text(encoding="utf-8")
 
         async def answer(_: web.Request) -> web.Response:
             return web.Response(text=text, content_type=content_type)

@@ -30,7 +30,7 @@ def read_status(folder: Path) -> dict[str, Any]:
         exists. {} where there is no status.
     """
     try:
-        status: dict[str, Any] = json.loads((folder / STATUS_FILE).read_text())
+        status: dict[str, Any] = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     is_here = status["host"] == process_namespace()
@@ -45,7 +45,7 @@ def process_namespace() -> str:
     """
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text()
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
         parts += [boot_id, os.readlink("/proc/self/ns/pid")]
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 

@@ -67,7 +67,7 @@ class TuneSearcher(Searcher):
             self.search.report_process_died(run)
 
     def save(self, checkpoint_path: str) -> None:
-        Path(checkpoint_path).write_text("the studies' storage is the state\n")
+        Path(checkpoint_path).write_text("see the studies\n", encoding="utf-8")
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing to restore: Search.open reads the studies."""

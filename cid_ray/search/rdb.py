@@ -87,9 +87,9 @@ def run_owner(folder: Path) -> tuple[str, bool]:
     """The owner id of a run folder, and whether it was created now."""
     path = folder / "study.owner"
     if path.is_file():
-        return path.read_text().strip(), False
+        return path.read_text(encoding="utf-8").strip(), False
     paths.write_text(path, uuid.uuid4().hex + "\n")
-    return path.read_text().strip(), True
+    return path.read_text(encoding="utf-8").strip(), True
 
 
 def claim(trial: Any, owner: str, run_dir: PathOrUri) -> None:

@@ -38,7 +38,7 @@ class RunLock:
     def _open_and_lock(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file: IO[str] = self.path.open("a")
+            self.file: IO[str] = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise InputError(f"{folder} cannot be written ({error.strerror})") from None
         try:

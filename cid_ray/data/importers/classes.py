@@ -43,7 +43,7 @@ def read_classes(path: Path) -> ClassList:
             f"classes file {path} does not exist; "
             "it holds one class name a line, in the order of the ids"
         )
-    lines = [line.split("#")[0].strip() for line in path.read_text().splitlines()]
+    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
     names: list[str] = []
     colors: list[list[int] | None] = []
     for line in filter(None, lines):
