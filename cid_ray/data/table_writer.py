@@ -10,23 +10,44 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cid_ray.config import InputError
 from cid_ray.data.table import FORMAT_VERSION, INDEX_COLUMNS, ROW_GROUP_SIZE, SCHEMA
 from cid_ray.storage import paths
-from cid_ray.storage.lock import RunLock
+from cid_ray.storage.lock import LOCK_FILE, RunLock
+
+TABLE_FILES = {"meta.json", "table.parquet", "index.parquet"}
+
+
+def check_only_table(folder: Path) -> None:
+    """Raise InputError when a folder to write a table into holds anything but an older table."""
+    names = {path.name for path in folder.iterdir()} - {LOCK_FILE, "table.parquet.partial"}
+    others = sorted(names - TABLE_FILES if "meta.json" in names else names)
+    if others:
+        listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        raise InputError(
+            f"--out {folder} holds files that are not of a table ({listed}); choose a new folder"
+        )
 
 
 class TableWriter:
     """Writes rows as they come, in bounded memory. No other process may write into the folder.
 
-    `close` writes `meta.json`. A folder without that file is not a table, so a half-written table
-    is never opened.
+    `close` gives the files their names, `meta.json` last. A folder without that file is not a
+    table, so a half-written table is never opened. A table that is replaced stays until then.
+
+    Raises:
+        InputError: the folder holds other files, or another process writes into it.
     """
 
     def __init__(
         self, folder: Path, classes: list[str], colors: list[list[int]], ignore_index: int
     ):
         self._lock = RunLock(folder)
-        (folder / "meta.json").unlink(missing_ok=True)
+        try:
+            check_only_table(folder)
+        except InputError:
+            self._lock.remove()
+            raise
         self.folder = folder
         self.meta = {
             "version": FORMAT_VERSION,
@@ -37,8 +58,9 @@ class TableWriter:
         self._pending: list[dict[str, Any]] = []  # rows of the row group that is being filled
         self._index_parts: list[pa.Table] = []
         self._digest = hashlib.sha256()
+        self._partial = folder / "table.parquet.partial"
         self._file = pq.ParquetWriter(
-            folder / "table.parquet", SCHEMA, compression="none", use_dictionary=False
+            self._partial, SCHEMA, compression="none", use_dictionary=False
         )
 
     def add(self, row: dict[str, Any]) -> None:
@@ -66,6 +88,8 @@ class TableWriter:
             index = pa.concat_tables(self._index_parts)
         else:
             index = SCHEMA.empty_table().select(INDEX_COLUMNS)
+        (self.folder / "meta.json").unlink(missing_ok=True)
+        self._partial.replace(self.folder / "table.parquet")
         pq.write_table(index, self.folder / "index.parquet")
         described = [self.meta["classes"], self.meta["ignore_index"]]
         self._digest.update(json.dumps(described).encode())
@@ -76,5 +100,5 @@ class TableWriter:
     def discard(self) -> None:
         """Remove what was written: the import found an error."""
         self._file.close()
-        (self.folder / "table.parquet").unlink()
+        self._partial.unlink()
         self._lock.remove()

@@ -38,6 +38,17 @@ def validate_ray_up(tree: Mapping[str, Any]) -> None:
     validate_config(prepare_config(copy.deepcopy(dict(tree))))  # it fills in defaults in place
 
 
+def recorded_address() -> str | None:
+    """The address of the cluster that `ray start` started last on this machine, dead or alive.
+
+    Why private: `ray.init()` reads it too, but then waits for minutes for a dead cluster.
+    """
+    from ray._private.services import find_bootstrap_address
+
+    address: str | None = find_bootstrap_address(None)
+    return address
+
+
 def add_job_metadata(metadata: Mapping[str, str]) -> None:
     """Add metadata to this process's submitted job in Ray's list. No effect outside a job.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 from collections.abc import Mapping
 from typing import Any
 
-from cid_ray.config import error_summary
+from cid_ray.config import InputError, error_summary
 from cid_ray.resources import _ray_compat
 from cid_ray.resources.capacity import AliveNode, ClusterCapacity, Resources, with_autoscaler
 from cid_ray.resources.cluster_files import kuberay_capacity, read_cluster_file
@@ -25,6 +26,7 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # fills the dashboard's Train tab
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+JOIN_TIMEOUT_S = 10.0  # for each of two tries: a connection, and an answer
 NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that an autoscaler started
 
 
@@ -34,6 +36,10 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
     Args:
         verbose: show here too what Ray's processes print.
         metadata: what Ray's list of jobs shows of this command.
+
+    Raises:
+        InputError: the cluster of RAY_ADDRESS does not answer within JOIN_TIMEOUT_S, or runs
+            another version of Ray or Python.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -47,18 +53,74 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
         "logging_level": "ERROR",
         "job_config": ray.job_config.JobConfig(metadata=metadata),
     }
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**options)
-    else:
-        try:
+    address = cluster_to_join()
+    try:
+        if address:
+            ray.init(address, **options)
+        else:
             # Without a dashboard Train V2 leaks placement groups, and the next trial waits for
             # ever.
-            ray.init(num_cpus=available_cpus(), include_dashboard=True, **options)
-        except ValueError as error:
-            if "num_cpus" not in str(error):
-                raise
-            ray.init(**options)  # a local cluster runs already: join it
+            ray.init("local", num_cpus=available_cpus(), include_dashboard=True, **options)
+    except (OSError, RuntimeError) as error:
+        what = f"Ray at {address} cannot be joined"
+        if not address:
+            what = "Ray cannot be started here (RAY_TMPDIR names another folder for its files)"
+        raise InputError(f"{what}: {' '.join(str(error).split())[:300]}") from None
     _ray_compat.add_job_metadata(metadata)
+
+
+def cluster_to_join() -> str | None:
+    """The address of the cluster to join; None: start one on this machine.
+
+    Ray itself would wait for minutes for a cluster that does not answer.
+
+    Raises:
+        InputError: RAY_ADDRESS is set, and no cluster answers there.
+    """
+    named = os.environ.get("RAY_ADDRESS", "")
+    if named == "local":
+        return None
+    if named not in ("", "auto"):
+        if problem := not_answering(named):
+            raise InputError(
+                f"RAY_ADDRESS={named}: {problem}; correct it, start the cluster, or unset it to "
+                "run on this machine"
+            )
+        return named
+    recorded = _ray_compat.recorded_address()
+    if recorded and not not_answering(recorded):
+        return recorded
+    if named == "auto":
+        found = (
+            f"the one of {recorded} does not answer" if recorded else "there is no record of one"
+        )
+        raise InputError(
+            f"RAY_ADDRESS=auto: no Ray cluster runs on this machine, {found}; start one with "
+            "`ray start --head`, or unset RAY_ADDRESS"
+        )
+    return None
+
+
+def not_answering(address: str) -> str:
+    """Why no cluster can be joined at `address` (host:port or ray://host:port); "" if one can."""
+    import grpc
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return "it must be host:port, such as 10.0.0.5:6379"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), JOIN_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        return f"nothing answers there within {JOIN_TIMEOUT_S:g} s ({error_summary(error)})"
+    if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return ""
+    target = address.removeprefix("ray://")
+    with grpc.insecure_channel(target, [("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(JOIN_TIMEOUT_S)
+        except grpc.FutureTimeoutError:
+            return f"what answers there is no Ray cluster (no gRPC within {JOIN_TIMEOUT_S:g} s)"
+    return ""
 
 
 def cluster_capacity() -> ClusterCapacity:

@@ -25,7 +25,7 @@ from cid_ray.data.sources import open_table
 from cid_ray.data.synthetic import ensure_demo_table, generated_row, write_demo
 from cid_ray.data.synthetic_scenes import SEASONS
 from cid_ray.data.table import ROW_GROUP_SIZE, Table
-from cid_ray.data.table_writer import TableWriter
+from cid_ray.data.table_writer import TABLE_FILES, TableWriter
 from tests.helpers.image_tables import (
     labeled_row,
     random_image,
@@ -155,7 +155,6 @@ def test_open_table_of_missing_folder_or_file_raises(tmp_path: Path, name: str) 
 
 
 def test_unfinished_table_raises(tmp_path: Path) -> None:
-    write_table(tmp_path / "t", [labeled_row("0", random_image(0), random_mask(0))])
     writer = TableWriter(tmp_path / "t", ["a"], [[0, 0, 0]], 255)
     writer.add(table_row("1", encode_png(random_image(1))))
     with pytest.raises(InputError):
@@ -277,3 +276,23 @@ def test_table_that_another_process_writes_is_refused(tmp_path: Path) -> None:
         TableWriter(tmp_path / "table", ["b"], [[0, 0, 0]], 255)
     first.close()
     TableWriter(tmp_path / "table", ["b"], [[0, 0, 0]], 255).close()
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "index.parquet", "notes.txt", "images"])
+def test_folder_with_other_files_is_refused_and_they_stay(tmp_path: Path, name: str) -> None:
+    """A table.parquet without meta.json is not ours."""
+    (tmp_path / name).write_text("of somebody else")
+    with pytest.raises(InputError, match=f"holds files that are not of a table .{name}"):
+        TableWriter(tmp_path, ["a"], [[0, 0, 0]], 255)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "of somebody else"
+
+
+def test_table_that_is_replaced_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    write_demo(tmp_path, {"test": 1, "val": 1, "train": 2})
+    before = open_table(str(tmp_path)).fingerprint
+    writer = TableWriter(tmp_path, ["a"], [[0, 0, 0]], 255)
+    assert open_table(str(tmp_path)).fingerprint == before
+    writer.discard()
+    assert open_table(str(tmp_path)).fingerprint == before
+    assert {path.name for path in tmp_path.iterdir()} == TABLE_FILES
