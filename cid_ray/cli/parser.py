@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -23,6 +24,16 @@ DONE = 0
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
+# The fault of a disk or of its rights, and none of ours.
+DISK_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+)
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
 
 Command = Callable[[list[str]], int]
@@ -114,6 +125,12 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
+    except OSError as error:
+        if error.errno not in DISK_ERRNOS:
+            traceback.print_exc()
+        else:
+            print(f"failed: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
+        code = FAILED
     except Exception:
         traceback.print_exc()
         code = FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from pathlib import Path
@@ -98,7 +99,10 @@ class TableWriter:
         self._lock.remove()
 
     def discard(self) -> None:
-        """Remove what was written: the import found an error."""
-        self._file.close()
-        self._partial.unlink()
+        """Remove what was written: the import failed. A folder that is empty then goes too."""
+        with contextlib.suppress(OSError, pa.ArrowException):  # a full disk cannot be flushed
+            self._file.close()
+        self._partial.unlink(missing_ok=True)
         self._lock.remove()
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()

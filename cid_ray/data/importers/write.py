@@ -20,7 +20,7 @@ from cid_ray.data.image_codec import encode_png
 from cid_ray.data.importers.classes import ClassList, make_mask_reader
 from cid_ray.data.importers.items import ImportItem
 from cid_ray.data.table import Table
-from cid_ray.data.table_writer import TableWriter
+from cid_ray.data.table_writer import TableWriter, check_only_table
 
 WRITE_ORDER = {"test": 0, "val": 1, "train": 2}
 READ_THREADS = 4
@@ -61,6 +61,8 @@ def check_output(out: Path, ignore_index: int) -> None:
         raise InputError(f"--out {out} already holds a table; choose another folder or remove it")
     if out.is_file():
         raise InputError(f"--out {out} is a file, must be a folder to make")
+    if out.is_dir():
+        check_only_table(out)
     if not 0 <= ignore_index <= 255:
         raise InputError(f"--ignore-index is {ignore_index}, must be a mask id from 0 to 255")
 
@@ -104,23 +106,26 @@ def write_table(
     writer = TableWriter(out, classes.names, classes.colors, ignore_index)
     read_mask = make_mask_reader(classes, mapping or {}, ignore_index)
     ordered = sorted(items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
-    for item, content in progress(_read_files(ordered, audit, read_mask), len(ordered)):
-        try:
-            if isinstance(content, BadFile):
-                raise content
-            writer.add(audited_row(audit, item, *content))
-        except BadFile as error:
-            audit.bad_files.append(str(error))
-    errors = audit.errors(skip_bad)
-    if not errors and "train" not in audit.class_pixels:
-        reason = "no train image with a mask is left: nothing could be learned"
-        errors = [reason, *audit.bad_files]
-    if errors:
+    try:
+        for item, content in progress(_read_files(ordered, audit, read_mask), len(ordered)):
+            try:
+                if isinstance(content, BadFile):
+                    raise content
+                writer.add(audited_row(audit, item, *content))
+            except BadFile as error:
+                audit.bad_files.append(str(error))
+        errors = audit.errors(skip_bad)
+        if not errors and "train" not in audit.class_pixels:
+            reason = "no train image with a mask is left: nothing could be learned"
+            errors = [reason, *audit.bad_files]
+        if errors:
+            may_skip = bool(audit.bad_files) and not skip_bad
+            raise InputError(_describe_errors(errors, may_skip))
+        warnings = audit.warnings()
+        writer.close(skipped=audit.bad_files, warnings=warnings)
+    except BaseException:  # Ctrl-C too
         writer.discard()
-        may_skip = bool(audit.bad_files) and not skip_bad
-        raise InputError(_describe_errors(errors, may_skip))
-    warnings = audit.warnings()
-    writer.close(skipped=audit.bad_files, warnings=warnings)
+        raise
     return ImportResult(Table(out), warnings, audit.bad_files, list(notes))
 
 
