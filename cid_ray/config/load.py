@@ -105,6 +105,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 # ---- YAML and changes ----
 
 
+MAX_VALUES = 100_000
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that reads `1e-3` as a number: YAML 1.1 asks for `1.0e-3` and reads a string."""
 
@@ -117,7 +120,31 @@ _Loader.add_implicit_resolver(
 
 
 def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)
+    """The value of a YAML text.
+
+    Raises:
+        yaml.YAMLError: it is no YAML, or too large: nested too deeply, a number with too many
+            digits, or aliases that expand to more than MAX_VALUES values.
+    """
+    try:
+        tree = yaml.load(text, Loader=_Loader)
+        if _num_values(tree, {}) > MAX_VALUES:
+            raise yaml.YAMLError(f"its aliases expand to more than {MAX_VALUES:,} values")
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply, or it contains itself") from None
+    except ValueError as error:
+        raise yaml.YAMLError(error_summary(error)) from None
+    return tree
+
+
+def _num_values(value: Any, known: dict[int, int]) -> int:
+    """How many values there are when every alias is written out. `known` is a cache by identity."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_num_values(part, known) for part in parts)
+    return known[id(value)]
 
 
 def _parse_change(text: str) -> tuple[str, Any]:

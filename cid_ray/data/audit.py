@@ -9,12 +9,13 @@ masks of 0 and 255 only) may not: no model could learn from what is left.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
+
+from cid_ray.data.image_codec import open_image
 
 # A larger image is a decompression bomb or a mistake. Pillow itself refuses from 179 million on.
 MAX_PIXELS = 150_000_000
@@ -42,7 +43,7 @@ class Audit:
     def check_image(self, path: str, encoded: bytes) -> tuple[int, int]:
         """(height, width) of an image of which every byte was decoded; BadFile if that fails."""
         try:
-            with Image.open(io.BytesIO(encoded)) as image:
+            with open_image(encoded) as image:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width} x {image.height} pixels"
                     raise BadFile(f"{path}: {size} is more than {MAX_PIXELS:,}")

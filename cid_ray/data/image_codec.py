@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+# Pillow would also open EPS, for which it runs Ghostscript, and many formats that nobody tested.
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """Open an image, encoded or in a file, of one of FORMATS, whatever its name ends with."""
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+
 
 def decode_image(encoded: bytes) -> Image.Image:
     """An image in RGB, decoded completely."""
-    image = Image.open(io.BytesIO(encoded))
+    image = open_image(encoded)
     if image.mode != "RGB":
         return image.convert("RGB")
     image.load()  # `convert` would copy the pixels

@@ -13,7 +13,6 @@ Legend: N rows, K classes, H, W pixels. A "row" is an index 0..N-1 into the tabl
 
 from __future__ import annotations
 
-import io
 import json
 import threading
 from functools import cached_property
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
-from cid_ray.data.image_codec import decode_image
+from cid_ray.data.image_codec import decode_image, open_image
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
@@ -214,7 +213,7 @@ class Table:
         return [values[name][row % ROW_GROUP_SIZE].as_py() for name in columns]
 
     def _decode_mask(self, encoded: bytes) -> np.ndarray:
-        class_ids = np.array(Image.open(io.BytesIO(encoded)))
+        class_ids = np.array(open_image(encoded))
         if self.ignore_index == IGNORED:
             return class_ids
         return np.where(class_ids == self.ignore_index, IGNORED, class_ids).astype(np.uint8)

@@ -447,3 +447,29 @@ def test_rung_steps_increase_and_end_at_last_step(steps: int, fractions: set[flo
         {}, {"train.steps": steps, "train.rungs": [*sorted(fractions), 1.0]}
     ).train.rung_steps
     assert found == tuple(sorted(set(found))) and found[0] >= 1 and found[-1] == steps
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "a: &a [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+            + "".join(
+                f"{new}: &{new} [{', '.join(['*' + old] * 9)}]\n"
+                for old, new in zip("abcdef", "bcdefg", strict=True)
+            ),
+            "expand to more than 100,000 values",
+        ),
+        ("a: &a [*a]\n", "contains itself"),
+        ("loss: {relation_weight: " + "9" * 5000 + "}\n", "Exceeds the limit"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+    ],
+    ids=["aliases", "itself", "digits", "depth"],
+)
+def test_config_file_that_is_a_bomb_is_refused_in_one_line(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    file = tmp_path / "bomb.yaml"
+    file.write_text(text)
+    message = error_message(load_config, file)
+    assert f"{file}: not valid YAML" in message and reason in message and "\n" not in message

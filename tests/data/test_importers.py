@@ -487,3 +487,15 @@ def test_coco_stuff_is_read_with_182_classes(tmp_path: Path) -> None:
         image, mask = table.read(index, mask=True)
         assert mask is not None
         assert mask.shape == sizes[index] == (image.height, image.width)
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_postscript_named_png_is_not_run(
+    root: Path, folder: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pillow opens EPS by running Ghostscript on it."""
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n(ran) print flush\nshowpage\n"
+    next((root / folder).glob("*")).write_bytes(program)
+    with pytest.raises(InputError, match=r"unreadable"):
+        prepare_folder(root)
+    assert "ran" not in capfd.readouterr().out

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cid_ray.config import InputError
 from cid_ray.data.audit import BadFile
-from cid_ray.data.image_codec import default_colors
+from cid_ray.data.image_codec import default_colors, open_image
 from cid_ray.data.importers.items import ImportItem
 
 ID_MODES = ("1", "L", "P", "I;16", "I")  # Pillow's modes of which a pixel is an id
@@ -114,7 +114,7 @@ def make_mask_reader(
 
     def read(path: Path) -> np.ndarray:
         try:
-            with Image.open(path) as image:
+            with open_image(path) as image:
                 pixels = np.asarray(image if image.mode in ID_MODES else image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadFile(f"{path}: unreadable mask ({error})") from None
