@@ -125,6 +125,13 @@ def test_optuna_dashboard_shows_the_studies_and_ends_with_the_dashboard(halfway:
         wait_until(lambda: reachable(optuna_port))
         summaries = json.loads(ask(optuna_port, "/api/studies")[1])["study_summaries"]
         assert {"1/8 cid", "1/4 cid"} <= {study["study_name"] for study in summaries}
+        journal = (halfway / "study.journal").read_bytes()
+        for method in ("DELETE", "POST", "PUT"):
+            path = f"/api/studies/{summaries[0]['study_id']}"
+            assert ask(optuna_port, path, method)[0] == 405
+        for host in ("evil.example", f"127.0.0.1.evil.example:{optuna_port}"):
+            assert ask(optuna_port, "/api/studies", host=host)[0] == 403
+        assert (halfway / "study.journal").read_bytes() == journal
     wait_until(lambda: not reachable(optuna_port))
 
 

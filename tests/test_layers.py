@@ -1,4 +1,4 @@
-"""Law: a file at the top of cid_ray is a command, a folder is a package that knows one world, and
+"""Law: a file at the top of cid_ray is a command, a folder is a package with one concern, and
 no imports run in a circle (docs/architecture.md). Reference: the syntax trees of all files.
 """
 
@@ -165,7 +165,7 @@ def test_package_imports_only_packages_below_it(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", NEVER_IMPORTS)
-def test_package_knows_one_world(package: str) -> None:
+def test_package_imports_only_what_it_may(package: str) -> None:
     wrong = {
         f"{name_of(file)}: {name}"
         for file in (PACKAGE / package).rglob("*.py")

@@ -87,3 +87,9 @@ def allowed_hosts(host: str) -> tuple[str, ...]:
 def url_host(host: str) -> str:
     """The address as it is written in a URL: IPv6 in brackets."""
     return f"[{host}]" if ":" in host else host
+
+
+def host_name(header: str) -> str:
+    """The name in a request's Host header: lower case, without the port."""
+    before, _, after = header.rpartition(":")
+    return (before if after.isdigit() else header).lower()

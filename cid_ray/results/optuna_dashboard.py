@@ -9,12 +9,8 @@ from importlib.util import find_spec
 from cid_ray.results.listening import LOOPBACK, free_port_after
 from cid_ray.results.live_page import ServedRun
 
-# The module behind the console script `optuna-dashboard`. It is private, but the package has no
-# __main__, and a script's path says nothing about the Python it runs in. Tested: 0.17 and 0.21.
-OPTUNA_DASHBOARD_MODULE = "optuna_dashboard._cli"
+SERVER_MODULE = "cid_ray.search.optuna_server"
 JOURNAL_FILE = "study.journal"
-# by default it takes gunicorn where that is installed; wsgiref is part of Python
-SERVER_OPTIONS = ("--server", "wsgiref", "--quiet")
 
 StartModule = Callable[..., "subprocess.Popen[str]"]  # cli.sidecar.start_process
 
@@ -22,7 +18,7 @@ StartModule = Callable[..., "subprocess.Popen[str]"]  # cli.sidecar.start_proces
 def start_optuna_dashboards(
     runs: list[ServedRun], port: int, start_module: StartModule
 ) -> list[subprocess.Popen[str]]:
-    """Start one optuna-dashboard per run that has a journal, on loopback.
+    """Start one read-only optuna-dashboard per run that has a journal, on loopback.
 
     Sets `optuna_url` of these runs. Does nothing when optuna-dashboard is not installed.
 
@@ -42,11 +38,6 @@ def start_optuna_dashboards(
         if not journal.is_file():
             continue
         port = free_port_after(port)
-        address = ("--host", LOOPBACK, "--port", str(port))
-        processes.append(
-            start_module(
-                OPTUNA_DASHBOARD_MODULE, str(journal), *address, *SERVER_OPTIONS, quiet=True
-            )
-        )
+        processes.append(start_module(SERVER_MODULE, str(journal), str(port), quiet=True))
         run.optuna_url = f"http://{LOOPBACK}:{port}/"
     return processes

@@ -20,6 +20,7 @@ from typing import Any
 
 from aiohttp import web
 
+from cid_ray.results.listening import host_name
 from cid_ray.results.live_page import REPORT_FILE, ServedRun, run_page, runs_page
 from cid_ray.storage import paths
 
@@ -78,10 +79,8 @@ class Site:
 
     @web.middleware
     async def check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        host = request.headers.get("Host", "")
-        before, _, after = host.rpartition(":")
-        name = before if after.isdigit() else host  # without the port
-        if self.allowed_hosts and name.lower() not in self.allowed_hosts:
+        name = host_name(request.headers.get("Host", ""))
+        if self.allowed_hosts and name not in self.allowed_hosts:
             text = f"this dashboard answers to {', '.join(self.allowed_hosts)} only\n"
             raise web.HTTPForbidden(text=text, headers=HEADERS)
         try:
