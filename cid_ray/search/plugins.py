@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from cid_ray.config import Config, InputError
+from cid_ray.search import _optuna_compat
 from cid_ray.search.space import nearest
 
 # These samplers derive the whole sequence from one seed; a seed per trial would repeat its first
@@ -25,6 +26,8 @@ def make_sampler(config: Config, study_index: int, number: int) -> optuna.sample
     sampler = config.search.sampler
     step = 0 if sampler.name in SEED_FIXES_SEQUENCE else number
     seed = (config.search.seed * 1_000_003 + study_index * 10_007 + step) % 2**32
+    if sampler.name == "CmaEsSampler":
+        _optuna_compat.guard_cmaes()
     found: optuna.samplers.BaseSampler = load_plugin(
         optuna.samplers, sampler.name, sampler.args, "Sampler", seed=seed
     )

@@ -7,6 +7,8 @@ journal and samplers are the real ones.
 from __future__ import annotations
 
 import json
+import pickle
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.chaos import outcome, simulated_config, simulated_record, uninterrupted
+from cid_ray.config import InputError
 from cid_ray.search.analysis import winners
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Search
@@ -179,3 +182,32 @@ def test_warm_start_ratios_start_with_best_of_fewer_labels(tmp_path: Path) -> No
 
 def final_value(trial: TrialSpec) -> float:
     return float(simulated_record(trial.config, trial.name, 80)["val/miou_teacher"])
+
+
+def test_stored_state_of_cmaes_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    """A changed journal could otherwise run any code on the next resume."""
+    sampler = {"name": "CmaEsSampler", "args": {"n_startup_trials": 1}}
+    out, mark = tmp_path / "run", tmp_path / "code ran"
+    config = search_config(trials=30, **{**CID_ONLY, "search.sampler": sampler})
+    with open_search(out, config) as search:
+        for _ in range(40):
+            complete(search, next_trial(search))
+    journal = out / "study.journal"
+    stored = re.compile(r'("cma:[^"]*optimizer[^"]*":")[0-9a-f]+"')
+    text = journal.read_text()
+    assert stored.search(text), "the sampler has stored no state"
+    code = pickle.dumps(_Touch(str(mark))).hex()
+    journal.write_text(stored.sub(rf'\g<1>{code}"', text))
+    with open_search(out, config) as search, pytest.raises(InputError, match="no part of it"):
+        search.next_trial()
+    assert not mark.exists()
+
+
+class _Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str, str]]:
+        return open, (self.path, "w")
