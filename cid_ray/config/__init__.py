@@ -26,7 +26,7 @@ from cid_ray.config.sharding import (
     unlabeled_shard,
 )
 from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig
-from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
+from cid_ray.config.validators import check_uri, flatten, holds_secret, parse_label_ratio
 
 __all__ = [
     "CUTMIX_GROUP_SIZE",
@@ -51,6 +51,7 @@ __all__ = [
     "error_summary",
     "flatten",
     "format_validation_error",
+    "holds_secret",
     "known_keys",
     "labeled_shard",
     "load_config",

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from cid_ray.config.errors import InputError, error_summary
 from cid_ray.config.schema import Config
 from cid_ray.config.section import Section
-from cid_ray.config.validators import SecretError
+from cid_ray.config.validators import SecretError, flatten, holds_secret
 
 MAX_CHANGES_SHOWN = 6
 MAX_VALUE_CHARS = 120
@@ -76,6 +76,14 @@ def build_config(tree: Mapping[str, Any], changes: Changes = ()) -> Config:
         changes = dict(_parse_change(text) for text in changes)
     for key, value in changes.items():
         _assign(merged, key, value)
+    # First of all: a later message may repeat a value.
+    for key, value in flatten(merged).items():
+        if holds_secret(key, value):
+            raise InputError(
+                f"`{key}` holds a password or another secret, which would be written into the run "
+                "folder; leave it out and set it in the environment (AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, PGUSER and PGPASSWORD, MLFLOW_TRACKING_URI, WANDB_API_KEY)"
+            )
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
@@ -157,7 +165,7 @@ def _parse_change(text: str) -> tuple[str, Any]:
     try:
         return key.strip(), _parse_yaml(value)
     except yaml.YAMLError:
-        raise InputError(f"--set {text!r}: the value is not valid YAML") from None
+        raise InputError(f"--set {key.strip()}: the value is not valid YAML") from None
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -6,13 +6,47 @@ import math
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import unquote
 
-CREDENTIAL_NAME = re.compile(r"(key|token|password|secret)$", re.IGNORECASE)
+# Names of secrets: of keys, of parameters in URLs, of words in connection strings.
+SECRET_NAME = re.compile(
+    r"(passw(or)?d|passphrase|pwd|secret|token|credentials?|apikey|accesskey|signature"
+    r"|(^|[^a-z])(pass|pw|key|auth|sig))$",
+    re.IGNORECASE,
+)
+NAME_AND_VALUE = re.compile(r"([\w.-]+)\s*=\s*[^&;\s]")
+USER_AND_PASSWORD = re.compile(r"(^|//|\s)[^/\s:@?#]*:[^/\s@?#]+@")
 URL_WITH_USER = re.compile(r"://[^/\s]*@")
+MAX_UNQUOTES = 5  # a secret may be percent-encoded more than once
 
 
 class SecretError(ValueError):
     """A rule broken by a value that may hold a secret: the message must not repeat the value."""
+
+
+def holds_secret(name: str, value: Any) -> bool:
+    """Whether a value is a secret by its name, or contains one.
+
+    A secret is written into config.yaml, onto pages and into messages, so none may be given.
+
+    Args:
+        name: of the value, such as "search.callbacks.wandb.api_key".
+        value: text is searched for passwords in URLs and for parameters with the name of a secret,
+            percent-decoded. Numbers, truth values and None are no secrets.
+
+    Example:
+        >>> holds_secret("study.storage", "postgresql://me:pw@host/db")
+        True
+    """
+    if isinstance(value, (list, tuple)):
+        return any(holds_secret(name, item) for item in value)
+    if not isinstance(value, str) or not value:
+        return False
+    text = value
+    for _ in range(MAX_UNQUOTES):
+        text = unquote(text)
+    names = [name.rsplit(".")[-1], *NAME_AND_VALUE.findall(text)]
+    return any(map(SECRET_NAME.search, names)) or bool(USER_AND_PASSWORD.search(text))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -69,7 +103,7 @@ def check_database_url(url: str) -> str:
 def reject_secrets(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The same options, if they hold no secret: they are written into the run folder."""
     for key, value in flatten(options).items():
-        if CREDENTIAL_NAME.search(key) or URL_WITH_USER.search(str(value)):
+        if holds_secret(key, value) or URL_WITH_USER.search(str(value)):
             raise SecretError(
                 f"holds a secret in {key}, which would be written into the run folder; "
                 "leave it out and set it in the environment (MLFLOW_TRACKING_URI, "

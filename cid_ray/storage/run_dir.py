@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from cid_ray.config import Config, InputError, check_uri, error_summary
+from cid_ray.config import Config, InputError, check_uri, error_summary, holds_secret
 from cid_ray.storage import paths
 from cid_ray.storage.lock import RunLock
 from cid_ray.storage.paths import PathOrUri
@@ -228,6 +228,11 @@ def read_errors_as_input_errors(name: PathOrUri) -> Iterator[None]:
 def _checked(name: str) -> PathOrUri:
     if not paths.is_remote(name):
         return Path(name)
+    if holds_secret("", name):
+        raise InputError(
+            "the name of the run folder holds a password or key; credentials and endpoint are "
+            "taken from the environment (AWS_ACCESS_KEY_ID, ..., AWS_ENDPOINT_URL)"
+        )
     try:
         return check_uri(name)
     except ValueError as error:
