@@ -2,9 +2,7 @@
 
     with Search.open(config, run_dir) as search:
         while (trial := search.next_trial()) is not None:
-            records = cid_ray.train(
-                trial.config, run_dir, trial.name, score_test=trial.score_test
-            )
+            records = cid_ray.train(trial.config, run_dir, trial.name, score_test=trial.score_test)
             for record in records:
                 if search.report(record) is Decision.STOP:
                     break
@@ -64,6 +62,7 @@ class Search:
         events: writes records and tells callbacks.
         total: trials of the whole search, repeats included.
         finished_before: trials that had finished when it was opened.
+        not_scored: runs whose test scores could not be computed at the end.
     """
 
     def __init__(self, run_dir: RunDir, store: StudyStore, deadline: float | None = None):
@@ -79,6 +78,7 @@ class Search:
         self.remote = RemoteTrials(self.queue, self.heartbeat, self.events)
         self.total = store.total_trials()
         self.finished_before = len(store.finished())
+        self.not_scored: list[str] = []
         self._lock = run_dir.lock()
         self._said_waiting = False
         # Stale trials come at the first refresh, when callbacks can receive them.

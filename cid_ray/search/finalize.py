@@ -77,6 +77,7 @@ def score_winners(search: Search, trial_fn: TrialFn, resources: Resources | None
 
 
 def _log_not_scored(search: Search, winner: TrialSpec, reason: str) -> None:
+    search.not_scored.append(winner.name)
     search.log(
         f"{winner.name} could not be scored on test ({reason}); --resume {search.run_dir} "
         "tries again",
@@ -99,14 +100,17 @@ def run_dir_of(search: Search, winner: TrialSpec) -> str:
 def _checkpoint_reachable(search: Search, winner: TrialSpec) -> bool:
     """Whether a winner can be scored here. Without its checkpoint it would be trained again."""
     folder = checkpoint_paths.checkpoint_dir(winner.config, run_dir_of(search, winner), winner.name)
-    reachable = search.store.is_own(winner.trial) or paths.exists(paths.join(folder, "last.pt"))
-    if not reachable:
-        search.log(
-            f"{winner.name} is not scored on test: {folder} belongs to another machine; resume the "
-            "search there",
-            True,
-        )
-    return reachable
+    if paths.exists(paths.join(folder, "last.pt")):
+        return True
+    if search.store.is_own(winner.trial):
+        search.log(f"{winner.name} is trained again: its checkpoint is not in {folder}", True)
+        return True
+    search.log(
+        f"{winner.name} is not scored on test: {folder} belongs to another machine; resume the "
+        "search there",
+        True,
+    )
+    return False
 
 
 def delete_losing_checkpoints(search: Search) -> None:

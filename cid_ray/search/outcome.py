@@ -29,6 +29,11 @@ def search_outcome(search: Search, elapsed: float) -> tuple[int, list[str]]:
     lines = [f"{len(states)} of {total} trials finished in {elapsed:.0f} s"]
     if search.rules.interrupted:
         return INTERRUPTED, [*lines, f"resume with: {resume}"]
+    if search.not_scored:
+        return FAILED, [
+            *lines,
+            f"{len(search.not_scored)} not scored on test; again with: {resume}",
+        ]
     if states and all(state == TrialState.FAIL for state in states):
         lines.append(f"every trial failed; the reasons are in {search.run_dir}/records.jsonl")
         return FAILED, lines

@@ -20,6 +20,7 @@ from cid_ray.results.records import Record, of_event, read_records
 from cid_ray.search.analysis import winners
 from cid_ray.search.controller import Search
 from cid_ray.search.finalize import delete_losing_checkpoints, score_winners
+from cid_ray.search.outcome import search_outcome
 from tests.helpers.event_recorder import EventRecorder
 from tests.helpers.simulated_studies import open_search, run_trials, score_on_test, search_config
 
@@ -48,6 +49,10 @@ def test_score_winners_with_several_workers_run_one_after_another(
     with open_search(tmp_path / "run", config) as search:
         recorder = EventRecorder()
         search.add_callback(recorder)
+        for winner in winners(search.store):
+            checkpoint = tmp_path / "run" / "checkpoints" / winner.name / "last.pt"
+            checkpoint.parent.mkdir(parents=True)
+            checkpoint.touch()
         score_winners(search, functools.partial(score_and_log, log), Resources(0.01, 0))
     lines = [line.split() for line in log.read_text().splitlines()]
     assert [event for _, event in lines] == ["starts", "ends"] * len(RATIOS)
@@ -93,6 +98,18 @@ def test_score_winners_record_says_which_trial_it_is_about(finished: Search) -> 
     assert [record["run"] for (record,) in recorder.of("on_trial_result")] == list(expected)
 
 
+def test_score_winners_without_checkpoint_says_that_it_trains_again(finished: Search) -> None:
+    recorder = EventRecorder()
+    finished.add_callback(recorder)
+    lost, _ = (winner.name for winner in winners(finished.store))
+    (finished.run_dir.local / "checkpoints" / lost / "last.pt").unlink()
+    score_winners(finished, score_on_test, None)
+    ((text, important),) = recorder.of("on_message")
+    assert important and text.startswith(f"{lost} is trained again: its checkpoint is not in")
+    assert len(runs_with_test_scores(finished)) == 2
+    assert search_outcome(finished, 1.0)[0] == 0
+
+
 def test_score_winners_failed_test_is_named_and_others_are_scored(finished: Search) -> None:
     recorder = EventRecorder()
     finished.add_callback(recorder)
@@ -107,6 +124,8 @@ def test_score_winners_failed_test_is_named_and_others_are_scored(finished: Sear
     assert runs_with_test_scores(finished).keys() == {healthy}
     ((text, important),) = recorder.of("on_message")
     assert important
+    code, lines = search_outcome(finished, 1.0)
+    assert code == 1 and lines[-1].startswith("1 not scored on test; again with: python -m")
     assert text.startswith(f"{broken} could not be scored on test (RuntimeError: the checkpoint")
 
 
