@@ -29,7 +29,7 @@ from cid_ray.search.trial_states import FINISHED_STATES, STATE_NAMES
 EXPORT_INTERVAL_S = 1.0  # Ray's shortest report interval
 STUDY_TAGS = ("ratio", "method")
 TRIAL_TAGS = (*STUDY_TAGS, "trial")
-GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags in addition to `run`
+GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags besides `search`
     "trial_running": ("1 while a trial runs, 0 once it has finished", TRIAL_TAGS),
     "trial_miou": ("mIoU on val at a running trial's last rung, in percent", TRIAL_TAGS),
     "trial_loss": (
@@ -41,7 +41,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags in
         TRIAL_TAGS,
     ),
     "trial_images_per_s": (
-        "labeled and unlabeled images per second that a running trial is trained on",
+        "training throughput of a running trial: labeled and unlabeled images per second",
         TRIAL_TAGS,
     ),
     "best_miou": ("mIoU on val of the best completed trial, in percent", STUDY_TAGS),
@@ -59,11 +59,11 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags in
         "pool images that a trial could not read: the maximum over all trials",
         STUDY_TAGS,
     ),
-    "restarts": (
+    "retries": (
         "times that a trial resumed from its checkpoint after its process had died",
         STUDY_TAGS,
     ),
-    "spent_seconds": ("seconds since the search was started or resumed", ()),
+    "elapsed_seconds": ("seconds since the search was started or resumed", ()),
     "budget_seconds": ("seconds that --budget leaves for trials; absent without it", ()),
     "eta_seconds": (
         "seconds until all trials have finished or the budget is spent; absent until one has "
@@ -81,9 +81,9 @@ class PrometheusMetrics(Callback):
     def on_search_start(self, search: Search) -> None:
         from ray.util.metrics import Gauge
 
-        default_tags = {"run": search.run_dir.basename}
+        default_tags = {"search": search.run_dir.basename}
         self.gauges = {
-            name: Gauge(f"cid_{name}", text, ("run", *tags)).set_default_tags(default_tags)
+            name: Gauge(f"cid_{name}", text, ("search", *tags)).set_default_tags(default_tags)
             for name, (text, tags) in GAUGES.items()
         }
         self.store = search.store
@@ -231,7 +231,7 @@ class PrometheusMetrics(Callback):
             count.update(running=running, waiting=-min(running, count["waiting"]))
             for state in ("waiting", "running", *STATE_NAMES.values()):
                 self._put("trials", count[state], **tags, state=state)
-            self._put("restarts", restarts[ratio, method], **tags)
+            self._put("retries", restarts[ratio, method], **tags)
             for name in SUMS:
                 self.values.setdefault((name, tuple(tags.items())), 0.0)
         self.planned = store.total_trials()
@@ -245,7 +245,7 @@ class PrometheusMetrics(Callback):
     def _update_time(self) -> None:
         now = time.monotonic()
         spent = now - self.started
-        self._put("spent_seconds", spent)
+        self._put("elapsed_seconds", spent)
         left = remaining_seconds(
             spent, self.done - self.done_before, self.planned - self.done_before
         )

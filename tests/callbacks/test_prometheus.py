@@ -132,8 +132,8 @@ def test_trial_whose_process_died_waits_and_counts_as_restart(
     trial = next_trial(search)
     search.report_process_died(trial.name)
     assert trial_states(metrics) == {"waiting": N_TRIALS}
-    restarts = {tags: value for tags, value in values_of(metrics, "restarts").items() if value}
-    assert restarts == {(trial.key.ratio, trial.key.method): 1}
+    retries = {tags: value for tags, value in values_of(metrics, "retries").items() if value}
+    assert retries == {(trial.key.ratio, trial.key.method): 1}
     assert next_trial(search).name == trial.name
     assert trial_states(metrics) == {"running": 1, "waiting": N_TRIALS - 1}
 
@@ -161,7 +161,7 @@ def test_metrics_after_restart_equal_those_before(tmp_path: Path) -> None:
         search.report(measured_rung(interrupted, 10))
     with open_search(tmp_path, config) as search:
         after = add_metrics(search)
-        for gauge in (*SUMS, "best_miou", "trials", "trials_planned", "restarts"):
+        for gauge in (*SUMS, "best_miou", "trials", "trials_planned", "retries"):
             assert values_of(after, gauge) == values_of(before, gauge) != {}
         assert trial_states(after)["running"] == 0
         assert trial_states(after).total() == N_TRIALS
@@ -221,4 +221,4 @@ def test_every_gauge_is_set_with_its_tags(search: Search, metrics: PrometheusMet
     run_measured_trial(search)
     assert {len(tags) for tags in values_of(metrics, "images_seen")} == {len(STUDY_TAGS)}
     for gauge, tags in metrics.values:
-        assert metrics.gauges[gauge].info["tag_keys"] == ("run", *(name for name, _ in tags))
+        assert metrics.gauges[gauge].info["tag_keys"] == ("search", *(name for name, _ in tags))

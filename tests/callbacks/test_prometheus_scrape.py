@@ -36,7 +36,7 @@ from tests.helpers.small_search import space_file
 
 Samples = list[dict[str, Any]]  # Prometheus's response: {"metric": labels, "value": [time, text]}
 Query = Callable[[str], Samples]
-MISTAKEN_QUERY = 'max by (run) (ray_cid_best_moiu{run=~"$run"})'
+MISTAKEN_QUERY = 'max by (search) (ray_cid_best_moiu{search=~"$search"})'
 SCRAPE_FILE = "prom_metrics_service_discovery.json"
 SCRAPE_CONFIG = """
 global: {{scrape_interval: 1s}}
@@ -217,7 +217,7 @@ def test_metrics_last_values_equal_records(scraped: ScrapedSearch) -> None:
         if record["method"] == "supervised"
     }
     assert single and single.items() <= images.items()
-    assert set(scraped.last_values("spent_seconds", "run")) == {("observed",)}
+    assert set(scraped.last_values("elapsed_seconds", "search")) == {("observed",)}
 
 
 @pytest.mark.ray
