@@ -24,6 +24,8 @@ from cid_ray.storage.lock import RunLock
 from cid_ray.storage.paths import PathOrUri
 
 CONFIG_FILE = "config.yaml"
+READ_ATTEMPTS = 3
+READ_PAUSE_S = 0.2
 MAX_PARALLEL_READS = 8  # small objects read at the same time: reading one is mostly waiting
 # Part of a submitted job's working folder, which Ray deletes some time after the job.
 RAY_JOB_WORKING_DIR = "runtime_resources/working_dir_files"
@@ -240,8 +242,18 @@ def _checked(name: str) -> PathOrUri:
 
 
 def _content(name: PathOrUri) -> bytes:
-    with paths.open_read(name) as file:
-        return file.read()
+    """A file's content. Reading fails when another process replaces the object meanwhile."""
+    for attempt in range(1, READ_ATTEMPTS + 1):
+        try:
+            with paths.open_read(name) as file:
+                return file.read()
+        except FileNotFoundError:
+            raise
+        except OSError:
+            if attempt == READ_ATTEMPTS:
+                raise
+            time.sleep(READ_PAUSE_S)
+    raise AssertionError("unreachable")
 
 
 def _stamp(path: Path) -> FileStamp:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -52,6 +53,29 @@ def test_push_changed_files_are_pulled_elsewhere(store: dict[str, str]) -> None:
         other.pull("report")
         assert (other.local / "records.jsonl").read_text() == "newer, from here"
         assert (other.local / "report" / "index.html").read_text() == "page"
+
+
+@pytest.mark.process
+def test_pull_reads_an_object_again_that_was_replaced_meanwhile(
+    store: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store breaks off a read whose object is replaced, as seen with two machines."""
+    uri = f"{BUCKET}/runs/replaced"
+    with RunDir(uri) as writer, RunDir(uri) as reader:
+        writer.local.mkdir(parents=True)
+        (writer.local / "records.jsonl").write_text("{}\n")
+        writer.push()
+        broken_reads = iter([True, True])
+        open_read = paths.open_read
+
+        def open_or_break(name: paths.PathOrUri) -> IO[bytes]:
+            if next(broken_reads, False):
+                raise OSError("Failed to flush response stream")
+            return open_read(name)
+
+        monkeypatch.setattr(paths, "open_read", open_or_break)
+        reader.pull()
+        assert (reader.local / "records.jsonl").read_text() == "{}\n"
 
 
 def test_new_run_that_another_process_started_meanwhile_is_refused(tmp_path: Path) -> None:
