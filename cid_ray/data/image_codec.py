@@ -14,7 +14,8 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 
 def open_image(source: bytes | Path) -> Image.Image:
     """Open an image, encoded or in a file, of one of FORMATS, whatever its name ends with."""
-    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    # A table's row may hold no bytes at all, which Pillow then cannot identify.
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
 
 
 def decode_image(encoded: bytes) -> Image.Image:
