@@ -21,6 +21,7 @@ REQUIRE_SERVICES = "CID_RAY_REQUIRE_SERVICES"
 REMEDIES = {
     "chromium": "apt-get install chromium",
     "initdb": "apt-get install postgresql",
+    "mount namespace": "needs `unshare` and root, or sudo without a password",
     "openssl": "apt-get install openssl",
     "pid namespace": "needs `unshare` and root, or sudo without a password",
     "postgres": "apt-get install postgresql",

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
 import shutil
 import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from packaging.version import Version
 
 from cid_ray.config import InputError
 from cid_ray.resources.capacity import ClusterCapacity, Resources
@@ -30,10 +27,14 @@ from cid_ray.resources.cluster_files import (
     read_cluster_document,
     read_cluster_file,
 )
-from tests.helpers.services import require_service
+from tests.helpers.services import as_root, require_service, succeeds
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 MACHINES = {"m5.xlarge": Resources(4, 0), "g5.2xlarge": Resources(8, 1)}
+# Kubernetes puts a pod's token and the API's certificate there. The process gets a /run of its own.
+POD_FILES = "/var/run/secrets/kubernetes.io/serviceaccount"
+AS_A_POD = f'mount -t tmpfs tmpfs /run && mkdir -p {POD_FILES} && cp "$1"/* {POD_FILES} && shift'
+TOKEN = "the token of the pod"
 IN_A_POD = """
 import ray
 from cid_ray.resources.ray_session import autoscaler_capacity_on_head
@@ -147,7 +148,9 @@ def test_file_that_is_no_cluster_is_refused_in_one_line(
 def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a head pod, with an API server that knows one RayCluster, over TLS."""
     require_service("openssl", shutil.which("openssl"))
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    key, certificate = tmp_path / "key.pem", tmp_path / "pod" / "ca.crt"
+    certificate.parent.mkdir()
+    (tmp_path / "pod" / "token").write_text(TOKEN)
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
     command += ["-keyout", str(key), "-out", str(certificate)]
     command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -157,6 +160,7 @@ def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
     class Api(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             known = self.path == "/apis/ray.io/v1/namespaces/cid/rayclusters/cid"
+            known &= self.headers["Authorization"] == f"Bearer {TOKEN}"
             self.send_response(200 if known else 403)
             self.end_headers()
             self.wfile.write(answer if known else b"{}")
@@ -172,30 +176,28 @@ def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
     yield {
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
         "KUBERNETES_SERVICE_PORT_HTTPS": str(server.server_address[1]),
-        "RAY_KUBERAY_CLIENT_CERT_PATH": str(certificate),
-        "RAY_KUBERAY_CLIENT_KEY_PATH": str(key),
-        "RAY_KUBERAY_CA_CERT_PATH": str(certificate),
         "RAY_CLUSTER_NAMESPACE": "cid",
     }
     server.shutdown()
 
 
 @pytest.mark.process
-@pytest.mark.skipif(
-    Version(version("ray")) < Version("2.59"),
-    reason="Ray before 2.59 finds the Kubernetes API with the token of a real pod only",
-)
 @pytest.mark.parametrize(
     ("cluster", "expected"),
     [("cid", "may still start 8 gpu"), ("other", "could not be read: 403")],
 )
 def test_head_pod_reads_its_limits_from_the_kubernetes_api(
-    kubernetes: dict[str, str], cluster: str, expected: str
+    kubernetes: dict[str, str], tmp_path: Path, cluster: str, expected: str
 ) -> None:
+    namespace = as_root("unshare", "--mount", "--propagation", "private", "sh", "-c")
+    require_service("mount namespace", succeeds(*namespace, "mount -t tmpfs tmpfs /run"))
     pod = {"RAY_CLUSTER_NAME": cluster, "PYTHONPATH": str(CLUSTER.parent)}
+    program = f'{AS_A_POD} && exec "$@"'
+    # `env`, because sudo drops the environment.
+    variables = [f"{name}={value}" for name, value in {**kubernetes, **pod}.items()]
+    arguments = [str(tmp_path / "pod"), "env", *variables, sys.executable, "-c", IN_A_POD]
     done = subprocess.run(
-        [sys.executable, "-c", IN_A_POD],
-        env={**os.environ, **kubernetes, **pod},
+        [*namespace, program, "sh", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
