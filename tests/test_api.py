@@ -51,6 +51,11 @@ def test_api_function_docstring_has_example_and_every_argument(name: str) -> Non
         assert f"    {argument}: " in docstring
 
 
+@pytest.mark.parametrize("name", sorted(set(cid_ray.__all__) - {"__version__", *FUNCTIONS}))
+def test_api_class_docstring_has_example(name: str) -> None:
+    assert "    >>> " in (inspect.getdoc(getattr(cid_ray, name)) or "")
+
+
 def test_api_unknown_name_is_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         getattr(cid_ray, "trian")  # noqa: B009

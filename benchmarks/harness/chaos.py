@@ -118,7 +118,7 @@ def simulated_records(config: Config, name: str) -> Iterator[Record]:
 
 
 def simulated_trial(
-    run_dir: str, payload: dict[str, Any], segment_s: float = SEGMENT_S
+    run_dir: str, cpus: float, payload: dict[str, Any], segment_s: float = SEGMENT_S
 ) -> Iterator[Record]:
     """Like `training.launch.train`: resumes from its checkpoint, whose rung it yields again."""
     config = Config.model_validate_json(payload["config"])
@@ -259,7 +259,7 @@ def run_or_resume(out: Path, max_concurrent: int) -> int:
         for callback in (status, SearchConsole(console, status)):
             search.add_callback(callback)
         console.log(STARTED)
-        trial_fn = functools.partial(simulated_trial, str(out), segment_s=SEGMENT_S)
+        trial_fn = functools.partial(simulated_trial, segment_s=SEGMENT_S)
         run_search(search, Resources(0.5, 0), max_concurrent, trial_fn)
         if search.rules.reason:
             console.log(f"stopped: {search.rules.reason}")

@@ -215,7 +215,7 @@ class PrometheusMetrics(Callback):
         store = self.store
         here = Counter((tags["ratio"], tags["method"]) for tags in self.running.values())
         states: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        restarts: Counter[tuple[str, str]] = Counter()
+        retries: Counter[tuple[str, str]] = Counter()
         for key in store.studies:
             study = (key.ratio, key.method)
             trials = store.trials(key)
@@ -224,14 +224,14 @@ class PrometheusMetrics(Callback):
             waiting = max(0, store.n_trials(key) - len(finished) - remote)
             states[study].update(finished)
             states[study].update(running=remote, waiting=waiting)
-            restarts[study] += sum(int(t.user_attrs.get("retries", 0)) for t in trials)
+            retries[study] += sum(int(t.user_attrs.get("retries", 0)) for t in trials)
         for (ratio, method), count in states.items():
             tags = {"ratio": ratio, "method": method}
             running = here[ratio, method]
             count.update(running=running, waiting=-min(running, count["waiting"]))
             for state in ("waiting", "running", *STATE_NAMES.values()):
                 self._put("trials", count[state], **tags, state=state)
-            self._put("retries", restarts[ratio, method], **tags)
+            self._put("retries", retries[ratio, method], **tags)
             for name in SUMS:
                 self.values.setdefault((name, tuple(tags.items())), 0.0)
         self.planned = store.total_trials()

@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import NoReturn
 
 from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config import InputError
+from cid_ray.storage.paths import RIGHTS_ERRNOS, STORAGE_ERRNOS
 
 QUIET = -1
 NORMAL = 0
@@ -24,16 +24,6 @@ DONE = 0
 FAILED = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
-# The fault of a disk or of its rights, and none of ours.
-DISK_ERRNOS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EIO,
-    errno.ESTALE,
-)
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
 
 Command = Callable[[list[str]], int]
@@ -126,7 +116,7 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
     except OSError as error:
-        if error.errno not in DISK_ERRNOS:
+        if error.errno not in (*STORAGE_ERRNOS, *RIGHTS_ERRNOS):
             traceback.print_exc()
         else:
             print(f"failed: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class InputError(Exception):
-    """A mistake of the user. The message names path, value, rule and remedy. Exit code 2."""
+    """A mistake of the user. The message names path, value, rule and remedy. Exit code 2.
+
+    Example:
+        >>> load_config(None, ["train.steps=0"])
+        Traceback (most recent call last):
+        cid_ray.config.errors.InputError: `train.steps` is 0: must be greater than or equal to 1
+    """
 
 
 def error_summary(error: BaseException, with_type: bool = False) -> str:

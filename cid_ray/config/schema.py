@@ -152,7 +152,13 @@ class LossConfig(Section):
 
 
 class Config(Section):
-    """One training run, and with `search` and `study` the search that it belongs to."""
+    """One training run, and with `search` and `study` the search that it belongs to.
+
+    Example:
+        >>> config = load_config(None, ["train.steps=100"])
+        >>> config.train.steps, config.images_per_step
+        (100, 16)
+    """
 
     method: Method = "cid"
     data: DataConfig = DataConfig()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from cid_ray.config.section import Section
-from cid_ray.config.validators import check_database_url, parse_label_ratio, reject_secrets
+from cid_ray.config.validators import check_database_url, parse_label_ratio
 
 Baseline = Literal["supervised", "pool_bn", "mean_teacher"]
 
@@ -83,11 +83,6 @@ class SearchConfig(Section):
     gpus_per_trial: float | None = Field(None, ge=0)
     # Experiment loggers: name -> arguments, e.g. {tensorboard: {}}; see callbacks/setup.py.
     callbacks: dict[str, dict[str, Any]] = Field(default_factory=dict)
-
-    @field_validator("callbacks")
-    @classmethod
-    def _callbacks(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        return reject_secrets(value)
 
     @field_validator("ratios", mode="before")
     @classmethod

@@ -16,7 +16,8 @@ SECRET_NAME = re.compile(
 )
 NAME_AND_VALUE = re.compile(r"([\w.-]+)\s*=\s*[^&;\s]")
 USER_AND_PASSWORD = re.compile(r"(^|//|\s)[^/\s:@?#]*:[^/\s@?#]+@")
-URL_WITH_USER = re.compile(r"://[^/\s]*@")
+URL_WITH_USER = re.compile(r"://[^/\s]*@")  # a token can be the user
+USER_ALLOWED = ("study.storage",)  # a database's user alone is no secret
 MAX_UNQUOTES = 5  # a secret may be percent-encoded more than once
 
 
@@ -43,10 +44,12 @@ def holds_secret(name: str, value: Any) -> bool:
     if not isinstance(value, str) or not value:
         return False
     text = value
-    for _ in range(MAX_UNQUOTES):
+    for _ in range(MAX_UNQUOTES if "%" in text else 0):
         text = unquote(text)
-    names = [name.rsplit(".")[-1], *NAME_AND_VALUE.findall(text)]
-    return any(map(SECRET_NAME.search, names)) or bool(USER_AND_PASSWORD.search(text))
+    names = [name.rpartition(".")[2], *NAME_AND_VALUE.findall(text)]
+    if any(map(SECRET_NAME.search, names)) or USER_AND_PASSWORD.search(text):
+        return True
+    return name not in USER_ALLOWED and bool(URL_WITH_USER.search(text))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -98,15 +101,3 @@ def check_database_url(url: str) -> str:
             "from the environment (PGUSER, PGPASSWORD) or ~/.pgpass"
         )
     return url
-
-
-def reject_secrets(options: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The same options, if they hold no secret: they are written into the run folder."""
-    for key, value in flatten(options).items():
-        if holds_secret(key, value) or URL_WITH_USER.search(str(value)):
-            raise SecretError(
-                f"holds a secret in {key}, which would be written into the run folder; "
-                "leave it out and set it in the environment (MLFLOW_TRACKING_URI, "
-                "MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN, WANDB_API_KEY)"
-            )
-    return options

@@ -38,7 +38,7 @@ def _label_count(ratio: str, num_masked: int) -> int:
     wanted = count if count is not None else int((fraction or 0) * num_masked + 0.5)
     if wanted > num_masked:
         raise InputError(
-            f"data.ratio requests {wanted} labeled images, train has {num_masked} masks"
+            f"data.ratio means {wanted} labeled images, but train has only {num_masked} masks"
         )
     if wanted < 1:
         raise InputError(

@@ -27,6 +27,12 @@ class RecordWriter:
 
     Args:
         folder: the run folder; it is created if absent.
+
+    Example:
+        >>> writer = RecordWriter(Path("runs/mine"))
+        >>> for record in cid_ray.train(config, "runs/mine"):
+        ...     if record["event"] != "progress":
+        ...         writer.append(record)
     """
 
     def __init__(self, folder: Path):

@@ -1,13 +1,5 @@
 """`Search`: one object from the first trial to the report, for commands, tests and notebooks.
 
-    with Search.open(config, run_dir) as search:
-        while (trial := search.next_trial()) is not None:
-            records = cid_ray.train(trial.config, run_dir, trial.name, score_test=trial.score_test)
-            for record in records:
-                if search.report(record) is Decision.STOP:
-                    break
-        search.finalize()
-
 The order inside `report` makes a search crash-safe: first the record is written, then the study is
 told, then the trial's end is recorded and callbacks are called. After a kill between two of these,
 `open` completes the rest.
@@ -29,7 +21,7 @@ from cid_ray.results.records import Record
 from cid_ray.search import trial_states
 from cid_ray.search.checks import check_search
 from cid_ray.search.event_log import EventLog
-from cid_ray.search.finalize import TrialFn, finalize_search
+from cid_ray.search.finalize import finalize_search
 from cid_ray.search.heartbeat import Heartbeat
 from cid_ray.search.pruning import pruned_at_rung
 from cid_ray.search.remote_trials import RemoteTrials
@@ -41,7 +33,7 @@ from cid_ray.search.study_store import (
     StudyStore,
     storage_error_message,
 )
-from cid_ray.search.trial_fn import run_trial
+from cid_ray.search.trial_fn import TrialFn, run_trial
 from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import TrialSpec
 from cid_ray.storage.run_dir import RunDir, write_config
@@ -51,7 +43,16 @@ PROCESS_DIED = "the trial's process died (out of memory, killed, or its node was
 
 
 class Search:
-    """A search in one run folder, held by one process.
+    """A search in one run folder, held by one process. `Search.open` makes one.
+
+    Example:
+        >>> with Search.open(config, RunDir(folder)) as search:
+        ...     while (trial := search.next_trial()) is not None:
+        ...         run = (trial.config, folder, trial.name)
+        ...         for record in cid_ray.train(*run, score_test=trial.score_test):
+        ...             if search.report(record) is Decision.STOP:
+        ...                 break
+        ...     search.finalize()
 
     Attributes:
         run_dir: its folder.
@@ -81,8 +82,7 @@ class Search:
         self.not_scored: list[str] = []
         self._lock = run_dir.lock()
         self._said_waiting = False
-        # Stale trials come at the first refresh, when callbacks can receive them.
-        self.events.backfill()
+        self.events.backfill()  # stale trials come at the first refresh, for callbacks to see
 
     @classmethod
     def open(

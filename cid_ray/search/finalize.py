@@ -5,7 +5,6 @@ checkpoints, write the report.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from cid_ray.config import error_summary
@@ -16,14 +15,12 @@ from cid_ray.results.summary import summarize
 from cid_ray.results.text_report import write_report
 from cid_ray.search import analysis, rdb
 from cid_ray.search.repeats import repeat_candidates
+from cid_ray.search.trial_fn import TrialFn
 from cid_ray.search.trial_spec import TrialSpec
 from cid_ray.storage import checkpoint_paths, paths
 
 if TYPE_CHECKING:
     from cid_ray.search.controller import Search
-
-# (run folder, CPUs, a trial's payload) -> its records
-TrialFn = Callable[[str, float, dict[str, Any]], Iterator[Record]]
 
 
 def finalize_search(search: Search, trial_fn: TrialFn, resources: Resources | None) -> None:

@@ -8,14 +8,12 @@ torch imported and images decoded.
 
 from __future__ import annotations
 
-import errno
 import functools
 import json
 import logging
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +25,12 @@ from cid_ray.config import error_summary
 from cid_ray.resources.capacity import Resources
 from cid_ray.results.records import Record
 from cid_ray.search.controller import Decision, Search
-from cid_ray.search.trial_fn import run_trial
+from cid_ray.search.trial_fn import TrialFn, run_trial
 from cid_ray.storage import paths
 
-# The storage's fault and no trial's: the search stops.
-FATAL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 STOP = str(TrialScheduler.STOP)
 CONTINUE = str(TrialScheduler.CONTINUE)
-TrialRecords = Callable[[dict[str, Any]], Iterator[Record]]  # a trial's payload -> its records
+TRAIN = functools.partial(run_trial, reuse_process=True)
 
 # Tune warns that it writes snapshots too often; they are never read.
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
@@ -94,9 +90,8 @@ class TuneScheduler(FIFOScheduler):
 class TrialActor(tune.Trainable):
     """Runs one trial after another in one process; a step is the next record."""
 
-    def setup(self, config: dict[str, Any], trial_fn: TrialRecords | None = None) -> None:
-        assert trial_fn is not None
-        self.trial_fn = trial_fn
+    def setup(self, config: dict[str, Any], trial_fn: Any = None) -> None:
+        self.trial_fn = trial_fn  # of a payload alone: run folder and CPUs are bound
         self.start(config)
 
     def start(self, payload: dict[str, Any]) -> None:
@@ -126,7 +121,7 @@ class TrialActor(tune.Trainable):
 
 def failure_record(run: str, error: Exception) -> Record:
     """What a trial's process reports of an exception: the trial failed, or the storage is lost."""
-    if isinstance(error, OSError) and error.errno in FATAL_ERRNOS:
+    if isinstance(error, OSError) and error.errno in paths.STORAGE_ERRNOS:
         return {
             "event": "storage_error",
             "run": run,
@@ -146,7 +141,7 @@ def run_search(
     search: Search,
     resources: Resources,
     max_concurrent: int,
-    trial_fn: TrialRecords | None = None,
+    trial_fn: TrialFn = TRAIN,
 ) -> None:
     """Run every trial of a search in one Tune experiment; returns when all have finished or the
     search stops.
@@ -155,13 +150,13 @@ def run_search(
         search: hands out the trials and decides.
         resources: what one trial's own process requests.
         max_concurrent: trials that run at the same time.
-        trial_fn: runs a trial in an actor's process, which is used again; None: trains.
+        trial_fn: runs a trial in an actor's process, which is used again.
     """
     run_dir = str(paths.absolute(search.run_dir.uri))
-    train = functools.partial(run_trial, run_dir, resources.cpus, reuse_process=True)
+    of_payload = functools.partial(trial_fn, run_dir, resources.cpus)
     # Tune's own snapshots are never read, so they go to a folder that is removed.
     folder = tempfile.mkdtemp(prefix="cid_ray_tune_")
-    trainable = tune.with_parameters(TrialActor, trial_fn=trial_fn or train)
+    trainable = tune.with_parameters(TrialActor, trial_fn=of_payload)
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle()])),
         tune_config=tune.TuneConfig(

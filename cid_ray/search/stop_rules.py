@@ -12,7 +12,12 @@ from collections import Counter
 
 
 class Decision(enum.Enum):
-    """What a trial does after a record."""
+    """What a trial does after a record.
+
+    Example:
+        >>> if search.report(record) is Decision.STOP:
+        ...     break
+    """
 
     CONTINUE = "continue"
     STOP = "stop"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from cid_ray.config import Config
 from cid_ray.results.records import Record
 from cid_ray.training.launch import train
+
+# (run folder, CPUs, a trial's payload) -> its records
+TrialFn = Callable[[str, float, dict[str, Any]], Iterator[Record]]
 
 
 def run_trial(

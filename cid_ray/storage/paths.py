@@ -20,6 +20,9 @@ from typing import IO, Any
 from cid_ray.config import InputError, error_summary
 
 PathOrUri = str | Path
+# The fault of a disk or an object store, and of nothing that was computed.
+STORAGE_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+RIGHTS_ERRNOS = (errno.EACCES, errno.EPERM)
 OBJECT_STORE_HINT = (
     "for an object store check the bucket, and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
     "AWS_DEFAULT_REGION, AWS_ENDPOINT_URL in the environment"

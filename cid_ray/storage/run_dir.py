@@ -41,6 +41,11 @@ class RunDir:
         name: a path or `s3://bucket/path`.
         is_new: the run is a new one, so the folder may not hold a run yet.
 
+    Example:
+        >>> with RunDir("s3://bucket/runs/mine") as run_dir:
+        ...     run_dir.pull()
+        ...     records = read_records(run_dir.local)
+
     Attributes:
         uri: the run folder as the user named it: a Path, or `s3://bucket/path`.
         local: the folder in which this process reads and writes the run's own files.

@@ -228,7 +228,7 @@ def test_manifest_describes_the_draw(table: Table) -> None:
 
 @pytest.mark.parametrize("ratio", ["368", "100000"])
 def test_more_labels_than_masks_raises_with_both_numbers(table: Table, ratio: str) -> None:
-    with pytest.raises(InputError, match=f"{ratio} labeled images, train has 367 masks"):
+    with pytest.raises(InputError, match=f"{ratio} labeled images, but train has only 367 masks"):
         split_of(table, ratio)
 
 

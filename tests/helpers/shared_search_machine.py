@@ -95,7 +95,7 @@ def _run_trials(search: Search, at_record: Callable[[str], None]) -> None:
 
 
 def _run_trial(search: Search, trial: TrialSpec, at_record: Callable[[str], None]) -> None:
-    for record in simulated_trial(str(search.run_dir), trial.payload, SEGMENT_S):
+    for record in simulated_trial(str(search.run_dir), 1.0, trial.payload, SEGMENT_S):
         at_record(trial.name)
         if search.report(record) is Decision.STOP:
             return
