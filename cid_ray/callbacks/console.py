@@ -48,7 +48,8 @@ class SearchConsole(Callback):
         params = ", ".join(f"{k.split('.')[-1]}={_short(v)}" for k, v in trial.params.items())
         source = trial.trial.user_attrs.get(WARM_STARTED_FROM)
         warm = f" (the best hyperparameters of {source})" if source else ""
-        self.console.log(f"{trial.name}: {'resumed' if resumed else 'started'}  {params}{warm}")
+        verb = "resumed" if resumed else "started"
+        self.console.log(f"{trial.name}: {verb}  {params}{warm}".rstrip())
 
     def on_trial_result(self, record: Record) -> None:
         self._update()

@@ -57,7 +57,7 @@ def draw_label_curve(summaries: list[RatioSummary]) -> str:
     axis.set_xticks([s.label_count for s in summaries], [s.name for s in summaries])
     axis.minorticks_off()
     axis.set_xlabel("labeled images")
-    axis.set_ylabel("mIoU on held-out images, %")
+    axis.set_ylabel("mIoU on test images, %")
     axis.legend(frameon=False, fontsize=8)
     return _svg(figure)
 

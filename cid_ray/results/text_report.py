@@ -17,7 +17,7 @@ from cid_ray.results.records import read_records
 from cid_ray.results.report_page import write_page
 from cid_ray.results.summary import RatioSummary, result_table, summarize
 from cid_ray.results.tables import pareto_table
-from cid_ray.results.verdict import verdict
+from cid_ray.results.verdict import caution, verdict
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.run_dir import RunDir
 
@@ -48,6 +48,8 @@ def write_report(
             weights = checkpoint_paths.checkpoint_dir(config, run_dir.uri, cid["run"])
             log(f"  best CID hyperparameters: {format_params(cid['params'])}")
             log(f"  its weights: {weights}/last.pt")
+    if not any(summary.has_noise_floor for summary in summaries):
+        log(caution(summaries))
     for point in pareto_table(summaries):
         score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")

@@ -24,7 +24,9 @@ from cid_ray.results.provenance import provenance
 from cid_ray.results.records import RecordWriter, read_records
 from cid_ray.results.report_page import write_page
 from cid_ray.results.summary import RatioSummary, result_table, summarize
+from cid_ray.results.text_report import write_report
 from cid_ray.results.verdict import verdict
+from cid_ray.storage.run_dir import RunDir
 from tests.helpers.records import SCORES, final, rung, search, small_search, write_small_search
 
 # SVG names its vocabularies by URL; they are not loaded.
@@ -187,3 +189,10 @@ def test_report_command_without_torch_ray_and_optuna_writes_page(tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "CID" in done.stdout and (out / "index.html").stat().st_size > 10_000
+
+
+def test_report_on_the_terminal_says_when_noise_was_not_measured(tmp_path: Path) -> None:
+    write_small_search(tmp_path)
+    lines: list[str] = []
+    write_report(RunDir(tmp_path), Config(), lines.append)
+    assert sum("Measure it here with --set search.repeats.n=3" in line for line in lines) == 1
