@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
-import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers.ports import wait_until
+from cid_ray import prepare
+from cid_ray.cli.parser import run_command
 
 pytestmark = pytest.mark.process
 
@@ -52,13 +54,20 @@ def test_read_only_folder_is_one_line(tmp_path: Path) -> None:
     assert "/proc/table cannot be written" in done.stderr
 
 
-def test_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
-    write_images(tmp_path, 400, 200)
+def test_interrupted_import_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C after some files were written."""
+    write_images(tmp_path, 20, 32)
     out = tmp_path / "table"
-    process = subprocess.Popen(command(tmp_path, out), stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: out.exists() or process.poll() is not None, timeout_s=60)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in error, error
+
+    def interrupted(files: Iterable[Any], *_: object, **__: object) -> Iterator[Any]:
+        yield from itertools.islice(files, 9)
+        assert (out / "table.parquet.partial").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "track", interrupted)
+    with pytest.raises(SystemExit) as end:
+        run_command(prepare.main, command(tmp_path, out)[3:])
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
     assert not out.exists()
