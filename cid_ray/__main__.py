@@ -17,6 +17,7 @@ COMMANDS = {
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
     "dashboard": "live page of one run or several, during a search and after it",
     "report": "rebuild the table and the page of a run from its records",
+    "repair": "make the records and studies of a damaged run agree again",
     "cluster": "does a search fit on a cluster, how many trials concurrently, cost per hour",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cid_ray.cli.parser import add_config_options, make_parser, run_command
 from cid_ray.config import InputError, load_config
+from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.records import RECORDS_FILE
 from cid_ray.results.text_report import write_report
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
@@ -33,7 +34,12 @@ def main(argv: list[str]) -> int:
         config = load_config(
             args.config or (own_config if own_config.exists() else None), args.changes
         )
-        write_report(run_dir, config, print, Path(args.out) if args.out else None)
+        reader = CompactRecordReader(run_dir.local)
+        from cid_ray.search.consistency import check_run_folder  # loads Optuna
+
+        for note in check_run_folder(run_dir, reader, config.search.metric):
+            print(f"warning: {note}")
+        write_report(run_dir, config, reader.read(), print, Path(args.out) if args.out else None)
         run_dir.push()
     return 0
 

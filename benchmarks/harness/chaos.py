@@ -89,24 +89,58 @@ def curve(config: Config, step: int) -> float:
 
 
 def simulated_record(config: Config, name: str, step: int) -> Record:
-    """What the training loop would report at a step."""
+    """What the training loop would report at a step, with the fields of `rung` and of `final`."""
     value = curve(config, step)
     return {
         "run": name,
         "method": config.method,
         "ratio": config.data.ratio,
+        "trial_number": 0,  # this and the next two: the search writes its own
+        "repeats_of": "",
+        "repeat_index": 0,
         "ratio_name": config.data.ratio,
         "label_count": 10,
-        "seed": config.train.seed,
+        "val_count": 4,
+        "pool_count": 100,
         "draw": config.data.draw,
-        "step": step,
+        "label_from": "any",
+        "seed": config.train.seed,
         "steps": config.train.steps,
+        "workers": 1,
+        "device": "simulated",
+        "split_id": "0123456789ab",
+        "data": "0123456789abcdef",
+        "fingerprint": "0123456789abcdef",
+        "versions": {},
+        "python": "3.11.7",
+        "machine": "simulated",
+        "git": None,
+        "step": step,
         "images_seen": step * config.images_per_step,
         "seconds": step,
         "images_per_s": 1.0,
         "val/miou": value,
         "val/miou_teacher": value,
-        "losses": {"total": 1.0, "mask_ratio": 0.5},
+        "val/iou": {},
+        "val/iou_teacher": {},
+        "val/pixel_accuracy": 50.0,
+        "val/pixel_accuracy_teacher": 50.0,
+        "val/absent": [],
+        "losses": {
+            "total": 1.0,
+            "sup": 1.0,
+            "pseudo": 0.0,
+            "relation": 0.0,
+            "style": 0.0,
+            "mask_ratio": 0.5,
+        },
+        "samples": [],
+        "colors": {},
+        "unreadable": 0,
+        "unreadable_ids": [],
+        "skipped_steps": 0,
+        "warning": None,
+        "warnings": [],
     }
 
 

@@ -99,7 +99,7 @@ class PrometheusMetrics(Callback):
         self._count_trials()
         self._update_best()
         self.done_before = self.done
-        for record in of_event(read_records(search.run_dir.local), "rung"):
+        for record in of_event(read_records(search.run_dir.local, warn=False), "rung"):
             self._add_to_sums(record, {"ratio": record["ratio"], "method": record["method"]})
         self.lock = threading.Lock()  # of `values`
         self.stop = threading.Event()

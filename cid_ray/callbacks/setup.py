@@ -127,8 +127,9 @@ def make_loggers(search: Search) -> list[BackgroundCallback]:
     out = search.run_dir.local.resolve()
     if "tensorboard" in wanted:
         search.run_dir.pull("tensorboard")
+    records = read_records(out, warn=False)
     history = SearchHistory(
-        search_id(search.store), known_runs(search.store), records_by_run(read_records(out))
+        search_id(search.store), known_runs(search.store), records_by_run(records)
     )
     # Ray's callbacks are created here: two threads that import at the same time may fail.
     callbacks = {name: LOGGERS[name].make(args, out) for name, args in wanted.items()}

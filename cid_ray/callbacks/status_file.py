@@ -19,6 +19,7 @@ from cid_ray.results.records import Record
 from cid_ray.results.status import STATUS_FILE, process_namespace
 from cid_ray.search.controller import Search
 from cid_ray.search.trial_spec import TrialSpec
+from cid_ray.storage import paths
 
 WRITE_INTERVAL_S = 1.0  # between two writes, unless a trial starts, finishes or reaches a rung
 PUSH_INTERVAL_S = 10.0  # between two pushes to an object store
@@ -42,6 +43,7 @@ class StatusFile(Callback):
         self.written = 0.0
         self.pushed = 0.0
         self.running: dict[str, Record] = {}
+        self.finished = search.finished_before
         self.write()
 
     def on_trial_start(self, trial: TrialSpec, resumed: bool) -> None:
@@ -65,9 +67,11 @@ class StatusFile(Callback):
             self.write()
 
     def on_trial_complete(self, trial: TrialSpec, state: str) -> None:
+        self.finished += 1
         self._ended(trial.name)
 
     def on_trial_error(self, trial: TrialSpec, reason: str) -> None:
+        self.finished += 1
         self._ended(trial.name)
 
     def on_trial_retry(self, trial: TrialSpec, reason: str, attempt: int) -> None:
@@ -95,6 +99,7 @@ class StatusFile(Callback):
             "state": self.state,
             "reason": self.search.rules.reason,
             "total": self.search.total,
+            "finished": self.finished,
             "finished_before": self.search.finished_before,
             "started": self.started,
             "timestamp": self.written,
@@ -103,9 +108,7 @@ class StatusFile(Callback):
             "running": self.running,
         }
         folder = self.search.run_dir.local
-        partial = folder / f"{STATUS_FILE}.partial"
-        partial.write_text(json.dumps(content, default=str), encoding="utf-8")
-        partial.replace(folder / STATUS_FILE)
+        paths.write_text(folder / STATUS_FILE, json.dumps(content, default=str))
         if self.written - self.pushed > PUSH_INTERVAL_S:
             self.pushed = self.written
             # A lost store stops the search at the next record, not here.

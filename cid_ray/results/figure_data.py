@@ -7,6 +7,7 @@ from typing import Any
 
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore, best_of
 
+MAX_CURVES = 200  # of one ratio in a figure: more hide each other, and take seconds to draw
 LOG_SCALE_SPAN = 10  # values that span less than this factor get a linear axis
 
 
@@ -94,6 +95,24 @@ def curves_data(summary: RatioSummary) -> dict[str, dict[str, Any]]:
             "points": points,
         }
     return found
+
+
+def shown_curves(curves: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The curves that a figure draws, at most MAX_CURVES of them.
+
+    Of a large search: baselines, running trials and the best ones, and of the others every n-th.
+    """
+    with_points = [curve for curve in curves.values() if curve["points"]]
+    if len(with_points) <= MAX_CURVES:
+        return with_points
+    always = [c for c in with_points if c["method"] != "cid" or c["state"] == "running"]
+    others = [c for c in with_points if c["method"] == "cid" and c["state"] != "running"]
+    by_score = sorted(others, key=lambda curve: -curve["points"][-1][1])
+    best = by_score[: MAX_CURVES // 4]
+    rest = by_score[MAX_CURVES // 4 :]
+    places = max(1, MAX_CURVES - len(always) - len(best))
+    chosen = always + best + rest[:: -(-len(rest) // places)]
+    return chosen[:MAX_CURVES]
 
 
 def slices_data(summaries: list[RatioSummary]) -> dict[str, dict[str, list[tuple[Any, float]]]]:

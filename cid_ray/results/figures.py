@@ -16,6 +16,7 @@ from cid_ray.results.figure_data import (
     label_curve_data,
     pareto_data,
     scale_of,
+    shown_curves,
     slices_data,
     spread_data,
 )
@@ -58,7 +59,7 @@ def draw_label_curve(summaries: list[RatioSummary]) -> str:
     axis.minorticks_off()
     axis.set_xlabel("labeled images")
     axis.set_ylabel("mIoU on test images, %")
-    axis.legend(frameon=False, fontsize=8)
+    _legend(axis, 8)
     return _svg(figure)
 
 
@@ -91,7 +92,7 @@ def draw_history(summaries: list[RatioSummary]) -> str:
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel("CID trial")
         axis.set_ylabel("val mIoU at its last rung, %")
-        axis.legend(frameon=False, fontsize=7)
+        _legend(axis, 7)
     return _svg(figure)
 
 
@@ -122,30 +123,42 @@ def _draw_baselines(axis: Any, summary: RatioSummary, floor: float | None) -> No
 def draw_curves(summaries: list[RatioSummary]) -> str:
     figure, axes = _figure(len(summaries))
     for axis, summary in zip(axes, summaries, strict=True):
-        labeled = set()
-        for curve in curves_data(summary).values():
-            if not curve["points"]:
-                continue
-            method = curve["method"]
-            is_cid = method == "cid"
-            axis.plot(
-                *zip(*curve["points"], strict=True),
-                color=COLORS[method],
-                lw=1 if is_cid else 2,
-                ls=":" if curve["state"] == "pruned" else "-",
-                alpha=0.55 if is_cid else 1,
-                marker=".",
-                label=None if method in labeled else METHOD_NAMES[method],
-            )
-            labeled.add(method)
-            if curve["state"] == "running":
-                axis.plot(*curve["points"][-1], ">", color=COLORS[method])
-        marks = [text for state, text in END_MARKS.items() if state in summary.states.values()]
-        axis.set_title(", ".join([summary.name, *marks]), fontsize=10)
+        curves = curves_data(summary)
+        shown = shown_curves(curves)
+        for method in METHOD_NAMES:
+            _draw_curves_of_method(axis, method, [c for c in shown if c["method"] == method])
+        notes = [text for state, text in END_MARKS.items() if state in summary.states.values()]
+        if len(shown) < len(curves):
+            notes.append(f"{len(shown)} of {len(curves)} runs")
+        axis.set_title(", ".join([summary.name, *notes]), fontsize=10)
         axis.set_xlabel("images seen")
         axis.set_ylabel("val mIoU, %")
-        axis.legend(frameon=False, fontsize=7)
+        _legend(axis, 7, loc="lower right")
     return _svg(figure)
+
+
+def _draw_curves_of_method(axis: Any, method: str, curves: list[dict[str, Any]]) -> None:
+    """One collection of lines per method: thousands of single lines would take seconds."""
+    from matplotlib.collections import LineCollection
+
+    if not curves:
+        return
+    color = COLORS[method]
+    style: dict[str, Any] = {"color": color, "lw": 2, "alpha": 1}
+    if method == "cid":
+        style |= {"lw": 1, "alpha": 0.55}
+    lines = LineCollection(
+        [curve["points"] for curve in curves],
+        linestyles=[":" if curve["state"] == "pruned" else "-" for curve in curves],
+        **style,
+    )
+    axis.add_collection(lines)
+    points = [point for curve in curves for point in curve["points"]]
+    axis.plot(*zip(*points, strict=True), ".", color=color, alpha=style["alpha"])
+    axis.plot([], [], "-", marker=".", label=METHOD_NAMES[method], **style)  # for the legend
+    ends = [curve["points"][-1] for curve in curves if curve["state"] == "running"]
+    if ends:
+        axis.plot(*zip(*ends, strict=True), ">", color=color)
 
 
 def draw_importances(summaries: list[RatioSummary]) -> str | None:
@@ -175,7 +188,7 @@ def draw_slices(summaries: list[RatioSummary]) -> str | None:
         axis.set_xlabel(key)
     for axis in axes[len(slices) :]:
         axis.set_visible(False)
-    axes[0].legend(frameon=False, fontsize=7)
+    _legend(axes[0], 7)
     figure.supylabel("val mIoU, %", fontsize=10)
     figure.suptitle("completed CID trials only", fontsize=10)
     return _svg(figure)
@@ -226,13 +239,13 @@ def draw_pareto(summaries: list[RatioSummary]) -> str | None:
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel(cost_label(summary))
         axis.set_ylabel("val mIoU, %")
-        axis.legend(frameon=False, fontsize=7)
+        _legend(axis, 7)
     return _svg(figure)
 
 
 def cost_label(summary: RatioSummary) -> str:
     """The second objective of a search, in words."""
-    name: str = summary.cid_search["second_objective"]
+    name = str(summary.cid_search.get("second_objective", "second objective"))
     return COST_LABELS.get(name, name)
 
 
@@ -249,6 +262,12 @@ def _figure(
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.2)
     return figure, axes
+
+
+def _legend(axis: Any, fontsize: int, loc: str = "best") -> None:
+    """A legend, unless there is nothing to name."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=fontsize, loc=loc)
 
 
 def _svg(figure: Any) -> str:

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cid_ray.config import Config, InputError, load_config
+from cid_ray.config import Config, InputError, error_summary, load_config
 from cid_ray.results import figures
+from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.device_time import TIME_KINDS
-from cid_ray.results.figure_data import history_data
+from cid_ray.results.figure_data import curves_data, history_data
 from cid_ray.results.formatting import format_duration
-from cid_ray.results.records import RECORDS_FILE, Record, read_records
+from cid_ray.results.records import RECORDS_FILE, Record
 from cid_ray.results.report_page import RenderedFigure, class_legend, render_figure, templates
 from cid_ray.results.snapshot import BestRun, SearchSnapshot, snapshot
 from cid_ray.results.status import STATUS_FILE, read_status
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+from cid_ray.storage import paths
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
 
 REPORT_FILE = "report/index.html"
@@ -49,9 +51,9 @@ class ServedRun:
     optuna_url: str = ""  # of an optuna-dashboard on its study
     version: int = 0  # counts changes; a page of an older version is rendered again
     stamp: tuple[Any, ...] = ()  # of everything that a page depends on
-    rendered_stamp: tuple[Any, ...] | None = None  # of the records that the figures show
     # ratio -> name -> figure
     figures: dict[str, dict[str, RenderedFigure | None]] = field(default_factory=dict)
+    figure_data: dict[str, Any] = field(default_factory=dict)  # ratio -> what its figures show
     image_paths: set[str] = field(default_factory=set)  # named by records; no other file is served
 
     @property
@@ -70,27 +72,62 @@ class ServedRun:
         self.stamp = stamp
         return changed
 
+    def __post_init__(self) -> None:
+        self.reader = CompactRecordReader(self.folder)
+
     def read(self) -> tuple[SearchSnapshot, list[Record], Config]:
-        """Read the run folder. If its store is lost, the snapshot is that of the last good read."""
-        records = read_records(self.folder)
-        config = read_config(self.folder)
+        """Read the run folder. If its store is lost, the snapshot is that of the last good read.
+
+        A file that cannot be read is a problem of the snapshot, and the others are shown.
+        """
+        problems = []
+        try:
+            config = read_config(self.folder)
+        except InputError as error:
+            config = Config()
+            problems.append(str(error))
+        try:
+            status = read_status(self.folder)  # before the records, which know at least as much
+        except ValueError as error:
+            status = {}
+            problems.append(str(error))
+        try:
+            records = self.reader.read()
+        except OSError as error:
+            records = []
+            problems.append(f"{self.reader.path} cannot be read ({error.strerror})")
+        problems.append(self.reader.skipped)
         now = self.run_dir.unreachable_since or time.time()
-        search = snapshot(records, config, read_status(self.folder), now)
-        samples = [sample for ratio in search.ratios for sample in ratio.sample_images]
-        named = {path for sample in samples for path in sample.paths}
-        # records may be published without their images
-        self.image_paths = {path for path in named if (self.folder / path).is_file()}
+        try:
+            search = snapshot(records, config, status, now)
+        except Exception as error:  # the page of several runs must not fail with one of them
+            search = snapshot([], config, {}, now)
+            summary = error_summary(error, with_type=True)
+            problems.append(f"the records of {self.folder} cannot be shown ({summary})")
+        problems.append(self._find_images(search))
+        search.problems += filter(None, problems)
         return search, records, config
 
+    def _find_images(self, search: SearchSnapshot) -> str:
+        """Which images of the records may be served; says how many of them are missing."""
+        samples = [sample for ratio in search.ratios for sample in ratio.sample_images]
+        named = {path for sample in samples for path in sample.paths}
+        self.image_paths = {path for path in named if paths.inside(self.folder, path)}
+        missing = len(named) - len(self.image_paths)
+        if not self.image_paths or not missing:  # records may be published without images
+            return ""
+        return f"{missing} of {len(named)} sample images are missing"
+
     def render_figures(self, search: SearchSnapshot) -> None:
-        """Draw the figures, unless the records are those of the last call."""
-        # The stamp is older than what `read` returned: figures may be newer than it, never staler.
-        records_stamp = self.stamp[:1]
-        if records_stamp == self.rendered_stamp and self.figures:
-            return
-        summaries = [ratio.summary for ratio in search.ratios if ratio.summary]
-        self.figures = {s.ratio: {"curves": _curves(s), "history": _history(s)} for s in summaries}
-        self.rendered_stamp = records_stamp
+        """Draw the figures of the ratios that have changed since the last call."""
+        for summary in (ratio.summary for ratio in search.ratios if ratio.summary):
+            data = (curves_data(summary), history_data(summary))
+            if self.figure_data.get(summary.ratio) != data:
+                self.figures[summary.ratio] = {
+                    "curves": _curves(summary),
+                    "history": _history(summary),
+                }
+                self.figure_data[summary.ratio] = data
 
 
 def open_runs(run_dirs: Sequence[RunDir]) -> list[ServedRun]:
@@ -106,7 +143,8 @@ def open_runs(run_dirs: Sequence[RunDir]) -> list[ServedRun]:
             raise InputError(
                 f"{run_dir} is not a run folder: it has neither {CONFIG_FILE} nor {RECORDS_FILE}"
             )
-        read_config(run_dir.local)  # an invalid one ends the command now, not a request later
+        if len(run_dirs) == 1:
+            read_config(run_dir.local)  # an invalid one ends the command now, not a request later
         slug = _free_slug(run_dir.basename, taken=runs)
         runs[slug] = ServedRun(slug, run_dir)
     return list(runs.values())
@@ -149,6 +187,12 @@ def run_page(run: ServedRun, runs: list[ServedRun]) -> str:
             metric=config.search.metric,
         )
     )
+
+
+def problem_page(path: str, error: Exception) -> str:
+    """The page in place of one that cannot be rendered; it is tried again after the next change."""
+    summary = error_summary(error, with_type=True)
+    return templates().get_template("problem.html.j2").render(path=path, summary=summary)
 
 
 def runs_page(runs: list[ServedRun]) -> str:

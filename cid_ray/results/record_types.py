@@ -7,10 +7,21 @@ pixel in the ground truth: it is left out of mIoU instead of counting as 0.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
+
+from annotated_types import Ge, Le, Len
 
 # pydantic rejects typing's own TypedDict before Python 3.12
 from typing_extensions import TypedDict
+
+Percent = Annotated[float, Ge(0), Le(100)]
+# The other bounds leave out what is not finite, or is damaged beyond doubt.
+Count = Annotated[int, Ge(0), Le(2**53)]
+PositiveCount = Annotated[int, Ge(1), Le(2**53)]
+Seconds = Annotated[float, Ge(0), Le(1e12)]
+Number = Annotated[float, Ge(-1e300), Le(1e300)]
+Color = Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)]  # red, green, blue
+Method = Literal["supervised", "pool_bn", "mean_teacher", "cid", ""]
 
 
 class CommonFields(TypedDict):
@@ -18,24 +29,24 @@ class CommonFields(TypedDict):
 
     run: str  # name of the run; of `search` and `noise` the name of the study or comparison
     ratio: str  # label ratio as configured: "1/16"
-    method: str  # supervised, pool_bn, mean_teacher or cid; "" in `noise`, which compares methods
-    trial_number: int  # number in the Optuna study; 0 for `train`
+    method: Method  # "" in `noise`, which compares methods
+    trial_number: Count  # number in the Optuna study; 0 for `train`
     repeats_of: str  # the run that this one repeats with another seed; "" for a first run
-    repeat_index: int  # counts the repeats of a run from 1; 0 for a first run
+    repeat_index: Count  # counts the repeats of a run from 1; 0 for a first run
 
 
 class RunHeader(CommonFields):
     """What was trained, on what, by which code: fields of `rung` and `final`."""
 
     ratio_name: str  # ratio with its number of labels: "1/16 (23)"
-    label_count: int  # labeled images, those used as val included
-    val_count: int  # images that val scores are computed on
-    pool_count: int  # unlabeled images
+    label_count: Count  # labeled images, those used as val included
+    val_count: Count  # images that val scores are computed on
+    pool_count: Count  # unlabeled images
     draw: int  # number of the label draw
     label_from: str  # how the draw treats groups: any, each_group, one_group
     seed: int
-    steps: int  # optimizer steps of the whole run
-    workers: int  # processes that trained together
+    steps: PositiveCount  # optimizer steps of the whole run
+    workers: PositiveCount  # processes that trained together
     device: str  # device, dtype and memory format, in words
     split_id: str  # hash of the label split
     data: str  # hash of the data table
@@ -52,21 +63,21 @@ class Losses(TypedDict):
     The mean over all workers; in `progress` records those of the first worker.
     """
 
-    total: float | None
-    sup: float | None
-    pseudo: float | None
-    relation: float | None
-    style: float | None
-    mask_ratio: float | None  # fraction of pixels whose pseudo-label passed the threshold
+    total: Number | None
+    sup: Number | None
+    pseudo: Number | None
+    relation: Number | None
+    style: Number | None
+    mask_ratio: Number | None  # fraction of pixels whose pseudo-label passed the threshold
 
 
 class Progress(TypedDict):
     """How far a run is and what it took."""
 
-    step: int  # optimizer steps done
-    images_seen: int  # labeled and unlabeled images over all workers: the time axis
-    seconds: float  # wall-clock over all restarts
-    images_per_s: float  # since the last restart
+    step: Count  # optimizer steps done
+    images_seen: Count  # labeled and unlabeled images over all workers: the time axis
+    seconds: Seconds  # wall-clock over all restarts
+    images_per_s: Annotated[float, Ge(0), Le(1e12)]  # since the last restart
 
 
 class Sample(TypedDict):
@@ -81,44 +92,44 @@ class Sample(TypedDict):
 ValScores = TypedDict(
     "ValScores",
     {
-        "val/miou": float | None,  # None when val has no ground truth
-        "val/miou_teacher": float | None,
-        "val/iou": dict[str, float | None],  # class -> IoU
-        "val/iou_teacher": dict[str, float | None],
-        "val/pixel_accuracy": float,
-        "val/pixel_accuracy_teacher": float,
+        "val/miou": Percent | None,  # None when val has no ground truth
+        "val/miou_teacher": Percent | None,
+        "val/iou": dict[str, Percent | None],  # class -> IoU
+        "val/iou_teacher": dict[str, Percent | None],
+        "val/pixel_accuracy": Percent,
+        "val/pixel_accuracy_teacher": Percent,
         "val/absent": list[str],  # classes without ground truth, left out of mIoU
     },
 )
 TestScores = TypedDict(
     "TestScores",
     {
-        "test/miou": NotRequired[float | None],
-        "test/miou_teacher": NotRequired[float | None],
-        "test/iou": NotRequired[dict[str, float | None]],
-        "test/iou_teacher": NotRequired[dict[str, float | None]],
-        "test/pixel_accuracy": NotRequired[float],
-        "test/pixel_accuracy_teacher": NotRequired[float],
+        "test/miou": NotRequired[Percent | None],
+        "test/miou_teacher": NotRequired[Percent | None],
+        "test/iou": NotRequired[dict[str, Percent | None]],
+        "test/iou_teacher": NotRequired[dict[str, Percent | None]],
+        "test/pixel_accuracy": NotRequired[Percent],
+        "test/pixel_accuracy_teacher": NotRequired[Percent],
         "test/absent": NotRequired[list[str]],
     },
 )
 BestScores = TypedDict(
     "BestScores",
     {
-        "best/step": NotRequired[int],  # the rung with the teacher's best mIoU on val
-        "best/val/miou": NotRequired[float | None],
-        "best/val/miou_teacher": NotRequired[float | None],
-        "best/val/iou": NotRequired[dict[str, float | None]],
-        "best/val/iou_teacher": NotRequired[dict[str, float | None]],
-        "best/val/pixel_accuracy": NotRequired[float],
-        "best/val/pixel_accuracy_teacher": NotRequired[float],
+        "best/step": NotRequired[Count],  # the rung with the teacher's best mIoU on val
+        "best/val/miou": NotRequired[Percent | None],
+        "best/val/miou_teacher": NotRequired[Percent | None],
+        "best/val/iou": NotRequired[dict[str, Percent | None]],
+        "best/val/iou_teacher": NotRequired[dict[str, Percent | None]],
+        "best/val/pixel_accuracy": NotRequired[Percent],
+        "best/val/pixel_accuracy_teacher": NotRequired[Percent],
         "best/val/absent": NotRequired[list[str]],
-        "best/test/miou": NotRequired[float | None],
-        "best/test/miou_teacher": NotRequired[float | None],
-        "best/test/iou": NotRequired[dict[str, float | None]],
-        "best/test/iou_teacher": NotRequired[dict[str, float | None]],
-        "best/test/pixel_accuracy": NotRequired[float],
-        "best/test/pixel_accuracy_teacher": NotRequired[float],
+        "best/test/miou": NotRequired[Percent | None],
+        "best/test/miou_teacher": NotRequired[Percent | None],
+        "best/test/iou": NotRequired[dict[str, Percent | None]],
+        "best/test/iou_teacher": NotRequired[dict[str, Percent | None]],
+        "best/test/pixel_accuracy": NotRequired[Percent],
+        "best/test/pixel_accuracy_teacher": NotRequired[Percent],
         "best/test/absent": NotRequired[list[str]],
     },
 )
@@ -138,10 +149,10 @@ class RungRecord(RunHeader, Progress, ValScores):
     event: Literal["rung"]
     losses: Losses
     samples: list[Sample]  # val images of the gallery
-    colors: dict[str, list[int]]  # class -> RGB
-    unreadable: int  # pool images that could not be decoded and were replaced
+    colors: dict[str, Color]  # by class
+    unreadable: Count  # pool images that could not be decoded and were replaced
     unreadable_ids: list[str]  # the first ten of them
-    skipped_steps: int  # steps left out because their loss was not finite
+    skipped_steps: Count  # steps left out because their loss was not finite
     warning: str | None
     params: NotRequired[dict[str, Any]]  # hyperparameters of the trial; absent in a run of `train`
 
@@ -152,10 +163,10 @@ class FinalRecord(RunHeader, Progress, ValScores, TestScores, BestScores):
     event: Literal["final"]
     test_split: NotRequired[str]  # split behind `test/*`: test, or val where the table has no test
     test_is_val: NotRequired[bool]  # the split behind `test/*` also chose the hyperparameters
-    test_seconds: NotRequired[float]  # wall-clock of the test
+    test_seconds: NotRequired[Number]  # wall-clock of the test
     samples: NotRequired[list[Sample]]  # test images of the gallery
-    colors: NotRequired[dict[str, list[int]]]
-    latency_ms: NotRequired[float]  # teacher, one image; only as the second objective
+    colors: NotRequired[dict[str, Color]]
+    latency_ms: NotRequired[Number]  # teacher, one image; only as the second objective
     warnings: list[str]
     params: NotRequired[dict[str, Any]]
 
@@ -166,7 +177,7 @@ class TrialRecord(CommonFields):
     event: Literal["trial"]
     state: Literal["complete", "pruned", "failed"]
     reason: str  # why it failed, else ""
-    timestamp: NotRequired[float]  # Unix time; absent when the end is known from the study only
+    timestamp: NotRequired[Number]  # Unix time; absent when the end is known from the study only
 
 
 class RetryRecord(CommonFields):
@@ -175,7 +186,7 @@ class RetryRecord(CommonFields):
     event: Literal["retry"]
     attempt: int  # from 1
     reason: str
-    timestamp: float
+    timestamp: Number
 
 
 class StaleRecord(CommonFields):
@@ -183,7 +194,7 @@ class StaleRecord(CommonFields):
 
     event: Literal["stale"]
     reason: str
-    timestamp: float
+    timestamp: Number
 
 
 class WarningRecord(CommonFields):
@@ -191,7 +202,7 @@ class WarningRecord(CommonFields):
 
     event: Literal["warning"]
     message: str
-    timestamp: float
+    timestamp: Number
 
 
 class ParetoPoint(TypedDict):
@@ -199,8 +210,23 @@ class ParetoPoint(TypedDict):
 
     run: str
     params: dict[str, Any]
-    value: float  # of the metric
-    cost: float  # of the second objective
+    value: Number  # of the metric
+    cost: Number  # of the second objective
+
+
+class BestChoice(TypedDict):
+    """The best trial's choice, and those of the best quarter of the completed trials."""
+
+    best: Any
+    values: list[Any]
+
+
+class BestNumber(TypedDict):
+    """The best trial's value, and the range of the best quarter of the completed trials."""
+
+    best: Number
+    low: Number
+    high: Number
 
 
 class SearchRecord(CommonFields):
@@ -212,12 +238,10 @@ class SearchRecord(CommonFields):
     best: str | None  # the run that val chose
     metric: str  # what val chose by: val/miou_teacher or val/miou
     candidates: list[str]  # runs that were repeated
-    best_hyperparameters: dict[
-        str, dict[str, Any]
-    ]  # key -> best value, and what the best quarter took
-    importances: dict[str, float]  # key -> fraction; empty with too few trials
+    best_hyperparameters: dict[str, BestChoice | BestNumber]
+    importances: dict[str, Number]  # key -> fraction; empty with too few trials
     importance_method: str
-    second_objective: NotRequired[str]  # seconds or latency_ms, if the search had one
+    second_objective: NotRequired[Literal["seconds", "latency_ms"]]  # if the search had one
     pareto: NotRequired[list[ParetoPoint]]  # best value first
 
 
@@ -233,12 +257,12 @@ class NoiseRecord(CommonFields):
     n: int  # repeats that all candidates finished
     df: int  # degrees of freedom
     chosen: dict[str, str]  # method -> run
-    means: dict[str, float]  # run -> mean over its repeats
-    sds: dict[str, float | None]  # run -> standard deviation over its repeats
-    differences: dict[str, dict[str, float]]  # method -> other method -> paired mean difference
-    residual_variance: float | None
-    floor: float | None  # what a difference of two means must exceed
-    single_run_floor: float | None  # the same for two single runs
+    means: dict[str, Number]  # run -> mean over its repeats
+    sds: dict[str, Number | None]  # run -> standard deviation over its repeats
+    differences: dict[str, dict[str, Number]]  # method -> other method -> paired mean difference
+    residual_variance: Number | None
+    floor: Number | None  # what a difference of two means must exceed
+    single_run_floor: Number | None  # the same for two single runs
     procedure: str  # in words
 
 

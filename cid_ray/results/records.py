@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from cid_ray.results.record_lines import parse_line
 
 RECORDS_FILE = "records.jsonl"
 Record = dict[str, Any]
@@ -61,15 +64,93 @@ def _ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_records(folder: str | Path) -> list[Record]:
-    """Read the records of a run folder, each measurement once.
+class RecordReader:
+    """Reads a folder's `records.jsonl`, again and again: each time only what was appended.
 
     Args:
         folder: a run folder on this machine.
 
+    Attributes:
+        num_lines: complete lines that were read.
+        num_skipped: those of them that hold no record.
+
+    Example:
+        >>> reader = RecordReader(Path("runs/demo"))
+        >>> records = reader.read()
+        >>> print(len(records), reader.skipped)
+    """
+
+    def __init__(self, folder: str | Path):
+        self.path = Path(folder) / RECORDS_FILE
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.num_lines = 0
+        self.num_skipped = 0
+        self._first_skipped = ""
+        self._found: dict[tuple[Any, ...], Record] = {}
+        self._offset = 0  # of the first line that is not complete yet
+        self._last_line = b""  # before the offset: tells an appended file from another one
+
+    def read(self) -> list[Record]:
+        """The records, each measurement once, as `read_records` returns them.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if not self.path.exists():
+            self._start_over()
+            return []
+        with self.path.open("rb") as file:
+            if not self._continues(file):
+                self._start_over()
+            file.seek(self._offset)
+            for line in file:
+                self._add(line)
+        return list(self._found.values())
+
+    def _continues(self, file: IO[bytes]) -> bool:
+        """Whether the file is the one of the last `read`, perhaps with more at its end."""
+        file.seek(self._offset - len(self._last_line))
+        return file.read(len(self._last_line)) == self._last_line
+
+    def _add(self, line: bytes) -> None:
+        is_complete = line.endswith(b"\n")
+        try:
+            record = parse_line(line)
+            self._store(tuple(record.get(name) for name in UNIQUE_BY), record)
+        except (ValueError, TypeError) as error:  # TypeError: a list where UNIQUE_BY needs a value
+            if is_complete and line.strip():  # else cut short by a kill, or still being written
+                self.num_skipped += 1
+                self._first_skipped = self._first_skipped or (f"line {self.num_lines + 1}: {error}")
+        if is_complete:
+            self.num_lines += 1
+            self._offset += len(line)
+            self._last_line = line
+
+    def _store(self, key: tuple[Any, ...], record: Record) -> None:
+        self._found[key] = record
+
+    @property
+    def skipped(self) -> str:
+        """What was skipped, in a line; "" when nothing was."""
+        if not self.num_skipped:
+            return ""
+        counts = f"{self.num_skipped} of {self.num_lines} lines"
+        return f"{self.path}: skipped {counts} that hold no record ({self._first_skipped})"
+
+
+def read_records(folder: str | Path, *, warn: bool = True) -> list[Record]:
+    """Read the records of a run folder, each measurement once.
+
+    Args:
+        folder: a run folder on this machine.
+        warn: give a UserWarning that counts the lines which hold no record.
+
     Returns:
-        The records in order of first appearance, each with its last value. Lines cut short by a
-        kill are left out. Empty when the folder has no `records.jsonl`.
+        The records in order of first appearance, each with its last value, with the fields and
+        types of its event in record_types.py. Lines without such a record are left out. Empty when
+        the folder has no `records.jsonl`.
 
     Raises:
         OSError: the file cannot be read.
@@ -78,15 +159,11 @@ def read_records(folder: str | Path) -> list[Record]:
         >>> finals = of_event(read_records("runs/demo"), "final")
         >>> {record["run"]: record["val/miou_teacher"] for record in finals}
     """
-    path = Path(folder) / RECORDS_FILE
-    found: dict[tuple[Any, ...], Record] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        found[tuple(record.get(name) for name in UNIQUE_BY)] = record
-    return list(found.values())
+    reader = RecordReader(folder)
+    records = reader.read()
+    if warn and reader.skipped:
+        warnings.warn(reader.skipped, stacklevel=2)
+    return records
 
 
 def of_event(records: Iterable[Record], event: str) -> list[Record]:

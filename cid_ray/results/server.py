@@ -21,7 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from cid_ray.results.listening import host_name
-from cid_ray.results.live_page import REPORT_FILE, ServedRun, run_page, runs_page
+from cid_ray.results.live_page import REPORT_FILE, ServedRun, problem_page, run_page, runs_page
 from cid_ray.storage import paths
 
 POLL_INTERVAL_S = 2.0  # also the shortest time between two renderings
@@ -123,7 +123,11 @@ class Site:
         changes = sum(run.version for run in runs)
         version = (changes, int(time.monotonic() / REFRESH_INTERVAL_S))
         if path not in self.pages or self.pages[path][0] != version:
-            self.pages[path] = (version, render())
+            try:
+                html = render()
+            except Exception as error:
+                html = problem_page(path, error)
+            self.pages[path] = (version, html)
         return self.pages[path][1]
 
     async def in_render_thread(self, function: Callable[..., Any], *args: Any) -> Any:

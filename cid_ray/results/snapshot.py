@@ -16,6 +16,7 @@ from cid_ray.results.device_time import device_seconds, seconds_by_kind
 from cid_ray.results.issues import Issue, find_issues
 from cid_ray.results.progress import remaining_seconds
 from cid_ray.results.records import Record, of_event
+from cid_ray.results.status import trials_missing_in_records
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore, best_of, summarize
 
 # An evaluation of a large val split writes no status for a while, so the limit is generous.
@@ -99,6 +100,7 @@ class SearchSnapshot:
     issues: list[Issue]
     reason: str  # why the search stopped early, else ""
     heartbeat_age: float  # seconds since the status was written
+    problems: list[str] = field(default_factory=list)  # what of the run folder is damaged
 
     @property
     def running(self) -> list[RunningTrial]:
@@ -134,6 +136,8 @@ def snapshot(
     may_run = state in ("running", "no_heartbeat")
     running = status.get("running", {}) if may_run else {}
     spent = device_seconds(records, running)
+    # While it runs, its files may be read at different moments.
+    missing = "" if may_run else trials_missing_in_records(records, status)
     # A run of `train` has the same folder layout, but its `search` section means nothing.
     is_search = bool(status or finished)
     ratios = [
@@ -160,6 +164,7 @@ def snapshot(
         issues=find_issues(records),
         reason=status.get("reason", ""),
         heartbeat_age=max(0.0, now - status.get("timestamp", now)),
+        problems=[missing] if missing else [],
     )
 
 

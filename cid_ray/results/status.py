@@ -1,40 +1,104 @@
-"""`status.json`: what a search is doing now. Written by callbacks/status_file.py.
-
-state            running, closed (by itself or by Ctrl-C), stopped (by an error: `reason`)
-total            trials in all; finished_before: those of them finished before this start
-started          Unix time of this start; timestamp: Unix time of this status, its heartbeat
-host, pid        the process of the search, see `process_namespace`
-running          run -> ratio, method, trial_number, repeats_of, repeat_index, steps, params,
-                 resumed, timestamp and, as in a progress record, step, images_seen, seconds,
-                 images_per_s, losses
-"""
+"""`status.json`: what a search is doing now. Written by callbacks/status_file.py."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from cid_ray.results.record_lines import check_numbers, parse_json
+from cid_ray.results.record_types import Count, Losses, Method, PositiveCount, Seconds
+from cid_ray.results.records import RECORDS_FILE, Record, of_event
 
 STATUS_FILE = "status.json"
+MAX_BYTES = 64 * 2**20  # of a file that is larger nothing is read
+
+
+class RunningStatus(TypedDict):
+    """A trial that runs: its identity, and how far it is, as in a progress record."""
+
+    ratio: str
+    method: Method
+    trial_number: Count
+    repeats_of: str
+    repeat_index: Count
+    steps: PositiveCount
+    params: dict[str, Any]
+    resumed: bool
+    timestamp: Seconds  # when it started, since 1970
+    workers: NotRequired[PositiveCount]
+    step: NotRequired[Count]
+    images_seen: NotRequired[Count]
+    seconds: NotRequired[Seconds]
+    images_per_s: NotRequired[Seconds]
+    losses: NotRequired[Losses]
+
+
+class Status(TypedDict):
+    """A search at the time `timestamp`."""
+
+    state: Literal["running", "closed", "stopped"]  # closed by itself or by Ctrl-C
+    reason: str  # of the error that stopped it
+    total: Count  # trials in all
+    finished: Count  # trials whose end is in records.jsonl
+    finished_before: Count  # those of them that finished before this start
+    started: Seconds  # this start, since 1970
+    timestamp: Seconds  # this status, its heartbeat
+    host: str  # see `process_namespace`
+    pid: PositiveCount
+    running: dict[str, RunningStatus]  # by run
 
 
 def read_status(folder: Path) -> dict[str, Any]:
     """The newest status of a run folder.
 
     Returns:
-        The fields above and `gone`: the search ran on this machine, and its process no longer
+        The fields of `Status` and `gone`: the search ran on this machine, and its process no longer
         exists. {} where there is no status.
+
+    Raises:
+        ValueError: the file cannot be read or holds something else; the message says what.
     """
+    file = folder / STATUS_FILE
     try:
-        status: dict[str, Any] = json.loads((folder / STATUS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        if file.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{file} is larger than {MAX_BYTES >> 20} MiB")
+        status = parse_json(file.read_bytes())
+        TypeAdapter(Status).validate_python(status, strict=True)
+        check_numbers([running["params"] for running in status["running"].values()])
+    except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:60]
+        raise ValueError(f"{file} holds no status (`{field}`: {first['msg'].lower()})") from None
+    except ValueError as error:
+        raise ValueError(f"{file} holds no status ({error})") from None
     is_here = status["host"] == process_namespace()
     return {**status, "gone": is_here and not _process_exists(status["pid"])}
+
+
+def trials_missing_in_records(records: Iterable[Record], status: Mapping[str, Any]) -> str:
+    """How many finished trials the status counted that the records lack; "" when none is missing.
+
+    Args:
+        records: read after the status, unless the search is over.
+        status: as `read_status` returns it.
+    """
+    recorded = len(of_event(records, "trial"))
+    counted = status.get("finished", 0)
+    if recorded >= counted:
+        return ""
+    return f"{STATUS_FILE} counted {counted} finished trials, {RECORDS_FILE} has {recorded}"
 
 
 def process_namespace() -> str:

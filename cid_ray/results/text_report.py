@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cid_ray.config import Config
+from cid_ray.config import Config, InputError
 from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
-from cid_ray.results.records import read_records
+from cid_ray.results.records import RECORDS_FILE, Record
 from cid_ray.results.report_page import write_page
 from cid_ray.results.summary import RatioSummary, result_table, summarize
 from cid_ray.results.tables import pareto_table
@@ -25,20 +25,29 @@ TERMINAL_WIDTH = 140
 
 
 def write_report(
-    run_dir: RunDir, config: Config, log: Callable[[str], None], out: Path | None = None
+    run_dir: RunDir,
+    config: Config,
+    records: list[Record],
+    log: Callable[[str], None],
+    out: Path | None = None,
 ) -> None:
     """Log the table and the verdicts of a run, and write `index.html` and `report.md`.
 
     Args:
         run_dir: the run folder, with its records and samples pulled.
         config: the run's configuration.
+        records: as `read_records` returns them.
         log: receives one line or the table at a time, such as `print`.
         out: folder for the page (default: `report` in the run folder).
 
     Raises:
         OSError: the page cannot be written.
     """
-    records = read_records(run_dir.local)
+    if not records:
+        raise InputError(
+            f"{run_dir} has no records to report: {RECORDS_FILE} is empty; a page that was written "
+            "before is left as it is"
+        )
     summaries = summarize(records, config.search.metric)
     log(comparison_table(summaries))
     for summary in summaries:

@@ -1,8 +1,8 @@
 """Optuna's private API, all uses of it in one place. Tested with Optuna TESTED.
 
 Public replacements do not exist for these: asking the pruner on a view of a storage, trial ids
-(storages are addressed by id, `FrozenTrial` shows the number only), and whether a distribution
-contains a value.
+(storages are addressed by id, `FrozenTrial` shows the number only), whether a distribution contains
+a value, and whether a trial contradicts itself.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ NUMPY_PARTS = {
 def trial_id(trial: optuna.Trial | FrozenTrial) -> int:
     """The id under which the storage knows a trial."""
     return trial._trial_id
+
+
+def validate(trial: FrozenTrial) -> None:
+    """Raise ValueError when state, values, dates, parameters and distributions do not fit."""
+    trial._validate()
 
 
 def storage_of(study: optuna.Study) -> Any:

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import InputError
-from cid_ray.results.records import Record, of_event, read_records
+from cid_ray.results.records import Record, RecordReader, of_event
 from cid_ray.search.space import Space
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, trial_config
@@ -161,7 +161,8 @@ def warm_start_points(
         run_dir.pull()
         if not (run_dir.local / "records.jsonl").is_file():
             raise InputError(f"--warm-start {path} is not a run folder: it has no records.jsonl")
-        finals = of_event(read_records(run_dir.local), "final")
+        reader = RecordReader(run_dir.local)
+        finals = of_event(reader.read(), "final")
     by_ratio: dict[str, list[Record]] = {}
     for record in finals:
         searched = record["method"] == "cid" and not record.get("repeats_of")
@@ -182,6 +183,8 @@ def warm_start_points(
             "this space searches"
         )
     message = f"{len(points)} starting points from {path}"
+    if reader.skipped:
+        message += f"; {reader.skipped}"
     if left_out:
         message += f"; left out, not in this space: {', '.join(sorted(left_out))}"
     return points, message

@@ -29,7 +29,8 @@ class EventLog:
         self.run_dir = store.run_dir
         self.records = RecordWriter(self.run_dir.local)
         self.callbacks = CallbackList()
-        self._stale = {r["run"] for r in of_event(read_records(self.run_dir.local), "stale")}
+        records = read_records(self.run_dir.local, warn=False)
+        self._stale = {record["run"] for record in of_event(records, "stale")}
 
     def started(self, trial: TrialSpec, resumed: bool) -> None:
         """A trial starts; the study has it already."""
@@ -92,7 +93,7 @@ class EventLog:
         """
         # Read before the records: a finished trial has stored all of its own.
         finished = self.store.finished_runs()
-        known = {r["run"] for r in of_event(read_records(self.run_dir.local), "trial")}
+        known = {r["run"] for r in of_event(read_records(self.run_dir.local, warn=False), "trial")}
         for record in self.store.stored_records():
             if record["run"] not in known:
                 self.records.append(record)

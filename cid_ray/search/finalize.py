@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from cid_ray.config import error_summary
 from cid_ray.resources.capacity import Resources
+from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.noise_records import noise_records
-from cid_ray.results.records import Record, read_records
+from cid_ray.results.records import Record
 from cid_ray.results.summary import summarize
 from cid_ray.results.text_report import write_report
 from cid_ray.search import analysis, rdb
@@ -35,11 +36,13 @@ def finalize_search(search: Search, trial_fn: TrialFn, resources: Resources | No
     delete_losing_checkpoints(search)
     for record in analysis.search_records(search.store):
         search.events.records.append(record)
-    summaries = summarize(read_records(search.run_dir.local), search.config.search.metric)
-    for record in noise_records(summaries):
+    reader = CompactRecordReader(search.run_dir.local)
+    for record in noise_records(summarize(reader.read(), search.config.search.metric)):
         search.events.records.append(record)
+    records = reader.read()
     search.run_dir.pull("samples")  # pictures that other nodes wrote
-    write_report(search.run_dir, search.config, functools.partial(search.log, important=True))
+    log = functools.partial(search.log, important=True)
+    write_report(search.run_dir, search.config, records, log)
     search.run_dir.push()
 
 

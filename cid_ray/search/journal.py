@@ -1,4 +1,5 @@
-"""A search's journal file, repaired after a crash, and the fingerprint of the search that it holds.
+"""A search's journal file: repaired after a crash, refused when damaged; and the fingerprint of the
+search that it holds.
 
 Two leftovers of a crash would break the next start, so both are removed before a journal is opened:
 a last line that a full disk or a kill cut short would spoil the line after it, and the lock of a
@@ -9,17 +10,29 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.trial import FrozenTrial
 
-from cid_ray.config import NOT_FINGERPRINTED, Config, InputError, describe_changes, flatten
+from cid_ray.config import (
+    NOT_FINGERPRINTED,
+    Config,
+    InputError,
+    describe_changes,
+    error_summary,
+    flatten,
+)
+from cid_ray.search import _optuna_compat
+from cid_ray.storage import paths
+from cid_ray.storage.paths import PathOrUri
 
 JOURNAL = "study.journal"
+TORN_LINE_SUFFIX = ".torn"
 FINGERPRINT_ATTR = "fingerprint"  # study attribute
 GRACE_PERIOD_S = 3  # after which the journal lock of a killed process is taken over
 
@@ -43,24 +56,121 @@ RESUMABLE_KEYS = (
 )
 
 
-def open_journal(path: Path) -> JournalStorage:
-    """The storage in a journal file, repaired first."""
-    path = path.resolve()  # the lock is a symlink that must find its target from anywhere
-    repair(path)
+def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
+    """The storage in a journal file, which is created if absent.
+
+    Args:
+        path: the file on this machine.
+        run: the run folder, for messages; None: the folder of the file.
+
+    Raises:
+        InputError: a line is damaged; the file is left as it is.
+    """
+    # The lock is a symlink that must find its target from anywhere.
+    path = path.parent.resolve() / path.name
+    remove_dead_lock(path)
+    cut_torn_line(path)
     lock = JournalFileSymlinkLock(str(path), grace_period=GRACE_PERIOD_S)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    return read_journal(path, run or path.parent, lock)
 
 
-def repair(path: Path) -> None:
-    """Cut off an incomplete last line; remove a lock older than GRACE_PERIOD_S."""
+def read_journal(
+    path: Path, run: PathOrUri, lock: JournalFileSymlinkLock | None = None
+) -> JournalStorage:
+    """The storage in a journal file that nobody cut short. Reading it changes nothing.
+
+    Raises:
+        InputError: a line is damaged, or what it says cannot be.
+    """
+    damage = damaged_line(path)
+    try:
+        if not damage:
+            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+            stored_trials(storage, run)
+            return storage
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # a replay of changed lines raises many types
+        damage = f"cannot be replayed ({error_summary(error, with_type=True)[:160]})"
+    raise InputError(
+        f"{paths.join(run, JOURNAL)} {damage}; `python -m cid_ray.repair {run}` rebuilds the "
+        "studies from records.jsonl and keeps a copy of what is there"
+    )
+
+
+def damaged_line(path: Path) -> str:
+    """The first line of a journal that is none, in words; "" without one.
+
+    An incomplete last line is no damage: another process may be writing it.
+    """
+    for number, line in enumerate(read_lines(path), start=1):
+        problem = problem_of_line(line)
+        if problem:
+            return f"is damaged in line {number}: {problem}"
+    return ""
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The complete lines of a journal; none without a file."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+
+
+def problem_of_line(line: bytes) -> str:
+    """Why a line is none of a journal, in a few words; "" when it is one."""
+    try:
+        log = json.loads(line.decode())  # NaN is the value of a rung without ground truth
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except (ValueError, RecursionError):
+        return "not JSON"
+    if not isinstance(log, dict) or not isinstance(log.get("op_code"), int):
+        return "not an operation of Optuna"
+    return ""
+
+
+def stored_trials(storage: Any, run: PathOrUri, shared: str = "") -> dict[str, list[FrozenTrial]]:
+    """Study name -> its trials, of every study of a search.
+
+    Args:
+        storage: of Optuna.
+        run: the run folder, for messages.
+        shared: what the names of the search's studies start with, in a database of several.
+
+    Raises:
+        InputError: the name of a trial's run is a path.
+        ValueError: a trial contradicts itself.
+    """
+    names = [name for name in optuna.get_all_study_names(storage) if name.startswith(shared)]
+    found = {}
+    for name in names:
+        study = optuna.load_study(study_name=name, storage=storage)
+        found[name] = study.get_trials(deepcopy=False)
+        for trial in found[name]:
+            _optuna_compat.validate(trial)
+            if trial.user_attrs.get("run") is not None:
+                paths.check_component(trial.user_attrs["run"], run)
+    return found
+
+
+def remove_dead_lock(path: Path) -> None:
+    """Remove a lock older than GRACE_PERIOD_S."""
     lock = path.with_name(path.name + ".lock")
     if lock.is_symlink() and time.time() - lock.lstat().st_mtime > GRACE_PERIOD_S:
         lock.unlink(missing_ok=True)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off an incomplete last line; it is kept in a file of its own."""
     if not path.exists():
         return
     with path.open("rb+") as file:
         content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)
+        complete = content.rfind(b"\n") + 1
+        if complete < len(content):
+            path.with_name(path.name + TORN_LINE_SUFFIX).write_bytes(content[complete:])
+            file.truncate(complete)
 
 
 def search_fingerprint(config: Config, content_hashes: Mapping[str, str]) -> dict[str, Any]:

@@ -109,6 +109,7 @@ def describe_search(
         f"up to {max_concurrent} concurrent trials, {resources} each"
     )
     lines += plan.preflight.messages
+    lines += [f"warning: {note}" for note in store.notes]
     interrupted = len(search.queue.resume_queue)
     if search.finished_before or interrupted:
         lines.append(

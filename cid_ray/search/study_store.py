@@ -20,10 +20,17 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import Config, error_summary
-from cid_ray.results.records import Record
+from cid_ray.results.records import Record, RecordReader
 from cid_ray.search import _optuna_compat, rdb, trial_states
 from cid_ray.search.checks import directions_of
-from cid_ray.search.journal import JOURNAL, check_same_search, open_journal, search_fingerprint
+from cid_ray.search.consistency import check_consistency
+from cid_ray.search.journal import (
+    JOURNAL,
+    check_same_search,
+    open_journal,
+    search_fingerprint,
+    stored_trials,
+)
 from cid_ray.search.plugins import make_pruner
 from cid_ray.search.space import Space
 from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, n_trials
@@ -43,6 +50,7 @@ class StudyStore:
         studies: study key -> Optuna study, in the order in which they were opened.
         shared: whether other machines may work on the same studies.
         owner: the id of this run folder in shared studies.
+        notes: what is odd in the run folder and prevents nothing.
         timeout_s: seconds without a heartbeat after which a shared trial is stale.
     """
 
@@ -74,10 +82,16 @@ class StudyStore:
         self.studies: dict[StudyKey, optuna.Study] = {}
         url = config.study.storage
         self.shared = bool(url)
-        self.storage: Any = (
-            rdb.open_rdb(url, timeout_s) if url else open_journal(run_dir.local / JOURNAL)
-        )
         self.name = (config.study.name or run_dir.basename) if url else ""
+        journal = run_dir.local / JOURNAL
+        self.storage: Any = (
+            rdb.open_rdb(url, timeout_s) if url else open_journal(journal, run_dir.uri)
+        )
+        trials = stored_trials(self.storage, run_dir.uri, self.name)
+        reader = RecordReader(run_dir.local)
+        self.notes = check_consistency(
+            reader, trials, config.search.metric, run_dir.uri, shared=self.name
+        )
         self.owner, self._is_new = rdb.run_owner(run_dir.local) if url else ("", True)
         run_dir.push()  # the owner id, before a trial carries it
         if self.shared:
@@ -102,9 +116,6 @@ class StudyStore:
         )
         if not self.studies and not self.shared:
             self._check_same_search(study)
-        for trial in study.get_trials(deepcopy=False):
-            if run := trial.user_attrs.get("run"):
-                paths.check_component(run, self.run_dir.uri)
         self.studies[key] = study
         if searches:
             searched = {p.key for p in self.space.of_method(key.method).parameters}

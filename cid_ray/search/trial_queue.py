@@ -68,14 +68,15 @@ class TrialQueue:
         """The next trial to run; None when there is none now, and for good unless some are
         `running`.
         """
-        while self.resume_queue:
-            interrupted = self.resume_queue.pop(0)
-            frozen = self.store.storage.get_trial(interrupted.trial_id)
-            if frozen.state == TrialState.RUNNING:  # else another machine took it while it waited
-                study = self._study_with_sampler(interrupted.key, frozen.number)
-                return self._start(interrupted.key, optuna.Trial(study, interrupted.trial_id))
         while True:
             self._open_repeats()
+            if self.resume_queue:
+                interrupted = self.resume_queue.pop(0)
+                frozen = self.store.storage.get_trial(interrupted.trial_id)
+                if frozen.state != TrialState.RUNNING:
+                    continue  # another machine took it while it waited
+                study = self._study_with_sampler(interrupted.key, frozen.number)
+                return self._start(interrupted.key, optuna.Trial(study, interrupted.trial_id))
             key = self._next_study()
             if key is None:
                 return None

@@ -56,13 +56,22 @@ def absolute(name: PathOrUri) -> PathOrUri:
     return name if is_remote(name) else Path(name).resolve()
 
 
+def is_component(name: object) -> bool:
+    """Whether a name is one plain component of a path: with it no path leaves its folder."""
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and not any(character in name for character in "/\\\0")
+    )
+
+
 def check_component(name: str, source: PathOrUri) -> str:
     """A name that was read from `source` and becomes a folder: one plain component of a path.
 
     Raises:
         InputError: with it a path could leave its folder, such as `../other`.
     """
-    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
+    if not is_component(name):
         raise InputError(
             f"{source} names a run {name!r}, which is not a plain folder name; "
             "nothing outside the run folder is read, written or removed"

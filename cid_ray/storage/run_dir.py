@@ -24,6 +24,7 @@ from cid_ray.storage.lock import RunLock
 from cid_ray.storage.paths import PathOrUri
 
 CONFIG_FILE = "config.yaml"
+RUN_FILES = ("records.jsonl", "study.journal")  # what a run without its configuration still holds
 READ_ATTEMPTS = 3
 READ_PAUSE_S = 0.2
 MAX_PARALLEL_READS = 8  # small objects read at the same time: reading one is mostly waiting
@@ -94,7 +95,7 @@ class RunDir:
     def exists(self) -> bool:
         """Whether the folder holds a run: every run writes config.yaml first."""
         with read_errors_as_input_errors(self.uri):
-            return paths.exists(paths.join(self.uri, "config.yaml"))
+            return paths.exists(paths.join(self.uri, CONFIG_FILE))
 
     def lock(self) -> RunLock:
         """Let no other process write into the folder until `unlock`. Called before the first write.
@@ -124,10 +125,19 @@ class RunDir:
 
     def check_new(self) -> None:
         """Raise InputError when the run is new and the folder holds a run already."""
-        if self._is_new and self.exists:
+        if not self._is_new:
+            return
+        if self.exists:
             raise InputError(
                 f"--out {self} already holds a run; "
                 f"continue it with --resume {self}, or choose another folder"
+            )
+        with read_errors_as_input_errors(self.uri):
+            left = [name for name in RUN_FILES if paths.exists(paths.join(self.uri, name))]
+        if left:
+            raise InputError(
+                f"--out {self} holds a run ({', '.join(left)}) but no {CONFIG_FILE}; put that file "
+                f"back and continue with --resume {self}, or choose another folder"
             )
 
     def pull(self, *folders: str) -> None:

@@ -60,11 +60,14 @@ def add_metrics(search: Search) -> PrometheusMetrics:
     return metrics
 
 
+NO_LOSSES = dict.fromkeys(("total", "sup", "pseudo", "relation", "style", "mask_ratio"))
+
+
 def measured_rung(trial: TrialSpec, step: int, **fields: Any) -> Record:
     """A rung with what the metrics read of it."""
     measured = {
         "images_per_s": 7.0,
-        "losses": {"total": 1.0, "sup": 2.0, "mask_ratio": 0.25},
+        "losses": {**NO_LOSSES, "total": 1.0, "sup": 2.0, "mask_ratio": 0.25},
         "unreadable": 2,
         "skipped_steps": step // 30,
     }
@@ -120,7 +123,7 @@ def test_trial_gauges_exist_while_trial_runs(search: Search, metrics: Prometheus
 def test_loss_that_is_nan_leaves_last_value(search: Search, metrics: PrometheusMetrics) -> None:
     trial = next_trial(search)
     search.report(measured_rung(trial, 10))
-    losses = {"total": None, "sup": 3.0, "mask_ratio": None}
+    losses = {**NO_LOSSES, "sup": 3.0}
     search.report(measured_rung(trial, 30) | {"losses": losses})
     shown = {tags[-1]: value for tags, value in values_of(metrics, "trial_loss").items()}
     assert shown == {"total": 1, "sup": 3}

@@ -74,10 +74,10 @@ def cost(step: int) -> Record:
 def split_scores(prefix: str, student: float, teacher: float) -> Record:
     """Scores as a run records them; the class <road> has no ground truth."""
     return {
-        f"{prefix}/miou": student,
-        f"{prefix}/miou_teacher": teacher,
-        f"{prefix}/iou": {"sky": student, "<road>": None},
-        f"{prefix}/iou_teacher": {"sky": teacher, "<road>": None},
+        f"{prefix}/miou": min(student, 100.0),
+        f"{prefix}/miou_teacher": min(teacher, 100.0),
+        f"{prefix}/iou": {"sky": min(student, 100.0), "<road>": None},
+        f"{prefix}/iou_teacher": {"sky": min(teacher, 100.0), "<road>": None},
         f"{prefix}/pixel_accuracy": 90.0,
         f"{prefix}/pixel_accuracy_teacher": 90.0,
         f"{prefix}/absent": ["<road>"],

@@ -27,7 +27,15 @@ from cid_ray.results.summary import RatioSummary, result_table, summarize
 from cid_ray.results.text_report import write_report
 from cid_ray.results.verdict import verdict
 from cid_ray.storage.run_dir import RunDir
-from tests.helpers.records import SCORES, final, rung, search, small_search, write_small_search
+from tests.helpers.records import (
+    SCORES,
+    common_fields,
+    final,
+    rung,
+    search,
+    small_search,
+    write_small_search,
+)
 
 # SVG names its vocabularies by URL; they are not loaded.
 NAMESPACES = ("http://www.w3.org", "http://purl.org", "http://creativecommons.org")
@@ -39,27 +47,30 @@ ALL_SUBSETS_OF_METHODS = [m for n in range(1, 5) for m in combinations(SCORES, n
 
 def test_read_records_torn_last_line_costs_that_line_only(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path)
-    writer.append({"event": "rung", "run": "a", "images_seen": 1})
+    writer.append(rung("cid", 8, 0, 1, 20.0))
     with writer.path.open("a") as file:
         file.write('{"event": "rung", "run": "a", "ima')
-    RecordWriter(tmp_path).append({"event": "rung", "run": "a", "images_seen": 2})
-    assert [r["images_seen"] for r in read_records(tmp_path)] == [1, 2]
+    assert [r["step"] for r in read_records(tmp_path)] == [1]  # no warning: it may be half written
+    RecordWriter(tmp_path).append(rung("cid", 8, 0, 2, 20.0))
+    with pytest.warns(UserWarning, match="skipped 1 of 3 lines .*line 2: not JSON"):
+        assert [r["step"] for r in read_records(tmp_path)] == [1, 2]
 
 
 def test_read_records_repeated_measurement_counts_once_with_last_value(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path)
-    for value in (1, 2):
-        writer.append({"event": "rung", "run": "a", "images_seen": 8, "value": value})
-    writer.append({"event": "rung", "run": "b", "images_seen": 8, "value": 3})
-    assert [r["value"] for r in read_records(tmp_path)] == [2, 3]
+    for value in (1.0, 2.0):
+        writer.append(rung("cid", 8, 0, 5, value))
+    writer.append(rung("cid", 8, 1, 5, 3.0))
+    assert [r["val/miou_teacher"] for r in read_records(tmp_path)] == [2.0, 3.0]
 
 
 def test_read_records_retries_and_warnings_of_one_run_are_all_kept(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path)
+    fields = {**common_fields("cid", 8), "timestamp": 0.0}
     for attempt in (1, 2):
-        writer.append({"event": "retry", "run": "a", "attempt": attempt})
+        writer.append({"event": "retry", **fields, "attempt": attempt, "reason": "killed"})
     for message in ("one", "other"):
-        writer.append({"event": "warning", "run": "a", "message": message})
+        writer.append({"event": "warning", **fields, "message": message})
     assert len(read_records(tmp_path)) == 4
 
 
@@ -179,11 +190,11 @@ def test_report_page_shows_no_file_outside_the_run(tmp_path: Path, leave_by: str
 
 
 @pytest.mark.process
-def test_report_command_without_torch_ray_and_optuna_writes_page(tmp_path: Path) -> None:
+def test_report_command_without_torch_and_ray_writes_page(tmp_path: Path) -> None:
     write_small_search(tmp_path)
     out = tmp_path / "elsewhere"
     code = (
-        "import sys; sys.modules.update({'torch': None, 'ray': None, 'optuna': None})\n"
+        "import sys; sys.modules.update({'torch': None, 'ray': None})\n"
         f"from cid_ray.report import main; main([{str(tmp_path)!r}, '--out', {str(out)!r}])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -194,5 +205,5 @@ def test_report_command_without_torch_ray_and_optuna_writes_page(tmp_path: Path)
 def test_report_on_the_terminal_says_when_noise_was_not_measured(tmp_path: Path) -> None:
     write_small_search(tmp_path)
     lines: list[str] = []
-    write_report(RunDir(tmp_path), Config(), lines.append)
+    write_report(RunDir(tmp_path), Config(), read_records(tmp_path), lines.append)
     assert sum("Measure it here with --set search.repeats.n=3" in line for line in lines) == 1

@@ -17,6 +17,7 @@ from cid_ray.search import analysis
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Decision
 from cid_ray.search.trial_spec import StudyKey
+from tests.helpers import records as made_up
 from tests.helpers.simulated_studies import METRIC, open_search, run_trials, search_config
 
 CID_ONLY: dict[str, Any] = {
@@ -103,13 +104,11 @@ def test_chosen_run_after_repeats_has_best_mean_not_best_trial(tmp_path: Path) -
 
 def test_warm_start_points_are_best_hyperparameters_of_earlier_run(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path)
-    final = {"event": "final", "method": "cid", "ratio": "1/8", "repeats_of": ""}
     for number, weight in enumerate((0.2, 0.9, 5.0, 0.4)):
         params = {"loss.relation_weight": weight, "loss.style_weight": 0.1}
-        writer.append({**final, "run": f"r{number}", METRIC: number, "params": params})
-    repeat = {"run": "r3-repeat1", "repeats_of": "r3", "repeat_index": 1}
-    params = {"loss.relation_weight": 0.77}
-    writer.append({**final, **repeat, METRIC: 3, "params": params})
+        writer.append(made_up.untested_final("cid", 8, number, number, params=params))
+    for record in made_up.repeat("cid", 8, 3, 1, 3.0):
+        writer.append({**record, "params": {"loss.relation_weight": 0.77}})
     space = check_search(simulated_config())
     points, message = analysis.warm_start_points(tmp_path, space, METRIC)
     assert points == [{"loss.relation_weight": 0.4}, {"loss.relation_weight": 0.9}]

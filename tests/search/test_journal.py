@@ -115,9 +115,8 @@ def test_run_name_that_is_a_path_is_refused_before_anything_is_removed(
     old = '"run":"1_8-cid-000"'
     assert old in journal.read_text()
     journal.write_text(journal.read_text().replace(old, f'"run":{json.dumps(name)}'))
-    if name:  # an empty name is no name
-        with pytest.raises(InputError, match=r"run names a run .* not a plain folder name"):
-            reopen(tmp_path / "run")
+    with pytest.raises(InputError, match=r"run names a run .* not a plain folder name"):
+        reopen(tmp_path / "run")
     assert victim.is_dir()
 
 
@@ -128,10 +127,12 @@ def test_run_name_that_is_a_path_is_refused_before_anything_is_removed(
 def test_open_journal_cuts_off_incomplete_last_line_only(finished: Path, cut: int) -> None:
     journal = finished / "study.journal"
     content = journal.read_bytes()
-    journal.write_bytes(content[:-cut])
+    torn = b'{"op_code":6,"worker_id":"somebody","trial_id":0,"state":1}'[:-cut]
+    journal.write_bytes(content + torn)
     reopen(finished)
-    complete_lines = content.splitlines(keepends=True)[:-1]
-    assert journal.read_bytes().startswith(b"".join(complete_lines))
+    assert journal.read_bytes().startswith(content)
+    assert all(json.loads(line) for line in journal.read_bytes().splitlines())
+    assert (finished / "study.journal.torn").read_bytes() == torn
     assert optuna.load_study(study_name="1/8 cid", storage=open_journal(journal)).trials
 
 

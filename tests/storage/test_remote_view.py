@@ -39,6 +39,7 @@ from tests.helpers.dashboard_client import (
 from tests.helpers.local_search import tiny_search
 from tests.helpers.object_store import BUCKET, serving
 from tests.helpers.ports import free_port, reachable, wait_until
+from tests.helpers.records import common_fields
 from tests.helpers.services import as_root, require_service, succeeds
 
 pytestmark = pytest.mark.process
@@ -215,7 +216,9 @@ def test_status_file_between_events_is_pushed_at_intervals(
             )
             status = StatusFile()
             status.on_search_start(search)
-            status.running["1_8-cid-000"] = {}
+            trial = {"steps": 4, "params": {}, "resumed": False, "timestamp": 0.0}
+            status.running["1_8-cid-000"] = common_fields("cid", 8) | trial
+            del status.running["1_8-cid-000"]["run"]
             first = pulled_status(elsewhere)
             monkeypatch.setattr(status_file, "WRITE_INTERVAL_S", 0.0)
             status.on_trial_result(progress)

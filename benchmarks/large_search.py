@@ -1,0 +1,169 @@
+"""What a search of thousands of trials costs its report and its live page.
+
+Makes up the records of a search, with the fields and sizes of real ones. Measures in processes of
+their own: `report` (seconds, size of the page, peak memory), and the live page (seconds from a new
+rung in the file to the page that shows it). Seconds are CPU time of the one process, so that other
+work on the machine does not count. Several sizes show how the cost grows.
+
+    python -m benchmarks.large_search --out benchmarks/results/integrity/large_search.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness.chaos import simulated_config, simulated_record
+from cid_ray.config import Config
+from cid_ray.results.provenance import provenance
+
+CLASSES = [f"class {number}" for number in range(19)]
+RATIOS = ("1/16", "1/8")
+REPETITIONS = 3
+
+
+def records_of_search(trials: int, config: Config) -> Iterator[dict[str, Any]]:
+    """Of each trial its rungs, a third of them to the end, and the `trial` record."""
+    chance = random.Random(0)
+    for number in range(trials):
+        ratio = RATIOS[number % len(RATIOS)]
+        run = f"{ratio.replace('/', '_')}-cid-{number // len(RATIOS):03d}"
+        params = {"loss.relation_weight": chance.uniform(0.01, 1), "loss.relation_kind": "self"}
+        quality = chance.uniform(-5, 5)
+        state = "complete" if number % 3 == 0 else "pruned"
+        steps = config.train.rung_steps if state == "complete" else config.train.rung_steps[:2]
+        for step in steps:
+            record = {**full_record(config, run, ratio, number, step, quality), "params": params}
+            yield {"event": "rung", **record}
+        if state == "complete":
+            yield {"event": "final", **record}
+        identity = {key: record[key] for key in ("run", "ratio", "method", "trial_number")}
+        identity |= {"repeats_of": "", "repeat_index": 0}
+        yield {
+            "event": "trial",
+            **identity,
+            "state": state,
+            "reason": "",
+            "timestamp": 1e9 + number,
+        }
+
+
+def full_record(
+    config: Config, run: str, ratio: str, number: int, step: int, quality: float
+) -> dict[str, Any]:
+    """A rung of the size that 19 classes give it."""
+    record = simulated_record(config, run, step)
+    value = min(99.0, max(1.0, 60 * step / config.train.steps + quality))
+    iou = dict.fromkeys(CLASSES, value)
+    return {
+        **record,
+        "method": "cid",
+        "ratio": ratio,
+        "ratio_name": f"{ratio} ({186 * 16 // int(ratio[2:])})",
+        "label_count": 186 * 16 // int(ratio[2:]),
+        "trial_number": number // len(RATIOS),
+        "val/miou": value,
+        "val/miou_teacher": value,
+        "val/iou": iou,
+        "val/iou_teacher": iou,
+        "colors": {name: [128, 64, 128] for name in CLASSES},
+        "versions": provenance()["versions"],
+    }
+
+
+def write_run(folder: Path, trials: int) -> None:
+    """A run folder with records and configuration, and no studies."""
+    config = simulated_config(trials=trials)
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    with (folder / "records.jsonl").open("w") as file:
+        for record in records_of_search(trials, config):
+            file.write(json.dumps(record) + "\n")
+
+
+def measured(code: str, folder: Path) -> dict[str, float]:
+    """Run code in a process of its own; it prints its figures as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+REPORT = """
+import contextlib, io, json, resource, sys, time
+from cid_ray.report import main
+folder = sys.argv[1]
+before = time.process_time()
+with contextlib.redirect_stdout(io.StringIO()):
+    main([folder])
+seconds = time.process_time() - before
+import pathlib
+size = (pathlib.Path(folder) / "report" / "index.html").stat().st_size
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"report_s": seconds, "report_mb": size / 1e6, "report_peak_mib": peak}))
+"""
+LIVE = """
+import json, resource, sys, time
+from pathlib import Path
+from cid_ray.results.live_page import open_runs, run_page
+from cid_ray.storage.run_dir import RunDir
+folder = Path(sys.argv[1])
+(run,) = open_runs([RunDir(folder)])
+def page():
+    before = time.process_time()
+    run.poll()
+    html = run_page(run, [run])
+    return time.process_time() - before, len(html)
+first, _ = page()
+with (folder / "records.jsonl").open() as file:
+    rung = json.loads(next(line for line in file if '"event": "rung"' in line))
+later = []
+for number in range(3):
+    rung |= {"run": f"1_16-cid-{90000 + number}", "trial_number": 90000 + number}
+    with (folder / "records.jsonl").open("a") as file:
+        file.write(json.dumps(rung) + "\\n")
+    seconds, size = page()
+    later.append(seconds)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"live_first_s": first, "live_after_rung_s": sorted(later)[1],
+                  "live_mb": size / 1e6, "live_peak_mib": peak}))
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, nargs="+", default=[500, 5000, 30000])
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(argv)
+    rows = []
+    for trials in args.trials:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "run"
+            write_run(folder, trials)
+            size = (folder / "records.jsonl").stat().st_size / 1e6
+            row: dict[str, float] = {"trials": trials, "records_mb": size}
+            found = [
+                measured(REPORT, folder) | measured(LIVE, folder) for _ in range(args.repetitions)
+            ]
+            for name in found[0]:
+                row[name] = statistics.median(one[name] for one in found)
+            rows.append({name: round(value, 2) for name, value in row.items()})
+            print(rows[-1], flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        content = {"rows": rows, **provenance()}
+        args.out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""One line of `records.jsonl` -> a record of its event's type, or why it is none.
+
+A line may be torn by a kill, damaged on the disk, or written by another program. Whatever reads
+records relies on the types of record_types.py, so they are checked here, once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from cid_ray.results.record_types import EVENTS
+from cid_ray.storage import paths
+
+FIELDS_OF_ANY_TYPE = {"params", "best_hyperparameters", "pareto"}
+MAX_NUMBER = 1e300  # what arithmetic on a page can still bear
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """The record in a line.
+
+    Raises:
+        ValueError: the line is no record; the message says why, in a few words.
+    """
+    record = parse_json(line)
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    event = record.get("event")
+    if not isinstance(event, str) or event not in EVENTS:
+        raise ValueError(f"unknown event {str(event)[:40]!r}")
+    try:
+        _validator(event).validate_python(record, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:60]
+        raise ValueError(f"{event} record, `{field}`: {first['msg'].lower()}") from None
+    if event not in ("search", "noise"):  # the others are about one run
+        if not paths.is_component(record["run"]):
+            raise ValueError(f"{event} record, `run`: not a plain name")
+        if not record["method"]:
+            raise ValueError(f"{event} record, `method`: empty")
+    for field in FIELDS_OF_ANY_TYPE & record.keys():
+        check_numbers(record[field])
+    return record
+
+
+@functools.cache
+def _validator(event: str) -> TypeAdapter[Any]:
+    return TypeAdapter(EVENTS[event])
+
+
+def parse_json(line: bytes) -> Any:
+    """The JSON value in a line of UTF-8.
+
+    Raises:
+        ValueError: the line holds none; the message says why, in a few words.
+    """
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except (ValueError, RecursionError):  # RecursionError: nested without end
+        raise ValueError("not JSON") from None
+    if b"\\u" in line:
+        # Half of a pair of surrogates is valid JSON, but no file or page can hold it.
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("not Unicode") from None
+    return value
+
+
+def check_numbers(value: Any) -> None:
+    """Raise ValueError for a number within `value` that is no finite one of ordinary size."""
+    if isinstance(value, dict):
+        for item in value.values():
+            check_numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            check_numbers(item)
+    elif isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
+        raise ValueError("a number is not finite")
