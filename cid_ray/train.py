@@ -10,7 +10,7 @@ from __future__ import annotations
 from cid_ray.cli import parser, run_options, supervisor
 from cid_ray.cli.console import RunConsole
 from cid_ray.config import Config, load_config
-from cid_ray.results.records import RecordWriter
+from cid_ray.results.records import RecordWriter, of_event, read_records
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, write_config
 from cid_ray.training.launch import train
@@ -65,6 +65,7 @@ def check(config: Config, run_dir: RunDir, resumed: bool, verbose: bool) -> list
     if resumed:
         saved = load_config(run_dir.local / CONFIG_FILE)
         preflight.check_resumed_config(config, saved, run_dir.uri)
+        preflight.check_resumed_records(config, run_dir)
     found = preflight.check_data(config)
     workers = preflight.check_workers(config, found, run_dir.basename, verbose)
     return [*found.messages, *workers, *preflight.describe_run(config, found)]
@@ -74,10 +75,15 @@ def train_and_record(config: Config, run_dir: RunDir, console: RunConsole) -> No
     from cid_ray.training.final_scores import describe_scores
 
     writer = RecordWriter(run_dir.local)
+    recorded = {record["step"] for record in of_event(read_records(run_dir.local), "rung")}
     for record in train(config, run_dir.uri):
         console.show_record(record)
         if record["event"] == "progress":  # only shown
             continue
+        lost = [s for s in config.train.rung_steps if s < record["step"] and s not in recorded]
+        if lost:
+            console.log(f"warning: {writer.path} lacks the rungs at steps {lost}", always=True)
+        recorded.update(lost, [record["step"]])
         writer.append(record)
         if record["event"] == "final":
             for line in describe_scores(record):

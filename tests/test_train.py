@@ -121,6 +121,23 @@ def test_kill_9_while_training_loses_no_checkpoint(config_file: Path, tmp_path: 
     assert [record["step"] for record in of_event(read_records(out), "rung")] == [120, 240]
 
 
+def test_resume_says_what_records_or_checkpoints_lack(
+    config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert train_command(["--config", str(config_file), "--out", str(out)]) == 0
+    records = (out / "records.jsonl").read_text().splitlines(keepends=True)
+    (out / "records.jsonl").write_text("".join(records[1:]))
+    assert train_command(["--resume", str(out)]) == 0
+    assert "lacks the rungs at steps [6]" in capsys.readouterr().out
+    kept = (out / "records.jsonl").read_bytes()
+    for file in (out / "checkpoints" / "train").glob("last*.pt"):
+        file.unlink()
+    with pytest.raises(InputError, match="records go to step 12, but there is no checkpoint"):
+        train_command(["--resume", str(out)])
+    assert (out / "records.jsonl").read_bytes() == kept
+
+
 @pytest.mark.process
 @pytest.mark.timeout(600)
 def test_second_train_in_a_folder_is_refused_and_changes_nothing(

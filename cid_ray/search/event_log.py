@@ -31,11 +31,22 @@ class EventLog:
         self.callbacks = CallbackList()
         records = read_records(self.run_dir.local, warn=False)
         self._stale = {record["run"] for record in of_event(records, "stale")}
+        self._last_step = {record["run"]: record["step"] for record in of_event(records, "rung")}
 
     def started(self, trial: TrialSpec, resumed: bool) -> None:
         """A trial starts; the study has it already."""
+        last_step = self._last_step.get(trial.name)
+        if resumed and last_step and not self._has_checkpoint(trial):
+            self.callbacks.on_message(
+                f"warning: {trial.name} is trained from the start: its records go to step "
+                f"{last_step}, but its checkpoint is gone",
+                important=True,
+            )
         self.callbacks.on_trial_start(trial, resumed)
         self.run_dir.push()  # before it runs: a resume must know it
+
+    def _has_checkpoint(self, trial: TrialSpec) -> bool:
+        return checkpoint_paths.has_checkpoint(trial.config, self.run_dir.uri, trial.name)
 
     def progress(self, trial: TrialSpec, record: Record) -> None:
         """Progress is not written, but a warning in it is."""

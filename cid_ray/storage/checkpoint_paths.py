@@ -23,6 +23,12 @@ def checkpoint_dir(config: Config, run_dir: PathOrUri, *run: str) -> PathOrUri:
     return paths.join(run_dir, "checkpoints", *run)
 
 
+def has_checkpoint(config: Config, run_dir: PathOrUri, run: str) -> bool:
+    """Whether a run left a checkpoint to resume from, also an older one (`train.num_to_keep`)."""
+    files = paths.list_files(checkpoint_dir(config, run_dir, run), recursive=False)
+    return any(name.startswith("last") and name.endswith(".pt") for name in files)
+
+
 def check_new_checkpoints(config: Config, run_dir: PathOrUri) -> None:
     """Raise InputError when a new run cannot write checkpoints, or would find another run's."""
     _check_stores(config, "--out", run_dir)

@@ -14,7 +14,10 @@ from cid_ray.data.cache import describe_uncached
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import Split, make_split
 from cid_ray.data.table import Table
+from cid_ray.results.records import of_event, read_records
+from cid_ray.storage import checkpoint_paths
 from cid_ray.storage.paths import PathOrUri
+from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.builders import run_identity, weights_hash
 from cid_ray.training.device import Device
 
@@ -132,4 +135,18 @@ def check_resumed_config(config: Config, saved: Config, run_dir: PathOrUri) -> N
         raise InputError(
             f"--resume {run_dir} continues the same run, but {changed}; "
             "choose another --out for that"
+        )
+
+
+def check_resumed_records(config: Config, run_dir: RunDir) -> None:
+    """Raise InputError when the records go further than any checkpoint: it was removed."""
+    rungs = of_event(read_records(run_dir.local), "rung")
+    if not rungs:
+        return
+    newest = rungs[-1]
+    if not checkpoint_paths.has_checkpoint(config, run_dir.uri, newest["run"]):
+        folder = checkpoint_paths.checkpoint_dir(config, run_dir.uri, newest["run"])
+        raise InputError(
+            f"--resume {run_dir}: its records go to step {newest['step']}, but there is no "
+            f"checkpoint in {folder}; put it back, or train from the start with another --out"
         )

@@ -23,6 +23,7 @@ from cid_ray.report import main as report
 from cid_ray.results.records import of_event, read_records
 from cid_ray.search.controller import Decision, Search
 from cid_ray.storage.run_dir import RunDir
+from tests.helpers.event_recorder import EventRecorder
 from tests.helpers.simulated_studies import kill_search
 
 RECORDS, JOURNAL, STATUS = "records.jsonl", "study.journal", "status.json"
@@ -272,6 +273,28 @@ def test_repair_says_what_it_did(
     said = capsys.readouterr().out
     assert "removed 1 of" in said and "finished, as the records show" in said
     assert not (folder / STATUS).exists()
+
+
+def test_trial_whose_checkpoint_is_gone_is_trained_again_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    search = Search.open(config(), RunDir(folder))
+    trial = search.next_trial()
+    assert trial is not None
+    search.report(next(iter(simulated_records(trial.config, trial.name))))
+    checkpoint = folder / "checkpoints" / trial.name / "last.pt"
+    for exists in (True, False):
+        kill_search(search)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.touch()
+        if not exists:
+            checkpoint.unlink()
+        search = Search.open(config(), RunDir(folder))
+        recorder = EventRecorder()
+        search.add_callback(recorder)
+        search.next_trial()
+        said = [text for text, _ in recorder.of("on_message")]
+        assert any("trained from the start" in text for text in said) is not exists
+    search.close()
 
 
 def test_repair_of_what_is_no_run_is_refused(tmp_path: Path) -> None:
