@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -95,6 +96,28 @@ def test_dashboard_serves_images_that_records_name_and_no_other_file(halfway: Pa
         )
         for path in other_files:
             assert ask(port, f"/run/{halfway.name}/image/{path}")[0] in (400, 404), path
+
+
+def test_dashboard_serves_nothing_through_a_link_that_appears_later(
+    halfway: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(halfway, run)
+    (tmp_path / "secret.png").write_text("secret")
+    (run / "report").mkdir(exist_ok=True)
+    report = run / "report" / "index.html"
+    report.write_text("the report")
+    with dashboard_of(run) as port:
+        images = sample_images(ask(port, "/")[1])
+        status, text, headers = ask(port, "/run/run/report")
+        assert status == 200 and text == "the report"
+        assert headers["Content-Security-Policy"].startswith("sandbox; default-src 'none'")
+        image = run / images[0].partition("/image/")[2]
+        for file, path in ((report, "/run/run/report"), (image, images[0])):
+            file.unlink()
+            file.symlink_to(tmp_path / "secret.png")
+            status, text, _ = ask(port, path)
+            assert status == 404 and "secret" not in text
 
 
 def test_dashboard_answers_to_loopback_names_and_reading_only(halfway: Path) -> None:

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from cid_ray.cli.parser import NORMAL, QUIET, VERBOSE
 from cid_ray.results.progress import run_remaining_seconds
 from cid_ray.results.records import Record
+from cid_ray.storage.boundary import no_follow
 
 LOG_FILE = "log.txt"
 SPEED_WINDOW_S = 1e9  # the ETA uses the mean speed of the whole run: trials differ in length
@@ -37,7 +38,9 @@ class RunConsole:
     """
 
     def __init__(self, folder: Path, total: int, unit: str = "step", verbosity: int = NORMAL):
-        self.log_file = (folder / LOG_FILE).open("a", buffering=1, encoding="utf-8")
+        self.log_file = open(  # noqa: SIM115  # closed by __exit__
+            folder / LOG_FILE, "a", buffering=1, encoding="utf-8", opener=no_follow
+        )
         self.verbosity = verbosity
         self.header: Callable[[], RenderableType] | None = None
         # Only a real terminal gets a bar: FORCE_COLOR must not put control codes into a file.

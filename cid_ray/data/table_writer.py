@@ -13,14 +13,18 @@ import pyarrow.parquet as pq
 
 from cid_ray.config import InputError
 from cid_ray.data.table import FORMAT_VERSION, INDEX_COLUMNS, ROW_GROUP_SIZE, SCHEMA
-from cid_ray.storage import paths
+from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import LOCK_FILE, RunLock
 
 TABLE_FILES = {"meta.json", "table.parquet", "index.parquet"}
 
 
 def check_only_table(folder: Path) -> None:
-    """Raise InputError when a folder to write a table into holds anything but an older table."""
+    """Raise InputError when a folder to write a table into holds anything but an older table.
+
+    A link in it that leads elsewhere is refused too: writing the table would follow it.
+    """
+    boundary.check_links(folder)
     names = {path.name for path in folder.iterdir()} - {LOCK_FILE, "table.parquet.partial"}
     others = sorted(names - TABLE_FILES if "meta.json" in names else names)
     if others:

@@ -39,6 +39,8 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+# The report is a file that somebody else may have written: it may not act as a page of this server.
+REPORT_POLICY = "sandbox; " + HEADERS["Content-Security-Policy"]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PageVersion = tuple[int, int]  # changes of its runs, refresh interval
 
@@ -89,7 +91,8 @@ class Site:
             refusal.headers.update(HEADERS)
             raise
         if not response.prepared:  # an event stream has sent its headers already
-            response.headers.update(HEADERS)
+            for name, value in HEADERS.items():
+                response.headers.setdefault(name, value)
         return response
 
     def requested_run(self, request: web.Request) -> ServedRun:
@@ -135,9 +138,10 @@ class Site:
 
     async def report(self, request: web.Request) -> web.StreamResponse:
         run = self.requested_run(request)
-        if not run.has_report:
+        file = paths.inside(run.folder, REPORT_FILE)
+        if file is None:
             raise web.HTTPNotFound(text="the report is written at the end of the search\n")
-        return web.FileResponse(run.folder / REPORT_FILE)
+        return web.FileResponse(file, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def image(self, request: web.Request) -> web.StreamResponse:
         """An image that the run's records name and that is inside its folder."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cid_ray.config import InputError
+from cid_ray.storage.boundary import no_follow
 
 LOCK_FILE = ".lock"
 HELD_ELSEWHERE = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
@@ -38,7 +39,9 @@ class RunLock:
     def _open_and_lock(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file: IO[str] = self.path.open("a", encoding="utf-8")
+            self.file: IO[str] = open(  # noqa: SIM115  # closed by `close`
+                self.path, "a", encoding="utf-8", opener=no_follow
+            )
         except OSError as error:
             raise InputError(f"{folder} cannot be written ({error.strerror})") from None
         try:

@@ -204,7 +204,8 @@ def file_stats(folder: PathOrUri, recursive: bool = True) -> dict[str, tuple[int
     found: dict[str, tuple[int, int]] = {}
     for info in filesystem.get_file_info(selector):
         if info.is_file:
-            found[info.path[len(path) :].lstrip("/")] = (info.mtime_ns, info.size)
+            name = info.path[len(path) :].removeprefix("/")
+            found[name] = (info.mtime_ns, info.size)
     return found
 
 

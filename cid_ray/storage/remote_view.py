@@ -50,7 +50,7 @@ def open_read_only(
     """Open runs and keep the copies of remote ones up to date until the block ends.
 
     Raises:
-        InputError: a store cannot be read at the start.
+        InputError: a store cannot be read at the start, or something in a run leads out of it.
     """
     closed = threading.Event()
 
@@ -62,7 +62,7 @@ def open_read_only(
     with ExitStack() as stack:
         run_dirs = [stack.enter_context(ReadOnlyRunDir(name)) for name in names]
         remote = [run_dir for run_dir in run_dirs if run_dir.remote]
-        for run_dir in remote:
+        for run_dir in run_dirs:
             run_dir.pull(*PULLED_FOLDERS)
         thread = threading.Thread(target=poll, name="remote-view", daemon=True)
         thread.start()

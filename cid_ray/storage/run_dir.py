@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cid_ray.config import Config, InputError, check_uri, error_summary, holds_secret
-from cid_ray.storage import paths
+from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import RunLock
 from cid_ray.storage.paths import PathOrUri
 
@@ -103,10 +103,11 @@ class RunDir:
         Of a folder in an object store it locks this process's copy only.
 
         Raises:
-            InputError: another process holds the folder, it cannot be locked, or the run is new and
-                the folder holds one already.
+            InputError: another process holds the folder, it cannot be locked, a link leads out of
+                it, or the run is new and the folder holds one already.
         """
         if self._lock is None:
+            boundary.check_links(self.local)
             lock = RunLock(self.local)
             try:
                 self.check_new()
@@ -143,6 +144,8 @@ class RunDir:
     def pull(self, *folders: str) -> None:
         """Copy to `local` what is new in the store since the last pull.
 
+        A folder on this machine is only checked: nothing in it may lead out of it.
+
         Args:
             folders: folders of the run, such as "samples", with everything below them. "" means the
                 run's own files without its folders, and is the default. The folder that is read
@@ -150,9 +153,11 @@ class RunDir:
                 finds the sample images that it names.
 
         Raises:
-            InputError: the store cannot be read.
+            InputError: the store cannot be read, or a link or an object's name leads out of the
+                folder.
         """
         if not self.remote:
+            boundary.check_links(self.local)
             return
         with read_errors_as_input_errors(self.uri):
             new_files = [file for folder in folders or ("",) for file in self._read_new(folder)]
@@ -173,6 +178,7 @@ class RunDir:
         source = paths.join(self.uri, folder) if folder else self.uri
         target = self.local / folder
         found = paths.file_stats(source, recursive=bool(folder))
+        boundary.check_object_names(found, source)
         new = [
             path
             for path, stamp in found.items()
