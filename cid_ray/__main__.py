@@ -8,6 +8,7 @@ import sys
 
 from cid_ray import __version__
 from cid_ray.cli.parser import run_command
+from cid_ray.cli.printing import say
 from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config.errors import InputError
 
@@ -35,9 +36,9 @@ def main(argv: list[str] | None = None) -> None:
     tolerate_lost_streams()
     name, *arguments = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
-        print(command_list())
+        say(command_list())
     elif name == "--version":
-        print(f"cid_ray {__version__}")
+        say(f"cid_ray {__version__}")
     elif name in COMMANDS:
         run_command(importlib.import_module(f"cid_ray.{name}").main, arguments)
     else:

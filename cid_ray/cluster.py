@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from cid_ray.cli import parser
+from cid_ray.cli.printing import say
 from cid_ray.config import Config, load_config
 from cid_ray.resources.capacity import ClusterCapacity
 from cid_ray.resources.cluster_files import check_with_ray, read_cluster_file
@@ -65,21 +66,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def report(config: Config, capacity: ClusterCapacity, prices: Prices) -> None:
     """Print node types, a trial's request, and how many trials run concurrently at what cost."""
     if not capacity.has_known_cpus:
-        print(f"{capacity.name}: {capacity.note}. Start it: `python -m cid_ray.tune` makes this")
-        print("check on the live cluster, and says how many trials run concurrently.")
+        say(f"{capacity.name}: {capacity.note}. Start it: `python -m cid_ray.tune` makes this")
+        say("check on the live cluster, and says how many trials run concurrently.")
         return
     limit = f"at most {capacity.max_nodes} nodes"
-    print(f"{capacity.name}: {limit}; prices of {prices.date}, to be checked")
-    print(node_table(capacity, prices))
+    say(f"{capacity.name}: {limit}; prices of {prices.date}, to be checked")
+    say(node_table(capacity, prices))
     request, count = trial_request(config, capacity)
     one_process = config.distributed.max_workers == 1
-    print(f"one trial requests {request.per_process if one_process else request}")
-    print(describe(placement_cost(capacity, request, count, prices)))
+    say(f"one trial requests {request.per_process if one_process else request}")
+    say(describe(placement_cost(capacity, request, count, prices)))
     on_demand = capacity.without_spot()
     if on_demand != capacity:
         left = min(on_demand.max_concurrent(request), count)
-        print(f"without spot: {describe(placement_cost(on_demand, request, left, prices))}")
-    print(f"when nothing runs: {dollars(idle_usd_per_hour(capacity, prices))}")
+        say(f"without spot: {describe(placement_cost(on_demand, request, left, prices))}")
+    say(f"when nothing runs: {dollars(idle_usd_per_hour(capacity, prices))}")
 
 
 def describe(placement: PlacementCost | None) -> str:

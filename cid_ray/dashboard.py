@@ -8,12 +8,12 @@ another machine it is reached with `ssh -L`.
 
 from __future__ import annotations
 
-import functools
 import signal
 import socket
 import sys
 
 from cid_ray.cli.parser import make_parser, run_command
+from cid_ray.cli.printing import say
 from cid_ray.cli.sidecar import start_process
 from cid_ray.results.listening import (
     DEFAULT_PORT,
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     # Until the server handles SIGTERM itself: a clean exit removes the copies of remote runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with open_read_only(args.runs, functools.partial(print, flush=True)) as run_dirs:
+    with open_read_only(args.runs, say) as run_dirs:
         runs = open_runs(run_dirs)
         listener = listen(args.host, args.port)
         port = listener.getsockname()[1]
@@ -73,7 +73,6 @@ def main(argv: list[str]) -> int:
 
 def print_addresses(host: str, port: int, runs: list[ServedRun]) -> None:
     """Where the pages are, and how to reach them from another machine."""
-    say = functools.partial(print, flush=True)  # a search forwards these lines immediately
     say(f"dashboard http://{url_host(host)}:{port}/")
     ports = [port]
     for run in runs:

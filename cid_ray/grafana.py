@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from cid_ray.cli.parser import make_parser, run_command
+from cid_ray.cli.printing import say
 from cid_ray.config import InputError
 from cid_ray.storage.packaged import packaged_file
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> int:
         shutil.copyfile(source, target)
     except OSError as error:
         raise InputError(f"{target} cannot be written ({error.strerror})") from None
-    print(f"wrote {target}; Grafana shows it as Ray / cid_ray within seconds")
+    say(f"wrote {target}; Grafana shows it as Ray / cid_ray within seconds")
     return 0
 
 

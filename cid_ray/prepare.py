@@ -9,6 +9,7 @@ from typing import Any
 from rich.progress import track
 
 from cid_ray.cli.parser import Parser, make_parser, run_command
+from cid_ray.cli.printing import say
 from cid_ray.config import build_config
 from cid_ray.data.importers import ImportResult, import_camvid, import_folders
 from cid_ray.data.importers.classes import parse_mapping
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> int:
         result = import_images(args)
         wrote = f"wrote {args.out} (fingerprint {result.table.fingerprint})"
         lines = [*result.describe(), f"{wrote}; use it with --set data.table={args.out}"]
-    print("\n".join(lines))
+    say("\n".join(lines))
     return 0
 
 

@@ -8,6 +8,7 @@ missing.
 from __future__ import annotations
 
 from cid_ray.cli.parser import make_parser, run_command
+from cid_ray.cli.printing import say
 from cid_ray.config import InputError, load_config
 from cid_ray.search.repair import repair_run
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
@@ -29,7 +30,7 @@ def main(argv: list[str]) -> int:
         config = load_config(kept)
         run_dir.lock()
         for line in repair_run(run_dir, config):
-            print(line)
+            say(line)
         run_dir.push()
     return 0
 

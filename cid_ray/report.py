@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cid_ray.cli.parser import add_config_options, make_parser, run_command
+from cid_ray.cli.printing import say
 from cid_ray.config import InputError, load_config
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.records import RECORDS_FILE
@@ -38,8 +39,8 @@ def main(argv: list[str]) -> int:
         from cid_ray.search.consistency import check_run_folder  # loads Optuna
 
         for note in check_run_folder(run_dir, reader, config.search.metric):
-            print(f"warning: {note}")
-        write_report(run_dir, config, reader.read(), print, Path(args.out) if args.out else None)
+            say(f"warning: {note}")
+        write_report(run_dir, config, reader.read(), say, Path(args.out) if args.out else None)
         run_dir.push()
     return 0
 

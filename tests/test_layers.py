@@ -327,3 +327,34 @@ def test_every_text_file_is_read_and_written_in_utf8() -> None:
                 if not named and owner != "paths":
                     found.append(f"{path.name}:{node.lineno}")
     assert not found, found
+
+
+def calls(file: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call of a file with the name of what is called."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            yield getattr(node.func, "attr", getattr(node.func, "id", "")), node
+
+
+def test_text_reaches_the_terminal_in_one_place() -> None:
+    """`say` and RunConsole write control characters out; rich's markup is off for data."""
+    printing = {
+        name_of(file)
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if (isinstance(node, ast.Name) and node.id == "print")
+        or (isinstance(node, ast.Attribute) and node.attr in ("print_exc", "print_exception"))
+    }
+    assert printing == {"cli/printing.py"}
+    consoles = {
+        name_of(file): {word.arg for word in call.keywords}
+        for file in FILES
+        for name, call in calls(file)
+        if name == "Console"
+    }
+    assert {"cli/console.py", "results/text_report.py", "resources/costs.py"} == consoles.keys()
+    for name, words in consoles.items():
+        assert {"markup", "emoji", "highlight"} <= words, name
+    columns = [call for file in FILES for name, call in calls(file) if name == "TextColumn"]
+    is_data = [call for call in columns if "description" in ast.unparse(call)]
+    assert is_data and all("markup=False" in ast.unparse(call) for call in is_data)

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cid_ray.callbacks.base import Callback
 from cid_ray.cli.console import RunConsole, format_number
+from cid_ray.config.plain_text import printable
 from cid_ray.results.progress import remaining_seconds
 from cid_ray.results.records import Record
 from cid_ray.search.controller import Search
@@ -120,9 +121,9 @@ def render_table(studies: list[StudyStatus]) -> Table:
         justify: Any = "left" if name in ("labels", "method") else "right"
         table.add_column(name, justify=justify, no_wrap=True)
     for study in studies:
-        table.add_row(*study_cells(study)[: len(table.columns)])
+        table.add_row(*map(printable, study_cells(study)[: len(table.columns)]))
         for trial in study.running[-MAX_RUNNING_SHOWN:]:
-            table.add_row(*trial_cells(trial))
+            table.add_row(*map(printable, trial_cells(trial)))
         if len(study.running) > MAX_RUNNING_SHOWN:
             table.add_row("", f"and {len(study.running) - MAX_RUNNING_SHOWN} more")
     return table

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cid_ray.cli.parser import NORMAL, QUIET, VERBOSE
+from cid_ray.config.plain_text import printable
 from cid_ray.results.progress import run_remaining_seconds
 from cid_ray.results.records import Record
 from cid_ray.storage.boundary import no_follow
@@ -44,9 +45,15 @@ class RunConsole:
         self.verbosity = verbosity
         self.header: Callable[[], RenderableType] | None = None
         # Only a real terminal gets a bar: FORCE_COLOR must not put control codes into a file.
-        self.console = Console(soft_wrap=True, highlight=False, force_terminal=sys.stdout.isatty())
+        self.console = Console(
+            soft_wrap=True,
+            force_terminal=sys.stdout.isatty(),
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn(f"{{task.completed}}/{{task.total}} {unit}s"),
             TimeElapsedColumn(),
@@ -76,8 +83,9 @@ class RunConsole:
 
     def log(self, text: str, always: bool = False) -> None:
         """Print a line, on a quiet console only with `always`, and write it to log.txt."""
+        text = printable(text)
         if always or self.verbosity > QUIET:
-            self.console.print(text, markup=False)
+            self.console.print(text)
         # A full disk must not end the run here: writing the next record or checkpoint reports it.
         with contextlib.suppress(OSError):
             self.log_file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -89,7 +97,7 @@ class RunConsole:
 
     def advance(self, done: float, text: str = "") -> None:
         """Move the bar to `done`, with a text in front of it."""
-        self.bar.update(self.task, completed=done, description=text)
+        self.bar.update(self.task, completed=done, description=printable(text))
 
     # ---- records ----
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from cid_ray.cli.printing import say
 from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config import InputError
 from cid_ray.storage.paths import RIGHTS_ERRNOS, STORAGE_ERRNOS
@@ -110,19 +111,19 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
     try:
         code = command(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
         code = BAD_INPUT
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", error=True)
         code = INTERRUPTED
     except OSError as error:
         if error.errno not in (*STORAGE_ERRNOS, *RIGHTS_ERRNOS):
-            traceback.print_exc()
+            say(traceback.format_exc(), error=True)
         else:
-            print(f"failed: {error.filename or 'the disk'}: {error.strerror}", file=sys.stderr)
+            say(f"failed: {error.filename or 'the disk'}: {error.strerror}", error=True)
         code = FAILED
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc(), error=True)
         code = FAILED
     sys.stdout.flush()
     sys.exit(code)

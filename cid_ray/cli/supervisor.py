@@ -15,6 +15,7 @@ import time
 from types import FrameType
 
 from cid_ray.cli.parser import VERBOSITY_FLAGS
+from cid_ray.cli.printing import say
 from cid_ray.config import InputError
 from cid_ray.storage.run_dir import RunDir
 
@@ -57,7 +58,7 @@ def supervise(module: str, argv: list[str], args: argparse.Namespace) -> int:
         next_step = f"resuming, {restarts_left} restart(s) left"
         if not restarts_left:
             next_step = "no restart is left"
-        print(f"killed by {killed_by.name}; {next_step}", flush=True)
+        say(f"killed by {killed_by.name}; {next_step}")
         # Without a run folder the child was killed before it had started: run the same command.
         if RunDir(folder).exists:
             child_argv = _resume_argv(folder, args, time.monotonic() - started)

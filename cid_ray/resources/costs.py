@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from cid_ray.config.plain_text import printable
 from cid_ray.resources.capacity import ClusterCapacity, NodeType, PlacementRequest
 from cid_ray.resources.prices import Prices
 
@@ -55,15 +56,18 @@ def node_table(capacity: ClusterCapacity, prices: Prices) -> str:
         price = prices.price_of(node_type)
         billing = "spot" if node_type.spot else "on demand"
         table.add_row(
-            node_type.name,
-            node_type.machine or "-",
+            printable(node_type.name),
+            printable(node_type.machine or "-"),
             f"{node_type.resources.cpus:g}",
             f"{node_type.resources.gpus:g}",
             str(node_type.min_nodes),
             str(node_type.max_nodes),
             "price unknown" if price is None else f"{price:.3f} {billing}",
         )
-    console = Console(width=TABLE_WIDTH)
+    # Plain text: a name in square brackets is no markup, and a log file gets no colours.
+    console = Console(
+        width=TABLE_WIDTH, force_terminal=False, highlight=False, markup=False, emoji=False
+    )
     with console.capture() as capture:
         console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

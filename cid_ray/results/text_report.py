@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cid_ray.config import Config, InputError
+from cid_ray.config.plain_text import printable
 from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
 from cid_ray.results.records import RECORDS_FILE, Record
 from cid_ray.results.report_page import write_page
@@ -84,8 +85,13 @@ def comparison_table(summaries: list[RatioSummary]) -> str:
             gain = line["over_supervised"]
             middle = ["-" if gain is None else f"{gain:+.2f}"]
         scores = [_score(line["val"]), _score(line["test"])]
-        table.add_row(line["ratio"], name, *scores, *middle, _score(line["best_on_val_test"]))
-    console = Console(width=TERMINAL_WIDTH)
+        table.add_row(
+            printable(line["ratio"]), name, *scores, *middle, _score(line["best_on_val_test"])
+        )
+    # Plain text: a name in square brackets is no markup, and a log file gets no colours.
+    console = Console(
+        width=TERMINAL_WIDTH, force_terminal=False, highlight=False, markup=False, emoji=False
+    )
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
