@@ -272,10 +272,19 @@ def _legend(axis: Any, fontsize: int, loc: str = "best") -> None:
 
 def _svg(figure: Any) -> str:
     import matplotlib
+    from matplotlib.text import Text
 
+    # A name with dollar signs is no formula: a wrong one would end the report.
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     out = io.StringIO()
     with matplotlib.rc_context(
-        {"svg.hashsalt": "cid_ray", "svg.fonttype": "none", "font.family": "sans-serif"}
+        {
+            "svg.hashsalt": "cid_ray",
+            "svg.fonttype": "none",
+            "font.family": "sans-serif",
+            "text.parse_math": False,  # of texts that are made while drawing
+        }
     ):
         figure.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+from cid_ray.config.plain_text import printable
 from cid_ray.results.formatting import format_score, format_value, gain_text, repeats_text
 from cid_ray.results.summary import RatioSummary, result_table
 from cid_ray.results.tables import hyperparameter_table, pareto_table
@@ -12,12 +15,14 @@ def markdown(summaries: list[RatioSummary]) -> str:
     """The report as Markdown, for a README or a pull request."""
     lines = _main_table(summaries)
     for summary in summaries:
-        lines += ["", f"**{summary.name}.** {verdict(summary)}"]
+        lines += ["", f"**{_escape(summary.name)}.** {_escape(verdict(summary))}"]
         params = summary.chosen.get("cid", {}).get("params", {})
         if params:
-            values = ", ".join(f"`{key}={format_value(value)}`" for key, value in params.items())
+            values = ", ".join(
+                _code(f"{key}={format_value(value)}") for key, value in params.items()
+            )
             lines += ["", f"Best CID hyperparameters: {values}"]
-    lines += ["", caution(summaries)]
+    lines += ["", _escape(caution(summaries))]
     lines += _hyperparameters(summaries)
     lines += _pareto(summaries)
     return "\n".join([*lines, ""])
@@ -56,7 +61,7 @@ def _hyperparameters(summaries: list[RatioSummary]) -> list[str]:
         "(best trial, and the best quarter of completed trials):"
     )
     head = ["hyperparameter", *(summary.name for summary in summaries)]
-    return ["", title, "", *_table(head, [[f"`{key}`", *cells] for key, cells in table])]
+    return ["", title, "", *_table(head, [[key, *cells] for key, cells in table], code=0)]
 
 
 def _pareto(summaries: list[RatioSummary]) -> list[str]:
@@ -77,6 +82,23 @@ def _pareto(summaries: list[RatioSummary]) -> list[str]:
     return ["", title, "", *_table(["labels", "run", "val mIoU", "cost", "hyperparameters"], cells)]
 
 
-def _table(head: list[str], cells: list[list[str]]) -> list[str]:
-    lines = [f"| {' | '.join(row)} |" for row in (head, *cells)]
+def _table(head: list[str], cells: list[list[str]], code: int | None = None) -> list[str]:
+    """The lines of a table; the cells of column `code` are code."""
+    escaped = [list(map(_escape, row)) for row in (head, *cells)]
+    if code is not None:
+        for row, shown in zip(cells, escaped[1:], strict=True):
+            shown[code] = _code(row[code])
+    lines = [f"| {' | '.join(row)} |" for row in escaped]
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
+
+
+def _escape(text: str) -> str:
+    """Text from data that Markdown shows as it is: neither HTML, links nor another cell."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|!])", r"\\\1", " ".join(printable(text).split()))
+
+
+def _code(text: str) -> str:
+    """The same as inline code, which neither a backtick nor a bar may end."""
+    text = " ".join(printable(text).split()).replace("`", "'")
+    return "`" + text.replace("|", "\\|") + "`"

@@ -179,8 +179,19 @@ def _data_uri(path: Path) -> str:
 def class_legend(records: list[Record]) -> list[tuple[str, str]]:
     """[(class, CSS color)] of the newest record that has them."""
     newest = next((r for r in reversed(records) if r.get("colors")), None)
-    colors: dict[str, list[int]] = newest["colors"] if newest else {}
-    return [(name, "rgb({}, {}, {})".format(*color)) for name, color in colors.items()]
+    colors: dict[str, Any] = newest["colors"] if newest else {}
+    return [_legend_entry(name, color) for name, color in colors.items()]
+
+
+def _legend_entry(name: str, color: Any) -> tuple[str, str]:
+    """A class with its color. Of anything but three integers nothing gets into the style."""
+    if (
+        isinstance(color, list)
+        and len(color) == 3
+        and all(type(value) is int and 0 <= value <= 255 for value in color)
+    ):
+        return name, "#{:02x}{:02x}{:02x}".format(*color)
+    return f"{name} (its color is not [r, g, b])", "transparent"
 
 
 def importance_methods(summaries: list[RatioSummary]) -> str:

@@ -1,0 +1,237 @@
+"""Law: data never becomes markup. A page of hostile strings has the elements and attributes that
+the page of harmless ones has, its figures use no others, and its styles and addresses are ours.
+
+Every string of the records and of the configuration is made hostile: names of runs, classes,
+hyperparameters and packages, messages, paths.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cid_ray.config import Config, build_config
+from cid_ray.results.live_page import open_runs, run_page, runs_page
+from cid_ray.results.markdown import markdown
+from cid_ray.results.records import RecordWriter
+from cid_ray.results.report_page import class_legend, write_page
+from cid_ray.results.summary import summarize
+from cid_ray.storage.run_dir import RunDir
+from tests.helpers.records import common_fields, finished, repeated_search
+
+HARMLESS = "xq"  # in every place where the others are
+HOSTILE = {
+    "markup": "</p></text></svg><script>alert(1)</script><img src=x onerror=alert(1)>"
+    "\" onmouseover=\"alert(1)\" x='' onclick='alert(1)'"
+    "</style></title></pre></code>--><!--]]><![CDATA[<textarea>",
+    "escaped": "&lt;b&gt;&#60;i&#62;&quot; {{ 7 * 7 }} {% raw %}"
+    " $\\frac{$ $x^2$ \\N{DEGREE SIGN} %s {0}",
+    "markdown": "|a|b| `code` [x](javascript:alert(1)) ![y](//evil.example/z)\n\n# <u>"
+    "\x1b[31m\u202e\x07\x00<b>",
+}
+# What the code compares with; records.py drops records with another event or method.
+STRUCTURE = {"event", "method", "state", "metric", "split", "image", "label", "prediction"}
+RUN_NAMES = {"run", "repeats_of", "best", "candidates"}
+NAMED_BY_DATA = re.compile(
+    r"params|versions|states|colors|importances|best_hyperparameters|means|sds|.*/iou(_teacher)?"
+)
+# Paths that a file system can hold.
+SAMPLE = {
+    "image_id": "an image",
+    "image": "0\"><b onclick='x'>.png",
+    "label": "0?a=1#b %41 &amp;.png",
+    "prediction": "0{{x}}$\\frac{$.png",
+}
+STATUS = {
+    "state": "running",
+    "reason": "a reason",
+    "total": 10,
+    "finished_before": 0,
+    "started": 1e6,
+    "timestamp": 1e6,
+    "host": "",
+    "pid": 0,
+    "running": {
+        "1_16-cid-009": {
+            **common_fields("cid", 16, 9),
+            "steps": 10,
+            "params": {"loss.relation_kind": "self"},
+            "losses": {"total": 0.5, "mask_ratio": 0.5},
+        }
+    },
+}
+STYLE = re.compile(r"(background: (#[0-9a-f]{6}|transparent)|--min-width: \d+px)")
+TEXT_OF_SEVERAL_LINES = ("text", "style", "transform")  # matplotlib's, of a name with a line end
+
+
+class Skeleton(HTMLParser):
+    """The elements of a page with the names of their attributes, and the values that act."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.elements: list[tuple[str, ...]] = []  # outside of figures, in their order
+        self.figure_elements: set[tuple[str, ...]] = set()  # ticks depend on the room for names
+        self.styles: set[str] = set()
+        self.addresses: set[str] = set()
+        self.declarations: list[str] = []
+        self.in_figure = 0
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = (tag, *(name for name, _ in attrs))
+        self.in_figure += tag == "svg"
+        if self.in_figure:
+            self.figure_elements.add(element)
+        else:
+            self.elements.append(element)
+        for name, value in attrs:
+            if name == "style" and not self.in_figure:
+                self.styles.add(value or "")
+            if name in ("src", "href", "action", "xlink:href"):
+                self.addresses.add(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.in_figure:
+            self.elements.append(("/" + tag,))
+        self.in_figure -= tag == "svg"
+
+    def handle_comment(self, data: str) -> None:
+        self.declarations.append(data)
+
+    def unknown_decl(self, data: str) -> None:
+        self.declarations.append(data)
+
+
+def marked(value: Any, mark: str, key: str = "") -> Any:
+    """A record with `mark` at the end of every string that is data."""
+    if isinstance(value, dict):
+        names_are_data = NAMED_BY_DATA.fullmatch(key)
+        return {
+            name + mark if names_are_data else name: marked(
+                item, mark, "" if names_are_data else name
+            )
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [marked(item, mark, key) for item in value]
+    if key in RUN_NAMES:  # a run's name that is no folder name ends the command in one line
+        mark = re.sub(r"[/\\\0]", "", mark)
+    return value + mark if isinstance(value, str) and value and key not in STRUCTURE else value
+
+
+def make_run(folder: Path, mark: str) -> Path:
+    records = repeated_search(16)
+    for record in records:
+        if record["event"] in ("rung", "final"):
+            record["samples"] = [SAMPLE]
+            record["colors"] = {"road": [1, 2, 3], "car": [200, 0, 0]}
+    failed = finished("cid", 16, 7, "failed") | {"reason": "it failed"}
+    warning = {**failed, "event": "warning", "message": "a warning"}
+    writer = RecordWriter(folder)
+    for record in (*records, failed, warning):
+        writer.append(marked(record, mark))
+    for name in ("image", "label", "prediction"):
+        (folder / SAMPLE[name]).write_bytes(b"pixels")
+    (folder / "config.yaml").write_text(make_config(mark).to_yaml(), encoding="utf-8")
+    (folder / "status.json").write_text(json.dumps(marked(STATUS, mark)))
+    return folder
+
+
+def make_config(mark: str) -> Config:
+    return build_config(
+        {
+            "data": {"table": mark, "split_files": mark},
+            "model": {"encoder": mark, "weights": mark, "decoder_options": {mark: mark}},
+            "search": {"callbacks": {"tensorboard": {mark: mark}}},
+            "study": {"name": mark},
+        }
+    )
+
+
+def report(folder: Path) -> str:
+    from cid_ray.results.records import read_records
+
+    config = make_config(HARMLESS)
+    return write_page(folder, folder / "report", read_records(folder), config).read_text()
+
+
+def live(folder: Path) -> str:
+    runs = open_runs([RunDir(folder)])
+    return run_page(runs[0], runs)
+
+
+def compared(folder: Path) -> str:
+    return runs_page(open_runs([RunDir(folder), RunDir(folder)]))
+
+
+@pytest.mark.parametrize("page", [report, live, compared])
+def test_hostile_data_adds_no_element_and_no_attribute(
+    page: Callable[[Path], str], tmp_path: Path
+) -> None:
+    expected = Skeleton(page(make_run(tmp_path / "run-harmless", HARMLESS)))
+    assert len(expected.elements) > 50 and not expected.declarations
+    for name, mark in HOSTILE.items():
+        found = Skeleton(page(make_run(tmp_path / f"run-{name}", mark)))
+        assert found.elements == expected.elements, name
+        assert found.figure_elements <= expected.figure_elements | {TEXT_OF_SEVERAL_LINES}, name
+        assert not found.declarations, name
+        assert all(STYLE.fullmatch(style) for style in found.styles), found.styles
+        assert all(
+            address.startswith(("/run/", "/style.css", "/live.js", "#", "data:image/png;base64,"))
+            or address in ("/", "data:,")
+            for address in found.addresses
+        ), found.addresses
+
+
+def test_image_whose_path_has_special_characters_is_found(tmp_path: Path) -> None:
+    page = live(make_run(tmp_path / "run", HARMLESS))
+    prefix = "/run/run/image/"
+    shown = {a.removeprefix(prefix) for a in Skeleton(page).addresses if a.startswith(prefix)}
+    assert {unquote(a.partition("?")[0]) for a in shown} == {
+        SAMPLE[name] for name in ("image", "label", "prediction")
+    }
+
+
+@given(
+    st.lists(st.integers(-1, 300) | st.text() | st.none() | st.booleans(), max_size=4)
+    | st.text()
+    | st.lists(st.integers(0, 255), min_size=3, max_size=3)
+)
+def test_color_in_a_style_is_six_hex_digits_or_none_at_all(color: Any) -> None:
+    ((name, css),) = class_legend([{"colors": {"road": color}}])
+    is_color = (
+        isinstance(color, list)
+        and len(color) == 3
+        and all(type(v) is int and v in range(256) for v in color)
+    )
+    if is_color:
+        assert name == "road" and re.fullmatch("#[0-9a-f]{6}", css)
+        assert [int(css[i : i + 2], 16) for i in (1, 3, 5)] == color
+    else:
+        assert css == "transparent" and "color is not [r, g, b]" in name
+
+
+def test_markdown_of_hostile_data_has_the_lines_and_cells_of_harmless_data() -> None:
+    def made(mark: str) -> list[str]:
+        records = [marked(record, mark) for record in repeated_search(16)]
+        return markdown(summarize(records)).splitlines()
+
+    expected = made(HARMLESS)
+    for name, mark in HOSTILE.items():
+        lines = made(mark)
+        assert len(lines) == len(expected), name
+        for line, other in zip(lines, expected, strict=True):
+            assert re.sub(r"\\.", "", line).count("|") == other.count("|"), (name, line)
+            outside_code = re.sub(r"`[^`]*`", "", re.sub(r"\\.", "", line))
+            assert not re.search(r"[<>`\[\]]", outside_code), (name, line)
+            assert line.isprintable()
