@@ -17,13 +17,15 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from cid_ray.config.errors import InputError, error_summary
+from cid_ray.config.errors import InputError
 from cid_ray.config.schema import Config
 from cid_ray.config.section import Section
 from cid_ray.config.validators import SecretError, flatten, holds_secret
+from cid_ray.config.yaml_reader import parse_yaml, read_documents
 
 MAX_CHANGES_SHOWN = 6
 MAX_VALUE_CHARS = 120
+MAX_RULE_CHARS = 500  # a rule may repeat the value
 
 Changes = Iterable[str] | Mapping[str, Any]
 
@@ -98,61 +100,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise InputError(f"config file {path} does not exist{hint}")
-    try:
-        tree = _parse_yaml(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or error_summary(error)
-        raise InputError(f"{path}{line}: not valid YAML ({reason})") from None
+    documents = read_documents(path)
+    if len(documents) > 1:
+        raise InputError(f"{path}: holds {len(documents)} documents, must hold one")
+    tree = documents[0] if documents else None
     if not isinstance(tree, dict | None):
         raise InputError(f"{path}: must hold `section:` mappings, found a {type(tree).__name__}")
     return tree or {}
 
 
-# ---- YAML and changes ----
-
-
-MAX_VALUES = 100_000
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number: YAML 1.1 asks for `1.0e-3` and reads a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$"),
-    list("+-0123456789"),
-)
-
-
-def _parse_yaml(text: str) -> Any:
-    """The value of a YAML text.
-
-    Raises:
-        yaml.YAMLError: it is no YAML, or too large: nested too deeply, a number with too many
-            digits, or aliases that expand to more than MAX_VALUES values.
-    """
-    try:
-        tree = yaml.load(text, Loader=_Loader)
-        if _num_values(tree, {}) > MAX_VALUES:
-            raise yaml.YAMLError(f"its aliases expand to more than {MAX_VALUES:,} values")
-    except RecursionError:
-        raise yaml.YAMLError("nested too deeply, or it contains itself") from None
-    except ValueError as error:
-        raise yaml.YAMLError(error_summary(error)) from None
-    return tree
-
-
-def _num_values(value: Any, known: dict[int, int]) -> int:
-    """How many values there are when every alias is written out. `known` is a cache by identity."""
-    if not isinstance(value, (dict, list)):
-        return 1
-    if id(value) not in known:
-        parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_num_values(part, known) for part in parts)
-    return known[id(value)]
+# ---- changes ----
 
 
 def _parse_change(text: str) -> tuple[str, Any]:
@@ -163,7 +120,7 @@ def _parse_change(text: str) -> tuple[str, Any]:
             f"--set {text!r} must look like section.key=value, e.g. loss.relation_weight=0.5"
         )
     try:
-        return key.strip(), _parse_yaml(value)
+        return key.strip(), parse_yaml(value)
     except yaml.YAMLError:
         raise InputError(f"--set {key.strip()}: the value is not valid YAML") from None
 
@@ -205,12 +162,14 @@ def _format_mistake(mistake: Any) -> str:
     location = [str(part) for part in mistake["loc"]]
     key = ".".join(part for part in location if not re.fullmatch(r"int|float|str|tuple\[.*", part))
     if mistake["type"] == "extra_forbidden":
-        return f"unknown key `{key}`{_nearest_key(key)}"
+        near = _nearest_key(key) if len(key) <= MAX_VALUE_CHARS else ""
+        return f"unknown key `{_shortened(key)}`{near}"
     rule = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    rule = _shortened(rule, MAX_RULE_CHARS)
     if not key:
         return rule
     secret = isinstance(mistake.get("ctx", {}).get("error"), SecretError)
-    value = "" if secret else f" is {mistake['input']!r}"
+    value = "" if secret else f" is {_shortened(repr(mistake['input']))}"
     return f"`{key}`{value}: {rule}{_percent_hint(mistake)}"
 
 
@@ -254,13 +213,13 @@ def describe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The differences of two flat configurations as text; empty when they are equal."""
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     shown = [
-        f"{key} was {_shortened(before.get(key))}, is {_shortened(now.get(key))}"
+        f"{key} was {_shortened(json.dumps(before.get(key)))}, "
+        f"is {_shortened(json.dumps(now.get(key)))}"
         for key in keys[:MAX_CHANGES_SHOWN]
     ]
     others = len(keys) - len(shown)
     return "; ".join(shown) + (f" (and {others} more)" if others else "")
 
 
-def _shortened(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 3] + "..."
+def _shortened(text: str, length: int = MAX_VALUE_CHARS) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -14,7 +14,8 @@ SECRET_NAME = re.compile(
     r"|(^|[^a-z])(pass|pw|key|auth|sig))$",
     re.IGNORECASE,
 )
-NAME_AND_VALUE = re.compile(r"([\w.-]+)\s*=\s*[^&;\s]")
+# Matches start at a word's beginning only: else a long text takes quadratic time.
+NAME_AND_VALUE = re.compile(r"(?<![\w.-])([\w.-]+)\s*=\s*(?=[^&;\s])")
 USER_AND_PASSWORD = re.compile(r"(^|//|\s)[^/\s:@?#]*:[^/\s@?#]+@")
 URL_WITH_USER = re.compile(r"://[^/\s]*@")  # a token can be the user
 USER_ALLOWED = ("study.storage",)  # a database's user alone is no secret

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from cid_ray.config import InputError, error_summary
+from cid_ray.config import InputError
+from cid_ray.config.yaml_reader import read_documents
 from cid_ray.resources import _ray_compat
 from cid_ray.resources.capacity import ClusterCapacity, NodeType, Resources
 
@@ -57,11 +56,7 @@ def read_cluster_document(path: Path) -> dict[str, Any]:
     """The YAML document that describes a cluster, among others in the file that do not."""
     if not path.is_file():
         raise InputError(f"cluster file {path} does not exist; examples are in cluster/")
-    try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({error_summary(error)})") from None
-    for tree in documents:
+    for tree in read_documents(path):
         if not isinstance(tree, dict):
             continue
         if "provider" in tree or tree.get("kind") in ("RayCluster", "RayJob"):

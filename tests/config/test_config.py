@@ -453,6 +453,15 @@ def test_rung_steps_increase_and_end_at_last_step(steps: int, fractions: set[flo
     assert found == tuple(sorted(set(found))) and found[0] >= 1 and found[-1] == steps
 
 
+def merge_bomb(levels: int, width: int) -> str:
+    """Mappings of which each merges the one before it several times."""
+    lines = ["l0: &l0 {a: 1, b: 2}"]
+    for level in range(1, levels):
+        merged = ", ".join([f"*l{level - 1}"] * width)
+        lines.append(f"l{level}: &l{level} {{<<: [{merged}]}}")
+    return "\n".join(lines) + "\n"
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -466,9 +475,24 @@ def test_rung_steps_increase_and_end_at_last_step(steps: int, fractions: set[flo
         ),
         ("a: &a [*a]\n", "contains itself"),
         ("loss: {relation_weight: " + "9" * 5000 + "}\n", "Exceeds the limit"),
+        ("train: {steps: 0x" + "f" * 5000 + "}\n", "more than 64 bits"),
+        ("train: {steps: " + "1:" * 2000 + "1}\n", "more than 64 bits"),
+        ("train: {seed: " + "9" * 4000 + "}\n", "more than 64 bits"),
         ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ("a: " + "{a: " * 3000 + "}" * 3000, "nested too deeply"),
+        (merge_bomb(levels=2, width=5000), "names more than 16 mappings"),
     ],
-    ids=["aliases", "itself", "digits", "depth"],
+    ids=[
+        "aliases",
+        "itself",
+        "digits",
+        "hexadecimal",
+        "base 60",
+        "large",
+        "depth of lists",
+        "depth of mappings",
+        "one large merge",
+    ],
 )
 def test_config_file_that_is_a_bomb_is_refused_in_one_line(
     tmp_path: Path, text: str, reason: str
@@ -477,3 +501,41 @@ def test_config_file_that_is_a_bomb_is_refused_in_one_line(
     file.write_text(text)
     message = error_message(load_config, file)
     assert f"{file}: not valid YAML" in message and reason in message and "\n" not in message
+
+
+def test_merges_of_merges_are_refused_in_one_line(tmp_path: Path) -> None:
+    """By their number in a PyYAML that writes them out, else as unknown keys."""
+    file = tmp_path / "bomb.yaml"
+    file.write_text(merge_bomb(levels=40, width=9))
+    assert "\n" not in error_message(load_config, file)
+
+
+def test_config_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
+    file = tmp_path / "large.yaml"
+    with file.open("wb") as out:
+        out.truncate(10**12)  # a sparse file
+    message = error_message(load_config, file)
+    assert f"{file} has 1,000,000,000,000 bytes" in message and "at most 262,144" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "train.steps=" + "9" * 5000,
+        "train.steps=0x" + "f" * 5000,
+        "train.steps='" + "9" * 100_000 + "'",
+        "data.ratio=" + "9" * 4000,
+        "data.ratio='1/" + "9" * 5000 + "'",
+        "method=" + "x" * 100_000,
+        "loss." + "x" * 100_000 + "=1",
+        "loss.conf_thresh=[" + "[" * 5000,
+        "train.seed=1e400",
+        "model.decoder_options={a: " + "9" * 5000 + "}",
+    ],
+    ids=range(10),
+)
+def test_huge_value_is_refused_in_one_short_line(change: str) -> None:
+    message = error_message(config_with, change)
+    assert "\n" not in message and len(message) < 100_000 + 500
+    if not change.startswith("loss.x"):
+        assert len(message) < 1000

@@ -21,6 +21,7 @@ FORMS = [
     ("study.storage", "mysql://host/db?pass={}"),
     ("study.storage", "host=db user=me password={}"),
     ("study.storage", "host=db user=me passwd = {}"),
+    ("study.storage", "host=db x=1password={}"),
     ("data.table", "s3://KEY:{}@bucket/table"),
     ("data.table", "s3://bucket/table?secret_key={}"),
     ("data.table", "s3://bucket/table?X-Amz-Signature={}"),
