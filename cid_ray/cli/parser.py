@@ -16,6 +16,7 @@ from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config import InputError
 from cid_ray.storage.paths import RIGHTS_ERRNOS, STORAGE_ERRNOS
 
+MAX_MESSAGE_CHARS = 500  # argparse repeats the value, which may be of any length
 QUIET = -1
 NORMAL = 0
 VERBOSE = 1
@@ -34,7 +35,10 @@ class Parser(argparse.ArgumentParser):
     """argparse with InputErrors, so that every mistake has the same form and exit code."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}; see `{self.prog} --help`")
+        shown = (
+            message if len(message) <= MAX_MESSAGE_CHARS else f"{message[:MAX_MESSAGE_CHARS]}..."
+        )
+        raise InputError(f"{self.prog}: {shown}; see `{self.prog} --help`")
 
 
 def make_parser(name: str, description: str, examples: str) -> Parser:

@@ -18,7 +18,11 @@ import numpy as np
 
 from cid_ray.config import InputError
 from cid_ray.data.table import Table
-from cid_ray.storage import paths
+from cid_ray.storage import json_file, paths
+from cid_ray.storage.json_file import MEGABYTE
+
+MAX_BYTES = 256 * MEGABYTE  # three million images
+MAX_LINE_CHARS = 8192  # two paths; a line takes time with the square of its length
 
 
 def write_lists(
@@ -82,10 +86,16 @@ class _RowLookup:
         if not file.is_file():
             raise InputError(f"split file {file} does not exist")
         rows = []
-        for number, text in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-            line = text.strip()
+        text = json_file.read_limited(file, MAX_BYTES)
+        for number, untrimmed in enumerate(text.splitlines(), 1):
+            line = untrimmed.strip()
             if not line:
                 continue
+            if len(line) > MAX_LINE_CHARS:
+                raise InputError(
+                    f"{file}, line {number}: has {len(line):,} characters, an image and its mask "
+                    f"have at most {MAX_LINE_CHARS:,}"
+                )
             row = self._row_of(line, f"{file}, line {number}")
             if row is None:
                 raise InputError(f"{file}, line {number}: no train image of the table is {line!r}")

@@ -13,7 +13,6 @@ Legend: N rows, K classes, H, W pixels. A "row" is an index 0..N-1 into the tabl
 
 from __future__ import annotations
 
-import json
 import threading
 from functools import cached_property
 from typing import Any
@@ -25,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.image_codec import decode_image, open_image
+from cid_ray.data.table_meta import read_meta
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
@@ -105,12 +105,11 @@ class Table:
         self._thread_local = threading.local()
 
     def _open(self) -> None:
-        with paths.open_read(paths.join(self.folder, "meta.json")) as file:
-            meta = self.meta = json.loads(file.read())
-        self.classes: list[str] = meta["classes"]
-        self.colors: list[list[int]] = meta["colors"]
-        self.ignore_index: int = meta["ignore_index"]
-        self.fingerprint: str = meta["fingerprint"]
+        meta = read_meta(self.folder)
+        self.classes = meta.classes
+        self.colors = meta.colors
+        self.ignore_index = meta.ignore_index
+        self.fingerprint = meta.fingerprint
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             self.index = pq.read_table(file)
         opened = self._open_parquet(None)

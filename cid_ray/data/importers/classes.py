@@ -17,8 +17,11 @@ from cid_ray.config import InputError
 from cid_ray.data.audit import BadFile
 from cid_ray.data.image_codec import default_colors, open_image
 from cid_ray.data.importers.items import ImportItem
+from cid_ray.data.table_meta import MAX_CLASSES, check_class_name
+from cid_ray.storage import json_file
 
 ID_MODES = ("1", "L", "P", "I;16", "I")  # Pillow's modes of which a pixel is an id
+MAX_BYTES = 1_000_000  # of a classes file
 NAME_AND_COLOR = re.compile(r"(.+?)\s+(\d{1,3})[ ,]+(\d{1,3})[ ,]+(\d{1,3})")
 
 
@@ -43,15 +46,25 @@ def read_classes(path: Path) -> ClassList:
             f"classes file {path} does not exist; "
             "it holds one class name a line, in the order of the ids"
         )
-    lines = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    text = json_file.read_limited(path, MAX_BYTES)
+    lines = [line.split("#")[0].strip() for line in text.splitlines()]
     names: list[str] = []
     colors: list[list[int] | None] = []
     for line in filter(None, lines):
+        try:
+            check_class_name(line)
+        except ValueError as error:
+            raise InputError(f"classes file {path}: {error}") from None
         found = NAME_AND_COLOR.fullmatch(line)
         names.append(found[1] if found else line)
         colors.append([int(found[channel]) for channel in (2, 3, 4)] if found else None)
-    if not names:
-        raise InputError(f"classes file {path} names no class")
+    if not 0 < len(names) <= MAX_CLASSES:
+        raise InputError(
+            f"classes file {path} names {len(names)} classes, must name 1 to {MAX_CLASSES}"
+        )
+    for name, color in zip(names, colors, strict=True):
+        if color and max(color) > 255:
+            raise InputError(f"classes file {path}: {name} has a color above 255")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"classes file {path} names {repeated[0]} twice")
@@ -90,9 +103,11 @@ def parse_mapping(texts: Iterable[str]) -> dict[int, int]:
     mapping = {}
     for text in texts:
         old, _, new = text.partition("=")
-        if not old.isdigit() or not new.isdigit() or max(int(old), int(new)) > 255:
+        is_ids = all(re.fullmatch("[0-9]{1,3}", part) for part in (old, new))
+        if not is_ids or max(int(old), int(new)) > 255:
             raise InputError(
-                f"--map {text!r} must look like OLD=NEW with ids from 0 to 255, e.g. --map 11=255"
+                f"--map {text[:20]!r} must look like OLD=NEW with ids from 0 to 255, "
+                "e.g. --map 11=255"
             )
         mapping[int(old)] = int(new)
     return mapping

@@ -6,14 +6,14 @@ Folders of unlabeled images join train.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cid_ray.config import InputError
 from cid_ray.data.importers.classes import infer_classes, read_classes
-from cid_ray.data.importers.items import ImportItem, group_of, list_images, pair_masks
+from cid_ray.data.importers.groups import find_groups
+from cid_ray.data.importers.items import ImportItem, list_images, pair_masks
 from cid_ray.data.importers.write import (
     ImportResult,
     Progress,
@@ -47,16 +47,13 @@ def list_folders(
         An item per image.
 
     Raises:
-        InputError: a folder is missing or empty, an image has no mask, or `group` does not compile.
+        InputError: a folder is missing or empty, an image has no mask, or `group` cannot be
+            matched.
 
     Example:
         >>> items = list_folders(Path("photos"), Path("masks"), [Path("more_photos")])
     """
     held_out = held_out or {}
-    try:
-        re.compile(group or "")
-    except re.error as error:
-        raise InputError(f"--group {group!r} is not a regular expression ({error})") from None
     items = pair_masks(images, masks, "train", group, images.parent)
     for split, (split_images, split_masks) in held_out.items():
         items += pair_masks(split_images, split_masks, split, group, split_images.parent)
@@ -66,12 +63,14 @@ def list_folders(
             for index, item in enumerate(items)
         ]
     for number, folder in enumerate(unlabeled):
-        for path in list_images(folder):
-            name = path.relative_to(folder).with_suffix("")
+        found = list_images(folder)
+        names = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
+        groups = find_groups(group, names)
+        items += [
             # Two folders may hold the same names, so the folder's number is part of the id.
-            image_id = f"pool{number}/{name.as_posix()}"
-            image_group = group_of(group, name) or folder.name
-            items.append(ImportItem(image_id, "train", path, None, image_group, folder))
+            ImportItem(f"pool{number}/{name}", "train", path, None, own or folder.name, folder)
+            for path, name, own in zip(found, names, groups, strict=True)
+        ]
     return items
 
 

@@ -6,11 +6,11 @@ could be opened by mistake.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cid_ray.config import InputError
+from cid_ray.data.importers.groups import find_groups
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -54,34 +54,25 @@ def pair_masks(
         images: the folder of images.
         masks: the folder of masks.
         split: train, val or test.
-        group: a regular expression, see `group_of`.
+        group: a regular expression, see `find_groups`.
         root: the table stores paths relative to it.
 
     Raises:
-        InputError: a folder is missing, or an image has no mask.
+        InputError: a folder is missing, an image has no mask, or `group` cannot be matched.
     """
     if not masks.is_dir():
         raise InputError(f"{masks} is not a folder of masks")
     mask_files = [path for path in masks.rglob("*") if _is_image(path)]
     mask_of = {path.relative_to(masks).with_suffix(""): path for path in mask_files}
-    items = []
-    missing = []
-    for image in list_images(images):
-        name = image.relative_to(images).with_suffix("")
-        if name not in mask_of:
-            missing.append(image)
-            continue
-        image_id = f"{split}/{name.as_posix()}"
-        items.append(ImportItem(image_id, split, image, mask_of[name], group_of(group, name), root))
+    name_of = {path: path.relative_to(images).with_suffix("") for path in list_images(images)}
+    missing = [image for image, name in name_of.items() if name not in mask_of]
     if missing:
         raise InputError(
             f"{len(missing)} images have no mask of the same name in {masks}, first {missing[0]}; "
             "put unlabeled images in a folder of their own and pass it as --unlabeled"
         )
-    return items
-
-
-def group_of(pattern: str | None, name: Path) -> str | None:
-    """What the first group of a regular expression matches in an image's relative name."""
-    found = re.search(pattern, name.as_posix()) if pattern else None
-    return found[1] if found and found.groups() else None
+    groups = find_groups(group, [name.as_posix() for name in name_of.values()])
+    return [
+        ImportItem(f"{split}/{name.as_posix()}", split, image, mask_of[name], image_group, root)
+        for (image, name), image_group in zip(name_of.items(), groups, strict=True)
+    ]

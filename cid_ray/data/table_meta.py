@@ -1,0 +1,66 @@
+"""`meta.json` of a table, checked where it is read: its names and colors get onto pages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from cid_ray.config import format_validation_error
+from cid_ray.storage import json_file, paths
+from cid_ray.storage.json_file import MEGABYTE
+from cid_ray.storage.paths import PathOrUri
+
+MAX_BYTES = 64 * MEGABYTE  # it names every file that an import left out
+MAX_CLASSES = 256  # an id is a byte
+MAX_NAME_CHARS = 200
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+
+class TableMeta(BaseModel):
+    """The fields of `meta.json` that are used. An import adds what it skipped and warned of."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    classes: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
+    colors: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
+    ignore_index: Byte
+    fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
+
+    @field_validator("classes")
+    @classmethod
+    def _plain_names(cls, classes: list[str]) -> list[str]:
+        for name in classes:
+            check_class_name(name)
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
+
+
+def check_class_name(name: str) -> None:
+    """Raise ValueError for a class name that is empty, long, or holds a control character."""
+    if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARS:
+        raise ValueError(
+            f"{name[:MAX_NAME_CHARS]!r} is no class name: it is empty, has control characters, or "
+            f"more than {MAX_NAME_CHARS} characters"
+        )
+
+
+def read_meta(folder: PathOrUri) -> TableMeta:
+    """The description of a table.
+
+    Raises:
+        FileNotFoundError: the folder has no `meta.json`.
+        ValueError: it is no JSON, or a value breaks its rule.
+        InputError: it is too large.
+    """
+    content: Any = json_file.parse_json(
+        json_file.read_limited(paths.join(folder, "meta.json"), MAX_BYTES)
+    )
+    try:
+        meta = TableMeta.model_validate(content)
+    except ValidationError as error:
+        raise ValueError(f"meta.json: {format_validation_error(error)}") from None
+    if len(meta.colors) != len(meta.classes):
+        raise ValueError(f"meta.json: {len(meta.classes)} classes have {len(meta.colors)} colors")
+    return meta
