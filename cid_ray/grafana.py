@@ -10,11 +10,10 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
-
 from cid_ray.cli.parser import make_parser, run_command
 from cid_ray.cli.printing import say
 from cid_ray.config import InputError
+from cid_ray.config.yaml_reader import read_documents
 from cid_ray.storage.packaged import packaged_file
 
 DASHBOARD = "cid_ray.json"
@@ -69,10 +68,8 @@ def dashboard_folder(session: Path) -> Path:
     metrics = os.environ.get("RAY_METRICS_OUTPUT_ROOT") or session / "metrics"
     providers = Path(metrics, PROVIDERS)
     try:
-        return Path(
-            yaml.safe_load(providers.read_text(encoding="utf-8"))["providers"][0]["options"]["path"]
-        )
-    except (OSError, yaml.YAMLError, KeyError, TypeError, IndexError):
+        return Path(read_documents(providers)[0]["providers"][0]["options"]["path"])
+    except (OSError, InputError, KeyError, TypeError, IndexError):
         raise InputError(
             f"{providers} names no folder of dashboards: this node has no Ray dashboard; "
             "run this on the head node, or name the folder with --to DIR"

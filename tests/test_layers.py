@@ -358,3 +358,15 @@ def test_text_reaches_the_terminal_in_one_place() -> None:
     columns = [call for file in FILES for name, call in calls(file) if name == "TextColumn"]
     is_data = [call for call in columns if "description" in ast.unparse(call)]
     assert is_data and all("markup=False" in ast.unparse(call) for call in is_data)
+
+
+def test_yaml_is_read_in_one_place() -> None:
+    """Its limits hold for configurations, cluster files and files of other programs alike."""
+    reading = {
+        name_of(file)
+        for file in FILES
+        for name, call in calls(file)
+        if name in ("load", "load_all", "safe_load", "safe_load_all")
+        and ast.unparse(call.func).startswith("yaml.")
+    }
+    assert reading == {"config/yaml_reader.py"}
