@@ -26,6 +26,7 @@ from cid_ray.config.yaml_reader import parse_yaml, read_documents
 MAX_CHANGES_SHOWN = 6
 MAX_VALUE_CHARS = 120
 MAX_RULE_CHARS = 500  # a rule may repeat the value
+NOT_FINITE = (float("inf"), float("-inf"))
 
 Changes = Iterable[str] | Mapping[str, Any]
 
@@ -87,9 +88,11 @@ def build_config(tree: Mapping[str, Any], changes: Changes = ()) -> Config:
                 "AWS_SECRET_ACCESS_KEY, PGUSER and PGPASSWORD, MLFLOW_TRACKING_URI, WANDB_API_KEY)"
             )
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as error:
         raise InputError(format_validation_error(error)) from None
+    _check_plain("", config.model_dump())
+    return config
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -135,6 +138,25 @@ def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[leaf] = _copy(value)
 
 
+def _check_plain(key: str, value: Any) -> None:
+    """Raise InputError for a value that is read back from config.yaml as another one.
+
+    The schema leaves the values of some mappings open, such as model.decoder_options, and YAML has
+    dates, binary data and sets.
+    """
+    if isinstance(value, dict):
+        for name, item in value.items():
+            _check_plain(f"{key}.{name}".lstrip("."), item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(key, item)
+    elif not isinstance(value, str | int | float | None) or value in NOT_FINITE or value != value:
+        raise InputError(
+            f"`{key}` is {value!r}: must be text (in quotes), a finite number, true, false, null, "
+            "or a list or mapping of these"
+        )
+
+
 def _copy(value: Any) -> Any:
     """A copy of plain values with text keys and lists: changes must not reach the caller's tree."""
     if isinstance(value, Mapping):
@@ -164,6 +186,8 @@ def _format_mistake(mistake: Any) -> str:
     if mistake["type"] == "extra_forbidden":
         near = _nearest_key(key) if len(key) <= MAX_VALUE_CHARS else ""
         return f"unknown key `{_shortened(key)}`{near}"
+    if mistake["type"] == "missing":
+        return f"`{key}` is missing"
     rule = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     rule = _shortened(rule, MAX_RULE_CHARS)
     if not key:

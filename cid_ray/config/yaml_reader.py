@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cid_ray.config.errors import InputError, error_summary
+from cid_ray.config.text_files import read_utf8
 
 MAX_FILE_BYTES = 256 * 1024  # read in about four seconds; ours have 2 to 6 KB
 MAX_VALUES = 100_000  # with every alias written out
@@ -75,14 +76,9 @@ def read_documents(path: Path) -> list[Any]:
     Raises:
         InputError: it is too large, or no YAML; the message names file and line.
     """
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise InputError(
-            f"{path} has {path.stat().st_size:,} bytes, a YAML file may have at most "
-            f"{MAX_FILE_BYTES:,}"
-        )
     try:
-        return parse_documents(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return parse_documents(read_utf8(path, MAX_FILE_BYTES))
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or error_summary(error)

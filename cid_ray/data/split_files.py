@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, read_utf8
 from cid_ray.data.table import Table
-from cid_ray.storage import json_file, paths
+from cid_ray.storage import paths
 from cid_ray.storage.json_file import MEGABYTE
 
 MAX_BYTES = 256 * MEGABYTE  # three million images
@@ -86,7 +86,7 @@ class _RowLookup:
         if not file.is_file():
             raise InputError(f"split file {file} does not exist")
         rows = []
-        text = json_file.read_limited(file, MAX_BYTES)
+        text = read_utf8(file, MAX_BYTES)
         for number, untrimmed in enumerate(text.splitlines(), 1):
             line = untrimmed.strip()
             if not line:

@@ -29,7 +29,7 @@ def validate_ray_up(tree: Mapping[str, Any]) -> None:
 
     Raises:
         jsonschema.ValidationError: an unknown key or a value of the wrong type.
-        ValueError, RuntimeError, KeyError, TypeError, click.ClickException: what else Ray refuses.
+        Exception: of any type, for what else Ray refuses.
     """
     from ray.autoscaler._private.util import prepare_config, validate_config
 

@@ -7,6 +7,7 @@ cluster, is a small integer program, which scipy solves exactly. Neither ray nor
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -21,6 +22,12 @@ class Resources:
 
     cpus: float
     gpus: float
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an amount that is infinite, negative or no number."""
+        for amount in (self.cpus, self.gpus):
+            if not 0 <= amount < math.inf:
+                raise ValueError(f"{amount} is no number of CPUs or GPUs")
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
@@ -64,6 +71,15 @@ class NodeType:
     machine: str | None = None  # name in a price list
     spot: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for limits that are no numbers of nodes."""
+        limits = (self.min_nodes, self.max_nodes)
+        if any(type(limit) is not int for limit in limits) or not 0 <= limits[0] <= limits[1]:
+            raise ValueError(
+                f"{self.name} has at least {limits[0]!r} and at most {limits[1]!r} nodes; both "
+                "must be whole numbers, the first not above the second"
+            )
+
 
 @dataclass(frozen=True)
 class ClusterCapacity:
@@ -73,6 +89,11 @@ class ClusterCapacity:
     max_nodes: int  # of all types together, the head included
     name: str = "the cluster"
     note: str = ""  # what could not be found out
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit that is no number of nodes."""
+        if type(self.max_nodes) is not int or self.max_nodes < 0:
+            raise ValueError(f"{self.max_nodes!r} is no number of nodes")
 
     @property
     def has_gpus(self) -> bool:

@@ -48,7 +48,7 @@ def read_cluster_file(
         return kuberay_capacity(spec, str(path))
     except KeyError as error:
         raise InputError(f"{path}: {error} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ArithmeticError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{path}: cannot be read as a cluster file ({error})") from None
 
 
@@ -72,7 +72,6 @@ def check_with_ray(path: Path) -> None:
     tree = read_cluster_document(path)
     if "provider" not in tree:
         return
-    import click
     from jsonschema import ValidationError
 
     try:
@@ -81,8 +80,9 @@ def check_with_ray(path: Path) -> None:
         key = ".".join(map(str, error.absolute_path))
         where = f"{key}: " if key else ""
         raise InputError(f"{path}: `ray up` refuses it: {where}{error.message}") from None
-    except (ValueError, RuntimeError, KeyError, TypeError, click.ClickException) as error:
-        raise InputError(f"{path}: `ray up` refuses it: {error}") from None
+    except Exception as error:  # of any type: Ray has no check of its own for most values
+        reason = error_summary(error, with_type=not isinstance(error, ValueError | RuntimeError))
+        raise InputError(f"{path}: `ray up` refuses it: {reason}") from None
 
 
 # ---- `ray up` ----

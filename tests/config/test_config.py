@@ -539,3 +539,11 @@ def test_huge_value_is_refused_in_one_short_line(change: str) -> None:
     assert "\n" not in message and len(message) < 100_000 + 500
     if not change.startswith("loss.x"):
         assert len(message) < 1000
+
+
+@pytest.mark.parametrize("value", ["2026-01-01", "!!binary /w==", "!!set {a}", ".nan", "-.inf"])
+def test_value_that_config_yaml_cannot_hold_is_refused(value: str) -> None:
+    """Mappings that the schema leaves open take any YAML; these came back as another value."""
+    for key in ("model.decoder_options.x", "search.pruner.args.x", "search.callbacks.mlflow.x"):
+        with pytest.raises(InputError, match=f"`{key}` is .*: must be text .in quotes., a finite"):
+            load_config(None, [f"{key}={value}", "search.pruner.name=NopPruner"])

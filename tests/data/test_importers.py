@@ -21,6 +21,7 @@ from cid_ray.config import DataConfig, InputError
 from cid_ray.data import audit
 from cid_ray.data.cache import CachedReader
 from cid_ray.data.image_codec import default_colors
+from cid_ray.data.importers.classes import parse_mapping, read_classes
 from cid_ray.data.loader import local_batches
 from cid_ray.data.sampling import SamplingPlan
 from cid_ray.data.splits import make_split
@@ -499,3 +500,32 @@ def test_postscript_named_png_is_not_run(
     with pytest.raises(InputError, match=r"unreadable"):
         prepare_folder(root)
     assert "ran" not in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("sky\nStraße\n".encode("latin-1"), "line 2: not text in UTF-8"),
+        (b"sky 0 0 256\n", "'sky 0 0 256' has a colour above 255"),
+        (b"sky\x00\n", "which is not plain text"),
+        ("\n".join(map(str, range(256))).encode(), "names 256 classes, at most 255"),
+    ],
+)
+def test_class_file_that_no_mask_can_have_is_refused(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(str(path)) + ".*" + re.escape(reason)):
+        read_classes(path)
+
+
+def test_class_file_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfsky\n")
+    assert read_classes(tmp_path / "classes.txt").names == ["sky"]
+
+
+@pytest.mark.parametrize("text", ["²=1", "1=256", "1=", "=", "1=2=3", "-1=2", "0001=2"])
+def test_mapping_of_anything_but_two_ids_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="must look like OLD=NEW"):
+        parse_mapping([text])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import math
 import shutil
 import ssl
 import subprocess
@@ -27,6 +28,7 @@ from cid_ray.resources.cluster_files import (
     read_cluster_document,
     read_cluster_file,
 )
+from cid_ray.storage.packaged import packaged_file
 from tests.helpers.services import as_root, require_service, succeeds
 
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
@@ -204,3 +206,21 @@ def test_head_pod_reads_its_limits_from_the_kubernetes_api(
         check=False,
     )
     assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("amount", [math.inf, math.nan, -2])
+def test_amount_that_no_machine_has_is_refused(tmp_path: Path, amount: float) -> None:
+    tree = yaml.safe_load(packaged_file("aws.yaml", "cluster").read_text(encoding="utf-8"))
+    tree["available_node_types"]["cpu"]["resources"] = {"CPU": amount}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(InputError, match=r"c\.yaml: .* is no number of CPUs or GPUs"):
+        read_cluster_file(tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("limit", [-3, 2.5, math.nan, 99])
+def test_node_limit_that_is_no_number_of_nodes_is_refused(tmp_path: Path, limit: float) -> None:
+    tree = yaml.safe_load(packaged_file("aws.yaml", "cluster").read_text(encoding="utf-8"))
+    tree["available_node_types"]["cpu"]["min_workers"] = limit
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    with pytest.raises(InputError, match=r"c\.yaml: .*cpu has at least .* must be whole numbers"):
+        read_cluster_file(tmp_path / "c.yaml")

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, read_utf8
 from cid_ray.data.audit import BadFile
 from cid_ray.data.image_codec import default_colors, open_image
 from cid_ray.data.importers.items import ImportItem
 from cid_ray.data.table_meta import MAX_CLASSES, check_class_name
-from cid_ray.storage import json_file
 
 ID_MODES = ("1", "L", "P", "I;16", "I")  # Pillow's modes of which a pixel is an id
 MAX_BYTES = 1_000_000  # of a classes file
 NAME_AND_COLOR = re.compile(r"(.+?)\s+(\d{1,3})[ ,]+(\d{1,3})[ ,]+(\d{1,3})")
+MAPPED = re.compile(r"\d{1,3}=\d{1,3}")  # OLD=NEW
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,15 @@ def read_classes(path: Path) -> ClassList:
     Text after `#` is a comment.
 
     Raises:
-        InputError: the file is missing or empty, or names a class twice.
+        InputError: the file is missing or empty, names a class twice, has more classes than a mask
+            can have ids, or a colour above 255.
     """
     if not path.is_file():
         raise InputError(
             f"classes file {path} does not exist; "
             "it holds one class name a line, in the order of the ids"
         )
-    text = json_file.read_limited(path, MAX_BYTES)
-    lines = [line.split("#")[0].strip() for line in text.splitlines()]
+    lines = [line.split("#")[0].strip() for line in read_utf8(path, MAX_BYTES).splitlines()]
     names: list[str] = []
     colors: list[list[int] | None] = []
     for line in filter(None, lines):
@@ -58,13 +58,14 @@ def read_classes(path: Path) -> ClassList:
         found = NAME_AND_COLOR.fullmatch(line)
         names.append(found[1] if found else line)
         colors.append([int(found[channel]) for channel in (2, 3, 4)] if found else None)
-    if not 0 < len(names) <= MAX_CLASSES:
-        raise InputError(
-            f"classes file {path} names {len(names)} classes, must name 1 to {MAX_CLASSES}"
-        )
-    for name, color in zip(names, colors, strict=True):
-        if color and max(color) > 255:
-            raise InputError(f"classes file {path}: {name} has a color above 255")
+        if not line.isprintable():
+            raise InputError(f"classes file {path} has a class {line!r}, which is not plain text")
+        if max(colors[-1] or [0]) > 255:
+            raise InputError(f"classes file {path}: {line!r} has a colour above 255")
+    if not names:
+        raise InputError(f"classes file {path} names no class")
+    if len(names) > MAX_CLASSES:
+        raise InputError(f"classes file {path} names {len(names)} classes, at most {MAX_CLASSES}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"classes file {path} names {repeated[0]} twice")
@@ -102,14 +103,13 @@ def parse_mapping(texts: Iterable[str]) -> dict[int, int]:
     """
     mapping = {}
     for text in texts:
-        old, _, new = text.partition("=")
-        is_ids = all(re.fullmatch("[0-9]{1,3}", part) for part in (old, new))
-        if not is_ids or max(int(old), int(new)) > 255:
+        ids = [int(found) for found in re.findall(r"\d+", text)] if MAPPED.fullmatch(text) else []
+        if not ids or max(ids) > 255:
             raise InputError(
                 f"--map {text[:20]!r} must look like OLD=NEW with ids from 0 to 255, "
                 "e.g. --map 11=255"
             )
-        mapping[int(old)] = int(new)
+        mapping[ids[0]] = ids[1]
     return mapping
 
 
