@@ -6,8 +6,10 @@ from pathlib import Path
 
 from cid_ray.config.errors import InputError
 
+DEFAULT_MAX_BYTES = 1_000_000
 
-def read_utf8(path: str | Path, max_bytes: int) -> str:
+
+def read_utf8(path: str | Path, max_bytes: int = DEFAULT_MAX_BYTES) -> str:
     """The text of a UTF-8 file, without the byte order mark that some editors of Windows write.
 
     Args:

@@ -27,7 +27,8 @@ from cid_ray.data.synthetic_scenes import (
     apply_season,
     render_scene,
 )
-from cid_ray.data.table import FORMAT_VERSION, IGNORED
+from cid_ray.data.table import IGNORED
+from cid_ray.data.table_format import FORMAT_VERSION
 from cid_ray.data.table_writer import TableWriter
 
 SCENE_VERSION = 1  # part of every seed and of the cache folder's name

@@ -5,6 +5,9 @@
 holds in memory. A null mask IS "unlabeled": there is no path, no flag and nothing to open by
 mistake.
 
+What is read is what was written: `index.parquet` has a hash of every image and mask, and
+`meta.json` one of `index.parquet`. (Tables of older versions have those of images alone.)
+
 The rows are stored in row groups of 8 and uncompressed, because JPEG and PNG do not compress
 further. A random image then costs one small read, from a memory map or from an object store.
 
@@ -13,7 +16,10 @@ Legend: N rows, K classes, H, W pixels. A "row" is an index 0..N-1 into the tabl
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import threading
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -24,30 +30,31 @@ from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.image_codec import decode_image, open_image
+from cid_ray.data.table_format import (
+    MASK_HASH,
+    ROW_GROUP_SIZE,
+    SCHEMA,
+    SPLITS,
+    check_index,
+)
 from cid_ray.data.table_meta import read_meta
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
-FORMAT_VERSION = 2  # of the three files
-ROW_GROUP_SIZE = 8  # images that one read from the file brings in
-SPLITS = ("train", "val", "test")
 IGNORED = 255  # the class id of pixels without a label, in every mask that a Table returns
-SCHEMA = pa.schema(
-    [
-        ("image_id", pa.string()),
-        ("split", pa.string()),  # train, val or test; unlabeled images are in train
-        ("group", pa.string()),  # images of one drive, patient or site look alike
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("image_path", pa.string()),  # relative to the root of the import
-        ("mask_path", pa.string()),
-        ("sha256", pa.string()),  # of the encoded image
-        ("class_pixels", pa.list_(pa.int64())),  # pixels per class of the mask; null: unlabeled
-        ("image", pa.binary()),
-        ("mask", pa.binary()),
-    ]
+# What decoding damaged bytes raises, in pyarrow and Pillow.
+DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    pa.ArrowException,
+    Image.DecompressionBombError,
 )
-INDEX_COLUMNS = [name for name in SCHEMA.names if name not in ("image", "mask")]
 
 
 class UnreadableImage(InputError):
@@ -96,7 +103,7 @@ class Table:
         self.folder = folder
         try:
             self._open()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except DECODE_ERRORS as error:
             reason = error_summary(error, with_type=True)
             raise InputError(
                 f"data.table {str(folder)!r} is not a table ({reason}); "
@@ -111,11 +118,15 @@ class Table:
         self.ignore_index = meta.ignore_index
         self.fingerprint = meta.fingerprint
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
-            self.index = pq.read_table(file)
+            encoded = file.read()
+        if meta.index_sha256 not in (None, hashlib.sha256(encoded).hexdigest()):
+            raise ValueError("index.parquet is not the file that was imported")
+        self.index = pq.read_table(pa.BufferReader(encoded))
+        check_index(self.index, len(self.classes))
         opened = self._open_parquet(None)
         self._parquet_metadata = opened.metadata
         num_rows = self._parquet_metadata.num_rows
-        if opened.schema_arrow.names != SCHEMA.names or num_rows != self.index.num_rows:
+        if opened.schema_arrow != SCHEMA or num_rows != self.index.num_rows:
             raise ValueError("table.parquet and index.parquet come from different imports")
 
     def _open_parquet(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
@@ -181,35 +192,43 @@ class Table:
         Example:
             >>> image, mask = table.read(0, mask=True)
         """
-        encoded = self._read_columns(row, ["image", "mask"] if mask else ["image"])
-        try:
+        with self._named(row):
+            encoded = self._read_columns(row, ["image", "mask"] if mask else ["image"])
             has_mask = mask and encoded[1] is not None
             class_ids = self._decode_mask(encoded[1]) if has_mask else None
             return decode_image(encoded[0]), class_ids
-        except (
-            OSError,
-            ValueError,
-            SyntaxError,
-            TypeError,
-            EOFError,
-            Image.DecompressionBombError,
-        ) as error:
-            # The text of an UnidentifiedImageError is an address in memory: no help to anybody.
-            if isinstance(error, UnidentifiedImageError) or not encoded[0]:
-                reason = "not a picture"
-            else:
-                reason = str(error) or type(error).__name__
-            image_id = self.ids(np.array([row]))[0]
-            raise UnreadableImage(image_id, reason, self.folder) from error
 
     def mask(self, row: int) -> np.ndarray:
         """u8[H, W]: the class ids of a labeled row, ignored pixels as 255."""
-        return self._decode_mask(self._read_columns(row, ["mask"])[0])
+        with self._named(row):
+            return self._decode_mask(self._read_columns(row, ["mask"])[0])
+
+    @contextlib.contextmanager
+    def _named(self, row: int) -> Iterator[None]:
+        """Raise UnreadableImage with the row's id for an error in its bytes."""
+        try:
+            yield
+        except DECODE_ERRORS as error:
+            if _is_of_the_store(error):
+                raise
+            # The text of an UnidentifiedImageError is an address in memory: no help to anybody.
+            is_picture = not isinstance(error, UnidentifiedImageError)
+            reason = error_summary(error) if is_picture else "not a picture"
+            image_id = self.ids(np.array([row]))[0]
+            raise UnreadableImage(image_id, reason, self.folder) from error
 
     def _read_columns(self, row: int, columns: list[str]) -> list[bytes]:
         group = row // ROW_GROUP_SIZE
         values = self._file.read_row_group(group, columns=columns, use_threads=False)
-        return [values[name][row % ROW_GROUP_SIZE].as_py() for name in columns]
+        found = [values[name][row % ROW_GROUP_SIZE].as_py() for name in columns]
+        for name, encoded in zip(columns, found, strict=True):
+            hashes = "sha256" if name == "image" else MASK_HASH.name
+            if hashes not in self.index.column_names:
+                continue
+            digest = None if encoded is None else hashlib.sha256(encoded).hexdigest()
+            if self.index[hashes][row].as_py() != digest:
+                raise ValueError(f"its {name} is not the one that was imported")
+        return found
 
     def _decode_mask(self, encoded: bytes) -> np.ndarray:
         class_ids = np.array(open_image(encoded))
@@ -228,3 +247,9 @@ class Table:
         names = ", ".join(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
         return lines
+
+
+def _is_of_the_store(error: BaseException) -> bool:
+    """Whether a disk or an object store failed. Arrow's errors of damaged bytes have no errno."""
+    is_error = isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError)
+    return is_error and (getattr(error, "errno", None) is not None or "AWS Error" in str(error))

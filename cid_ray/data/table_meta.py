@@ -26,6 +26,7 @@ class TableMeta(BaseModel):
     colors: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
     ignore_index: Byte
     fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
+    index_sha256: str | None = None  # of index.parquet; tables of an older import have none
 
     @field_validator("classes")
     @classmethod

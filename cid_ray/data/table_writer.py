@@ -1,4 +1,4 @@
-"""Writes a table row by row. See `data/table.py` for the files and their columns."""
+"""Writes a table row by row. See `data/table_format.py` for the columns of its files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cid_ray.config import InputError
-from cid_ray.data.table import FORMAT_VERSION, INDEX_COLUMNS, ROW_GROUP_SIZE, SCHEMA
+from cid_ray.data.table_format import (
+    FORMAT_VERSION,
+    INDEX_COLUMNS,
+    MASK_HASH,
+    ROW_GROUP_SIZE,
+    SCHEMA,
+)
 from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import LOCK_FILE, RunLock
 
@@ -62,6 +68,7 @@ class TableWriter:
         }
         self._pending: list[dict[str, Any]] = []  # rows of the row group that is being filled
         self._index_parts: list[pa.Table] = []
+        self._mask_hashes: list[str | None] = []
         self._digest = hashlib.sha256()
         self._partial = folder / "table.parquet.partial"
         self._file = pq.ParquetWriter(
@@ -75,6 +82,7 @@ class TableWriter:
         key = [row["image_id"], row["split"], row["sha256"], mask_hash]
         self._digest.update(json.dumps(key).encode())
         self._pending.append(row)
+        self._mask_hashes.append(mask_hash)
         if len(self._pending) == ROW_GROUP_SIZE:
             self._flush()
 
@@ -95,7 +103,11 @@ class TableWriter:
             index = SCHEMA.empty_table().select(INDEX_COLUMNS)
         (self.folder / "meta.json").unlink(missing_ok=True)
         self._partial.replace(self.folder / "table.parquet")
-        pq.write_table(index, self.folder / "index.parquet")
+        index = index.append_column(MASK_HASH, pa.array(self._mask_hashes, MASK_HASH.type))
+        encoded = pa.BufferOutputStream()
+        pq.write_table(index, encoded)
+        (self.folder / "index.parquet").write_bytes(encoded.getvalue())
+        self.meta["index_sha256"] = hashlib.sha256(encoded.getvalue()).hexdigest()
         described = [self.meta["classes"], self.meta["ignore_index"]]
         self._digest.update(json.dumps(described).encode())
         meta = {**self.meta, "fingerprint": self._digest.hexdigest()[:16], **meta}

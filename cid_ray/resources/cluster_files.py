@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, error_summary
 from cid_ray.config.yaml_reader import read_documents
 from cid_ray.resources import _ray_compat
 from cid_ray.resources.capacity import ClusterCapacity, NodeType, Resources

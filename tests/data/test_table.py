@@ -24,7 +24,8 @@ from cid_ray.data.image_codec import default_colors, encode_png
 from cid_ray.data.sources import open_table
 from cid_ray.data.synthetic import ensure_demo_table, generated_row, write_demo
 from cid_ray.data.synthetic_scenes import SEASONS
-from cid_ray.data.table import ROW_GROUP_SIZE, Table
+from cid_ray.data.table import Table
+from cid_ray.data.table_format import ROW_GROUP_SIZE
 from cid_ray.data.table_writer import TABLE_FILES, TableWriter
 from tests.helpers.image_tables import (
     labeled_row,
@@ -296,3 +297,59 @@ def test_table_that_is_replaced_stays_until_the_new_one_is_complete(tmp_path: Pa
     writer.discard()
     assert open_table(str(tmp_path)).fingerprint == before
     assert {path.name for path in tmp_path.iterdir()} == TABLE_FILES
+
+
+@pytest.mark.parametrize("part", ["image", "mask"])
+def test_image_or_mask_that_was_changed_is_refused(tmp_path: Path, part: str) -> None:
+    """JPEG has no checksum, so a changed byte would be another picture without a word."""
+    table = write_table(tmp_path, [labeled_row("a", random_image(0), random_mask(0))])
+    other = labeled_row("a", random_image(1), random_mask(1))[part]
+    stored = pq.read_table(tmp_path / "table.parquet")
+    stored = stored.set_column(stored.column_names.index(part), part, pa.array([other]))
+    pq.write_table(stored, tmp_path / "table.parquet")
+    with pytest.raises(InputError, match=f"its {part} is not the one that was imported"):
+        Table(tmp_path).read(0, mask=True)
+    if part == "mask":
+        Table(tmp_path).read(0, mask=False)
+        with pytest.raises(InputError, match=r"image train/a .*its mask is not the one"):
+            Table(tmp_path).mask(0)
+    assert table.fingerprint == Table(tmp_path).fingerprint
+
+
+def test_index_that_was_changed_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, [labeled_row("a", random_image(0), random_mask(0))])
+    index = pq.read_table(tmp_path / "index.parquet")
+    pq.write_table(index.set_column(1, "split", pa.array(["val"])), tmp_path / "index.parquet")
+    with pytest.raises(InputError, match=r"index\.parquet is not the file that was imported"):
+        Table(tmp_path)
+
+
+def test_table_of_an_older_version_without_these_hashes_is_read(tmp_path: Path) -> None:
+    rows = [labeled_row("a", random_image(0), random_mask(0))]
+    expected = write_table(tmp_path, rows).mask(0)
+    index = pq.read_table(tmp_path / "index.parquet").drop_columns(["mask_sha256"])
+    pq.write_table(index, tmp_path / "index.parquet")
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    del meta["index_sha256"]
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    np.testing.assert_array_equal(Table(tmp_path).mask(0), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": "abc"},
+        {"classes": ["a", "a", "c"]},
+        {"colors": [[0, 0, 0]]},
+        {"colors": [[0, 0, 256]] * 3},
+        {"ignore_index": 300},
+        {"fingerprint": None},
+    ],
+    ids=str,
+)
+def test_meta_of_another_shape_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    write_table(tmp_path, [labeled_row("a", random_image(0), random_mask(0))])
+    meta = json.loads((tmp_path / "meta.json").read_text())
+    (tmp_path / "meta.json").write_text(json.dumps(meta | change))
+    with pytest.raises(InputError, match=f"`{next(iter(change))}` of meta.json must"):
+        Table(tmp_path)

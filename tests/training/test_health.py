@@ -27,7 +27,8 @@ from cid_ray.data.cache import CachedReader
 from cid_ray.data.loader import Batch, local_batches
 from cid_ray.data.sampling import SamplingPlan
 from cid_ray.data.splits import make_split
-from cid_ray.data.table import ROW_GROUP_SIZE, Table
+from cid_ray.data.table import Table
+from cid_ray.data.table_format import ROW_GROUP_SIZE
 from cid_ray.results.records import Record, of_event
 from cid_ray.training import checkpoint
 from cid_ray.training.loop import make_batches, train

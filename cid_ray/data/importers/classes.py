@@ -20,7 +20,6 @@ from cid_ray.data.importers.items import ImportItem
 from cid_ray.data.table_meta import MAX_CLASSES, check_class_name
 
 ID_MODES = ("1", "L", "P", "I;16", "I")  # Pillow's modes of which a pixel is an id
-MAX_BYTES = 1_000_000  # of a classes file
 NAME_AND_COLOR = re.compile(r"(.+?)\s+(\d{1,3})[ ,]+(\d{1,3})[ ,]+(\d{1,3})")
 MAPPED = re.compile(r"\d{1,3}=\d{1,3}")  # OLD=NEW
 
@@ -47,7 +46,7 @@ def read_classes(path: Path) -> ClassList:
             f"classes file {path} does not exist; "
             "it holds one class name a line, in the order of the ids"
         )
-    lines = [line.split("#")[0].strip() for line in read_utf8(path, MAX_BYTES).splitlines()]
+    lines = [line.split("#")[0].strip() for line in read_utf8(path).splitlines()]
     names: list[str] = []
     colors: list[list[int] | None] = []
     for line in filter(None, lines):
@@ -58,8 +57,6 @@ def read_classes(path: Path) -> ClassList:
         found = NAME_AND_COLOR.fullmatch(line)
         names.append(found[1] if found else line)
         colors.append([int(found[channel]) for channel in (2, 3, 4)] if found else None)
-        if not line.isprintable():
-            raise InputError(f"classes file {path} has a class {line!r}, which is not plain text")
         if max(colors[-1] or [0]) > 255:
             raise InputError(f"classes file {path}: {line!r} has a colour above 255")
     if not names:
