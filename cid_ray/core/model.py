@@ -168,7 +168,8 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
     """Load timm's weights from a local safetensors file, which cannot run code.
 
     Raises:
-        InputError: for a file that cannot be read, or without a tensor that the encoder needs.
+        InputError: for a file that cannot be read, without a tensor that the encoder needs, or with
+            a tensor that holds NaN or infinity.
     """
     try:
         published = load_file(path)
@@ -196,6 +197,13 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
             f"model.weights {path} does not fit the encoder: {len(missing)} tensors missing, "
             f"{len(misshapen)} of another shape, first {first}; is it for another model?"
         )
+    for name, value in weights.items():
+        # Numbers of another kind would be converted without a word.
+        is_float = expected[name].is_floating_point()
+        if value.is_floating_point() != is_float or (is_float and not value.isfinite().all()):
+            raise InputError(
+                f"model.weights {path}: {name} holds values that are no finite numbers"
+            )
     encoder.load_state_dict(weights, strict=False)
 
 

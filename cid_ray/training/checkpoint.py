@@ -160,10 +160,76 @@ def content_errors(name: PathOrUri) -> Iterator[None]:
 
 
 def restore_state(content: dict[str, Any], modules: dict[str, Any]) -> dict[str, Any]:
-    """Load the states into the modules and set torch's RNG; returns the plain values."""
+    """Load the states into the modules and set torch's RNG; returns the plain values.
+
+    Raises:
+        ValueError and others that `content_errors` knows: a state is not one of these modules.
+    """
+    for name, module in modules.items():
+        check_alike(name, content[name], module.state_dict())
+        if isinstance(module, torch.optim.Optimizer):
+            check_moments(content[name], module)
     for name, module in modules.items():
         module.load_state_dict(content[name])
     torch.set_rng_state(content["rng"])
     if content["cuda_rng"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["cuda_rng"])
     return content["extra"]
+
+
+# torch converts what it loads: numbers of other types, and an optimizer takes tensors of any shape.
+# A run must continue with the values that were saved, so both are compared first.
+
+
+def check_alike(name: str, saved: Any, own: Any) -> None:
+    """Raise ValueError unless a saved state has the keys, types and shapes of the module's own.
+
+    Another version of torch may lack a flag (True, False or None). What `own` does not have yet,
+    such as an optimizer's moments, is not looked at.
+    """
+    if isinstance(own, torch.Tensor):
+        if not isinstance(saved, torch.Tensor) or _form(saved) != _form(own):
+            raise ValueError(f"{name} is {_form(saved)}, must be {_form(own)}")
+    elif isinstance(own, dict):
+        _check_type(name, saved, dict)
+        for key, value in own.items():
+            if key in saved:
+                check_alike(f"{name}.{key}", saved[key], value)
+            elif not isinstance(value, bool | None):
+                raise KeyError(f"{name}.{key}")
+    elif isinstance(own, list | tuple):
+        _check_type(name, saved, list | tuple)
+        if len(saved) != len(own):
+            raise ValueError(f"{name} has {len(saved)} values, must have {len(own)}")
+        for index, value in enumerate(own):
+            check_alike(f"{name}.{index}", saved[index], value)
+    elif isinstance(own, int | float):
+        _check_type(name, saved, int | float)
+    else:
+        _check_type(name, saved, type(own))
+
+
+def check_moments(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raise ValueError unless every moment has the shape of its weight."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    names = [sorted(moments) for moments in saved["state"].values()]
+    if any(each != names[0] for each in names):
+        raise ValueError("optimizer.state has not the same moments for all weights")
+    for index, moments in saved["state"].items():
+        for name, value in moments.items():
+            shapes = ((), weights[index].shape)
+            is_moment = isinstance(value, torch.Tensor) and value.shape in shapes
+            if value is not None and not (is_moment and _form(value)[0] == "float32"):
+                raise ValueError(f"optimizer.state.{index}.{name} is {_form(value)}")
+
+
+def _form(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, torch.Tensor):
+        return (type(value).__name__,)
+    special = [value.layout] if value.layout != torch.strided or value.is_meta else []
+    return (str(value.dtype).removeprefix("torch."), tuple(value.shape), *special)
+
+
+def _check_type(name: str, value: Any, kind: Any) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is a {type(value).__name__}")

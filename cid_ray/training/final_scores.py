@@ -70,8 +70,10 @@ def _best_test_scores(trainer: Trainer, last: Scores) -> Scores:
     name = trainer.spec.best_checkpoint
     content = checkpoint.load_checkpoint(name)
     with checkpoint.content_errors(name):
-        trainer.student.load_state_dict(content["student"])
-        trainer.teacher.module.load_state_dict(content["teacher"])
+        networks = {"student": trainer.student, "teacher": trainer.teacher.module}
+        for network, module in networks.items():
+            checkpoint.check_alike(network, content[network], module.state_dict())
+            module.load_state_dict(content[network])
     return trainer.evaluate("test")
 
 

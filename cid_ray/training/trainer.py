@@ -34,8 +34,8 @@ from cid_ray.training.device import Device
 from cid_ray.training.health import Health
 from cid_ray.training.preflight import check_split
 from cid_ray.training.run_spec import RunSpec
+from cid_ray.training.saved_state import STATE_FIELDS, check_saved_state
 
-STATE_FIELDS = ("step", "seconds", "best", "last_val", "last_rung")  # plain values in a checkpoint
 Scores = dict[
     str, dict[str, Any]
 ]  # network ("teacher", "student") -> what core.iou.iou_scores gives
@@ -256,17 +256,16 @@ class Trainer:
         name = self.spec.last_checkpoint
         content, warnings = checkpoint.load_newest_checkpoint(name)
         with checkpoint.content_errors(name):
+            check_saved_state(content["extra"], self.config.train.steps)
             saved_identity = content["extra"].pop("identity")
             for key, value in self.identity().items():
-                if saved_identity[key] != value:
+                saved = saved_identity.get(key)
+                if saved != value:
                     raise InputError(
-                        f"{name} belongs to another run: its {key} is {saved_identity[key]}, this "
+                        f"{name} belongs to another run: its {key} is {saved}, this "
                         f"run's {key} is {value}; resume with the same config and data, or choose "
                         "another --out"
                     )
-            step = content["extra"]["step"]
-            if type(step) is not int or not 0 <= step <= self.config.train.steps:
-                raise ValueError(f"step {step!r} of {self.config.train.steps}")
             extra = checkpoint.restore_state(content, self.modules())
             for field in STATE_FIELDS:
                 setattr(self, field, extra[field])

@@ -188,6 +188,17 @@ def test_weights_of_another_model_raise_with_the_first_missing_tensor(tmp_path: 
     assert str(path) in message and "missing" in message and "conv_stem.weight" in message
 
 
+def test_weights_that_are_no_finite_numbers_raise(tmp_path: Path) -> None:
+    state = timm.create_model("test_efficientnet").state_dict()
+    for name, value in (("nan", torch.nan), ("inf", -torch.inf)):
+        changed = {key: tensor.clone() for key, tensor in state.items()}
+        changed["conv_stem.weight"][0, 0, 0, 0] = value
+        save_file(changed, tmp_path / f"{name}.safetensors")
+        path = str(tmp_path / f"{name}.safetensors")
+        message = build_error(encoder="test_efficientnet", weights=path)
+        assert f"{name}.safetensors: conv_stem.weight holds values that are no finite" in message
+
+
 def test_weights_of_another_shape_raise(tmp_path: Path) -> None:
     state = timm.create_model("test_resnet").state_dict()
     state["conv1.0.weight"] = torch.zeros(3, 3, 3, 3)
