@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN = .venv/bin
 LOWEST = .venv-lowest
+SEED := $(shell od -An -N3 -tu4 /dev/urandom | tr -d " ")
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-slow test-gpu test-lowest check format golden chaos two-hosts \
+.PHONY: help demo test test-fast test-slow test-gpu test-lowest check format golden fuzz chaos two-hosts \
 	autoscaling screenshots clean
 
 help:                  ## print this list
@@ -48,6 +49,11 @@ format: .venv          ## rewrite the code in the project's style
 
 golden: .venv          ## rewrite the golden losses after a deliberate change of the method
 	$(BIN)/python -m tests.core.test_golden
+
+fuzz: .venv            ## damaged files for every reader, 10,000 each; SEED=N repeats a run
+	@echo "SEED=$(SEED)"
+	FUZZ_EXAMPLES=10000 $(BIN)/python -m pytest tests/fuzz --timeout=14400 \
+		--hypothesis-seed=$(SEED) --hypothesis-show-statistics
 
 chaos: .venv           ## kill a search at random moments, many times; it must lose nothing
 	$(BIN)/python -m benchmarks.chaos

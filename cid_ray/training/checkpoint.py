@@ -123,6 +123,8 @@ def load_checkpoint(name: PathOrUri) -> dict[str, Any]:
             check_sums(file)
             # weights_only: a checkpoint is data, loading it must never run code.
             content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
         content["extra"] = json.loads(content["extra"])
         return content
     except FileNotFoundError:
