@@ -7,12 +7,12 @@ cluster, is a small integer program, which scipy solves exactly. Neither ray nor
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 Price = Callable[["NodeType"], float | None]  # US dollars per hour of one node; None: unknown
+LARGEST = 10**9  # CPUs, GPUs or nodes: the solver refuses numbers above 1e15
 TOLERANCE = 1e-6  # sums of 0.1 CPU are not exact
 
 
@@ -24,9 +24,9 @@ class Resources:
     gpus: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an amount that is infinite, negative or no number."""
+        """Raise ValueError for an amount that is negative, beyond all machines or no number."""
         for amount in (self.cpus, self.gpus):
-            if not 0 <= amount < math.inf:
+            if not 0 <= amount <= LARGEST:
                 raise ValueError(f"{amount} is no number of CPUs or GPUs")
 
     def __str__(self) -> str:
@@ -74,7 +74,8 @@ class NodeType:
     def __post_init__(self) -> None:
         """Raise ValueError for limits that are no numbers of nodes."""
         limits = (self.min_nodes, self.max_nodes)
-        if any(type(limit) is not int for limit in limits) or not 0 <= limits[0] <= limits[1]:
+        are_counts = all(type(limit) is int and 0 <= limit <= LARGEST for limit in limits)
+        if not are_counts or limits[0] > limits[1]:
             raise ValueError(
                 f"{self.name} has at least {limits[0]!r} and at most {limits[1]!r} nodes; both "
                 "must be whole numbers, the first not above the second"
@@ -92,7 +93,8 @@ class ClusterCapacity:
 
     def __post_init__(self) -> None:
         """Raise ValueError for a limit that is no number of nodes."""
-        if type(self.max_nodes) is not int or self.max_nodes < 0:
+        most = (1 + len(self.node_types)) * LARGEST
+        if type(self.max_nodes) is not int or not 0 <= self.max_nodes <= most:
             raise ValueError(f"{self.max_nodes!r} is no number of nodes")
 
     @property

@@ -208,7 +208,7 @@ def test_head_pod_reads_its_limits_from_the_kubernetes_api(
     assert done.returncode == 0 and expected in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("amount", [math.inf, math.nan, -2])
+@pytest.mark.parametrize("amount", [math.inf, math.nan, -2, 2**63])
 def test_amount_that_no_machine_has_is_refused(tmp_path: Path, amount: float) -> None:
     tree = yaml.safe_load(packaged_file("aws.yaml", "cluster").read_text(encoding="utf-8"))
     tree["available_node_types"]["cpu"]["resources"] = {"CPU": amount}
@@ -217,7 +217,7 @@ def test_amount_that_no_machine_has_is_refused(tmp_path: Path, amount: float) ->
         read_cluster_file(tmp_path / "c.yaml")
 
 
-@pytest.mark.parametrize("limit", [-3, 2.5, math.nan, 99])
+@pytest.mark.parametrize("limit", [-3, 2.5, math.nan, 99, 2**63])
 def test_node_limit_that_is_no_number_of_nodes_is_refused(tmp_path: Path, limit: float) -> None:
     tree = yaml.safe_load(packaged_file("aws.yaml", "cluster").read_text(encoding="utf-8"))
     tree["available_node_types"]["cpu"]["min_workers"] = limit
