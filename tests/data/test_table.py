@@ -351,5 +351,5 @@ def test_meta_of_another_shape_is_refused(tmp_path: Path, change: dict[str, Any]
     write_table(tmp_path, [labeled_row("a", random_image(0), random_mask(0))])
     meta = json.loads((tmp_path / "meta.json").read_text())
     (tmp_path / "meta.json").write_text(json.dumps(meta | change))
-    with pytest.raises(InputError, match=f"`{next(iter(change))}` of meta.json must"):
+    with pytest.raises(InputError, match=r"not a table .ValueError: meta\.json: "):
         Table(tmp_path)
