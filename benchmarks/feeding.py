@@ -27,12 +27,13 @@ from PIL import Image
 
 from cid_ray import prepare
 from cid_ray.config import DataConfig
-from cid_ray.data.cache import CachedReader, cache_file_name, node_cache_dir
+from cid_ray.data.cache import CachedReader, cache_file_name
 from cid_ray.data.loader import local_batches, weak_view
 from cid_ray.data.ray_data import ray_batches
 from cid_ray.data.sampling import POOL, SampleOrder, SamplingPlan
 from cid_ray.data.sources import open_table
 from cid_ray.results.provenance import provenance
+from cid_ray.storage.user_dirs import private_temp_dir
 from cid_ray.training.device import keep_freed_memory
 
 BATCH_SIZE = 8
@@ -110,7 +111,7 @@ def time_ray_batches(table: str, data: DataConfig, cores: int, epochs: int) -> I
 
     data = data.model_copy(update={"threads": cores, "table": table, "batch_size": 1})
     opened = open_table(table)
-    (node_cache_dir() / cache_file_name(opened, None)).unlink(missing_ok=True)
+    (private_temp_dir() / cache_file_name(opened, None)).unlink(missing_ok=True)
     ray.init(address="local", num_cpus=cores, log_to_driver=False, logging_level="ERROR")
     try:
         reader = CachedReader(opened, None, data.cache_mb)

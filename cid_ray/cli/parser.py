@@ -15,6 +15,7 @@ from cid_ray.cli.printing import say
 from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config import InputError
 from cid_ray.storage.paths import RIGHTS_ERRNOS, STORAGE_ERRNOS
+from cid_ray.storage.user_dirs import ensure_home
 
 MAX_MESSAGE_CHARS = 500  # argparse repeats the value, which may be of any length
 QUIET = -1
@@ -112,6 +113,8 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
         argv: its arguments; None: those of this process.
     """
     tolerate_lost_streams()
+    if warning := ensure_home():
+        print(f"warning: {warning}", file=sys.stderr)
     try:
         code = command(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:

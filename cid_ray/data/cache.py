@@ -18,8 +18,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import stat
-import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,6 +31,7 @@ from PIL import Image
 from cid_ray.config import DataConfig
 from cid_ray.data.sources import open_table
 from cid_ray.data.table import Table
+from cid_ray.storage.user_dirs import private_temp_dir
 
 CACHE_VERSION = 1  # of the file's layout
 MAX_OTHER_FILES = 4  # caches of other tables and sizes that stay on the node's disk
@@ -126,7 +125,7 @@ class SharedCacheFile:
         self.heights, self.widths = decoded_sizes(table, image_size)
         self.offsets, ends = cache_layout(table, self.heights, self.widths)
         self.fits = ends <= capacity_bytes  # bool[N]
-        path = node_cache_dir() / cache_file_name(table, image_size)
+        path = private_temp_dir() / cache_file_name(table, image_size)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         self._check_disk_space(path.parent, int(ends[self.fits].max(initial=0)))
@@ -236,25 +235,6 @@ def cache_file_name(table: Table, image_size: tuple[int, int] | None) -> str:
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     boot = boot_id.read_text(encoding="utf-8")[:8] if boot_id.exists() else "any"
     return f"decoded-{CACHE_VERSION}-{table.fingerprint}-{size}-{PIL.__version__}-{boot}"
-
-
-def node_cache_dir() -> Path:
-    """This user's cache folder on this machine, made on first use.
-
-    Raises:
-        OSError: the folder is not this user's alone. Another user could put pixels into it.
-    """
-    if not hasattr(os, "getuid"):
-        raise OSError("this platform has no user ids")
-    folder = Path(tempfile.gettempdir()) / f"cid_ray-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    is_private = found.st_uid == os.getuid() and not found.st_mode & 0o077
-    if not stat.S_ISDIR(found.st_mode) or not is_private:
-        raise PermissionError(
-            f"{folder} must be a folder that belongs to this user and that nobody else may enter"
-        )
-    return folder
 
 
 def _remove_old_files(in_use: Path) -> None:

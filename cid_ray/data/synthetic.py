@@ -8,7 +8,6 @@ which is what CID is made for. Val and test hold all seasons evenly.
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -30,6 +29,7 @@ from cid_ray.data.synthetic_scenes import (
 from cid_ray.data.table import IGNORED
 from cid_ray.data.table_format import FORMAT_VERSION
 from cid_ray.data.table_writer import TableWriter
+from cid_ray.storage.user_dirs import cache_dir
 
 SCENE_VERSION = 1  # part of every seed and of the cache folder's name
 # Images, in the order in which they are written: held-out splits first, as the importers do.
@@ -38,10 +38,9 @@ SPLIT_COUNTS = {"test": 48, "val": 32, "train": 192}
 
 def ensure_demo_table() -> Path:
     """The folder of the demo table in the user's cache, generated on first use."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cid_ray"
+    cache = cache_dir()
     folder = cache / f"demo-{SCENE_VERSION}.{FORMAT_VERSION}"
     if not (folder / "meta.json").is_file():
-        cache.mkdir(parents=True, exist_ok=True)
         # Renamed when complete: processes that start concurrently never see half a table.
         partial = Path(tempfile.mkdtemp(dir=cache))
         write_demo(partial)

@@ -23,8 +23,9 @@ from PIL import Image
 
 import cid_ray
 from cid_ray.data import cache
-from cid_ray.data.cache import CachedReader, SharedCacheFile, node_cache_dir
+from cid_ray.data.cache import CachedReader, SharedCacheFile
 from cid_ray.data.table import Table
+from cid_ray.storage.user_dirs import private_temp_dir
 from tests.helpers.image_tables import (
     encode_image,
     labeled_row,
@@ -129,7 +130,7 @@ def fail_to_decode(*_: Any) -> Any:
 
 
 def cache_files() -> list[Path]:
-    return sorted(node_cache_dir().glob("decoded-*"))
+    return sorted(private_temp_dir().glob("decoded-*"))
 
 
 def shared_file(reader: CachedReader) -> SharedCacheFile:
@@ -368,7 +369,7 @@ def test_disk_full_while_caching_changes_no_pixel(
 
 
 def test_process_fallback_keeps_its_bound(squares: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "node_cache_dir", lambda: Path("/proc/nowhere"))
+    monkeypatch.setattr(cache, "private_temp_dir", lambda: Path("/proc/nowhere"))
     with pytest.warns(UserWarning, match="not shared"):
         reader = CachedReader(squares, None, 1)
     assert_reads(reader)
@@ -378,20 +379,20 @@ def test_process_fallback_keeps_its_bound(squares: Table, monkeypatch: pytest.Mo
 
 def test_cache_dir_and_file_are_private(table: Table) -> None:
     CachedReader(table, None, 8)
-    assert stat.S_IMODE(node_cache_dir().stat().st_mode) == 0o700
+    assert stat.S_IMODE(private_temp_dir().stat().st_mode) == 0o700
     assert stat.S_IMODE(cache_files()[0].stat().st_mode) == 0o600
 
 
 def test_old_cache_files_are_removed(table: Table) -> None:
     for age in range(cache.MAX_OTHER_FILES + 3):
-        old = node_cache_dir() / f"decoded-old-{age}"
+        old = private_temp_dir() / f"decoded-old-{age}"
         old.write_bytes(b"")
         os.utime(old, (1e9 - age, 1e9 - age))
-    unrelated = node_cache_dir() / "something else"
+    unrelated = private_temp_dir() / "something else"
     unrelated.write_bytes(b"")
     reader = CachedReader(table, None, 8)
-    newest = [node_cache_dir() / f"decoded-old-{age}" for age in range(cache.MAX_OTHER_FILES)]
-    in_use = node_cache_dir() / cache.cache_file_name(table, None)
+    newest = [private_temp_dir() / f"decoded-old-{age}" for age in range(cache.MAX_OTHER_FILES)]
+    in_use = private_temp_dir() / cache.cache_file_name(table, None)
     assert cache_files() == sorted([*newest, in_use])
     assert unrelated.exists()
     for path in cache_files():

@@ -28,6 +28,7 @@ REMEDIES = {
     "prometheus": "apt-get install prometheus",
     "redis-server": "apt-get install redis-server",
     "shellcheck": "pip install -e '.[dev]'",
+    "user namespace": "needs `unshare` and a kernel that allows user namespaces",
     "tmpfs": "mounting needs root, or sudo without a password",
 }
 
