@@ -14,6 +14,7 @@ from cid_ray.cli.parser import make_parser, run_command
 from cid_ray.cli.printing import say
 from cid_ray.config import InputError
 from cid_ray.config.yaml_reader import read_documents
+from cid_ray.resources.ray_files import ray_temp_dir
 from cid_ray.storage.packaged import packaged_file
 
 DASHBOARD = "cid_ray.json"
@@ -51,9 +52,7 @@ def main(argv: list[str]) -> int:
 
 def ray_session_folder(temp_dir: str | None) -> Path:
     """The folder of the Ray session that runs on this machine."""
-    # The order in which `ray start` itself chooses its folder.
-    system = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    base = Path(temp_dir) if temp_dir else Path(system, "ray")
+    base = Path(temp_dir or ray_temp_dir())
     session = base / "session_latest"
     if not any((session / "sockets").glob("raylet*")):
         raise InputError(

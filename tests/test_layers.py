@@ -33,7 +33,7 @@ PACKAGE = Path(cid_ray.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TEMPLATES = sorted(path for end in ("j2", "js", "css") for path in PACKAGE.rglob(f"*.{end}"))
-COMMANDS = ("prepare", "train", "tune", "report", "dashboard", "repair", "cluster", "grafana")
+COMMANDS = ("prepare", "train", "tune", "report", "dashboard", "repair", "cluster", "doctor", "grafana")
 MAX_COMMAND_LINES = 110
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
@@ -51,6 +51,7 @@ MAY_IMPORT = {
     # A search calls callbacks, so it knows their base class and none of them.
     "search": ("config", "storage", "results", "resources", "training", "callbacks.base"),
     "callbacks": ("config", "storage", "results", "cli", "search"),
+    "diagnostics": ("config", "storage", "resources", "__version__"),
 }
 # Package -> third parties that it never imports, not even inside a function.
 NEVER_IMPORTS = {
@@ -64,6 +65,7 @@ NEVER_IMPORTS = {
     "training": ("optuna",),
     "search": ("torch",),
     "callbacks": ("torch",),
+    "diagnostics": ("optuna",),
 }
 MAY_IMPORT_RAY_AT_MODULE_LEVEL = {"search/ray_adapter.py"}
 
@@ -261,6 +263,8 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.prepare", {"ray", "torch", "optuna"}),
         ("cid_ray.cluster", {"ray", "torch", "optuna"}),
         ("cid_ray.grafana", {"ray", "torch", "optuna"}),
+        # It forks, so nothing that starts threads may be loaded.
+        ("cid_ray.doctor", {"ray", "torch", "optuna", "numpy", "pyarrow", "grpc"}),
     ],
 )
 def test_import_of_module_leaves_out_what_it_does_not_need(module: str, absent: set[str]) -> None:

@@ -49,7 +49,7 @@ SHORT_SEARCH = (
 
 
 @pytest.fixture(autouse=True)
-def temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A temporary folder of the test's own, in which nothing is cached yet."""
     for name in (*ASKED_BY_LIBRARIES, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         # Set first, so that what `ensure_home` sets is undone too.

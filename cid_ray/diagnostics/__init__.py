@@ -1,0 +1,1 @@
+"""Checks of a machine and its cluster for `cid_ray.doctor`."""

@@ -1,0 +1,166 @@
+"""Home, temporary folders, shared memory, CPUs and memory of this machine or container."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from cid_ray.config import InputError
+from cid_ray.diagnostics.runner import Limited
+from cid_ray.resources.cpu_affinity import available_cpus
+from cid_ray.storage.user_dirs import cache_dir, check_writable, home_dir, home_problem
+from cid_ray.storage.user_dirs import private_temp_dir as instead_of_home
+
+GIB = 1 << 30
+LITTLE_DISK = 2 * GIB
+LITTLE_SHARED_MEMORY = GIB
+LITTLE_MEMORY = 4 * GIB  # Ray takes about one, and each trial about one
+RAY_FULL = 0.95  # of the disk: then Ray creates no objects
+CGROUPS = Path("/sys/fs/cgroup")
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+# ---- folders ----
+
+
+def check_home() -> str:
+    home = home_dir()
+    if problem := home_problem(home):
+        raise Limited(f"{problem}; caches of this user go to {cache_dir()}")
+    if home == instead_of_home():
+        raise Limited(f"there was none, so {home} was made; set HOME to keep downloaded weights")
+    return f"{home}, caches in {cache_dir()}"
+
+
+def check_temporary_folder() -> str:
+    folder = Path(tempfile.gettempdir())
+    check_writable(folder)
+    return f"{folder}, {check_free_space(folder, 'name another disk in TMPDIR and RAY_TMPDIR')}"
+
+
+def check_free_space(folder: Path, remedy: str) -> str:
+    """ "12.3 GiB free".
+
+    Raises:
+        Limited: there is little.
+    """
+    usage = shutil.disk_usage(folder)
+    text = f"{gib(usage.free)} free"
+    if usage.free < LITTLE_DISK or usage.free < (1 - RAY_FULL) * usage.total:
+        raise Limited(f"{folder} has only {text} of {gib(usage.total)}; {remedy}")
+    return text
+
+
+def check_shared_memory() -> str:
+    """Ray's object store is in /dev/shm, and in a slow file elsewhere when that is too small."""
+    if not SHARED_MEMORY.is_dir():
+        return "not on this platform"
+    try:
+        check_writable(SHARED_MEMORY)
+    except OSError as error:
+        raise InputError(
+            f"it cannot be written ({error.strerror}); `chmod 1777 {SHARED_MEMORY}`, or mount a "
+            "tmpfs there"
+        ) from None
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    text = f"{gib(usage.free)} free of {gib(usage.total)}"
+    if usage.free < LITTLE_SHARED_MEMORY:
+        raise Limited(
+            f"only {text}: Ray's object store goes to disk, which is slow; in a container start "
+            "it with --shm-size=8g (Kubernetes: an emptyDir with medium: Memory)"
+        )
+    return text
+
+
+# ---- CPUs and memory ----
+
+
+def check_cpus() -> str:
+    quota = cpu_quota()
+    limits = [f"{available_cpus()} usable of {os.cpu_count()}"]
+    if quota is not None:
+        limits.append(f"the container's quota is {quota:g}")
+    if quota is not None and quota < 1:
+        raise Limited(f"{', '.join(limits)}: a trial gets less than a CPU; raise the quota")
+    return ", ".join(limits)
+
+
+def check_memory() -> str:
+    import psutil  # comes with Ray
+
+    memory = psutil.virtual_memory()
+    text = f"{gib(memory.available)} available of {gib(memory.total)}"
+    limit = memory_limit()
+    usable = memory.available
+    if limit is not None and limit < memory.total:
+        text += f", the container's limit is {gib(limit)}"
+        usable = min(usable, limit)
+    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if address_space != resource.RLIM_INFINITY:
+        raise Limited(
+            f"{text}, and `ulimit -v` is {gib(address_space)}: Ray's processes map far more than "
+            "they use and do not start; `ulimit -v unlimited`"
+        )
+    if usable < LITTLE_MEMORY:
+        raise Limited(
+            f"{text}: Ray ends trials when it runs out; lower search.max_concurrent_trials and "
+            "data.batch_size_u, or end other programs"
+        )
+    return text
+
+
+def cpu_quota(root: Path = CGROUPS) -> float | None:
+    """CPUs that the container may use on average; None without a quota."""
+    quotas = [
+        int(words[0]) / int(words[1])
+        for words in map(str.split, _cgroup_values(root, "cpu.max"))
+        if words[0] != "max"
+    ]
+    periods = _cgroup_values(root / "cpu", "cpu.cfs_period_us")
+    for quota, period in zip(
+        _cgroup_values(root / "cpu", "cpu.cfs_quota_us"), periods, strict=True
+    ):
+        if int(quota) > 0:
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def memory_limit(root: Path = CGROUPS) -> int | None:
+    """Bytes that the container may use; None without a limit."""
+    values = [
+        *_cgroup_values(root, "memory.max"),
+        *_cgroup_values(root / "memory", "memory.limit_in_bytes"),  # a huge number: no limit
+    ]
+    return min((int(value) for value in values if value != "max"), default=None)
+
+
+def _cgroup_values(root: Path, name: str) -> list[str]:
+    """The values of a limit in this process's control group and in all groups around it."""
+    return [text for folder in _cgroup_folders(root) for text in _content(folder / name)]
+
+
+def _cgroup_folders(root: Path) -> Iterator[Path]:
+    """The folders of the groups, inmost first. In a container the own one is the root."""
+    own: set[str] = set()
+    with suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+        own = {line.split(":", 2)[2].strip("/") for line in lines}
+    folders = {root / path for path in own}
+    around = {parent for folder in folders for parent in (folder, *folder.parents)}
+    inside = {folder for folder in around if folder.is_relative_to(root)} | {root}
+    yield from sorted(inside, key=lambda folder: -len(folder.parts))
+
+
+def _content(file: Path) -> list[str]:
+    with suppress(OSError):
+        return [file.read_text(encoding="utf-8").strip()]
+    return []
