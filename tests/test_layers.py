@@ -33,7 +33,17 @@ PACKAGE = Path(cid_ray.__file__).parent
 ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 TEMPLATES = sorted(path for end in ("j2", "js", "css") for path in PACKAGE.rglob(f"*.{end}"))
-COMMANDS = ("prepare", "train", "tune", "report", "dashboard", "repair", "cluster", "doctor", "grafana")
+COMMANDS = (
+    "prepare",
+    "train",
+    "tune",
+    "report",
+    "dashboard",
+    "repair",
+    "cluster",
+    "doctor",
+    "grafana",
+)
 MAX_COMMAND_LINES = 110
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60

@@ -1,6 +1,6 @@
 """A cache of decoded images for all processes of a node: each image is decoded once per node.
 
-The cache is one sparse file per table content and `image_size`, in a folder of this user:
+The cache is one sparse file per file of a table and `image_size`, in a folder of this user:
 
     ready u8[N, 2] (image, mask), then per row: image u8[H, W, 3], and mask u8[H, W] if it has one
 
@@ -228,13 +228,13 @@ def describe_uncached(table: Table, image_size: tuple[int, int] | None, cache_mb
 def cache_file_name(table: Table, image_size: tuple[int, int] | None) -> str:
     """A name of everything that decides the file's bytes.
 
-    It has the layout's version, the table's fingerprint, the size and Pillow's version. It also has
-    the boot id: a power cut may keep a ready flag on disk and lose the pixels.
+    It has the layout's version, the id of the table's file, the size and Pillow's version. It also
+    has the boot id: a power cut may keep a ready flag on disk and lose the pixels.
     """
     size = f"{image_size[0]}x{image_size[1]}" if image_size else "own"
     boot_id = Path("/proc/sys/kernel/random/boot_id")
     boot = boot_id.read_text(encoding="utf-8")[:8] if boot_id.exists() else "any"
-    return f"decoded-{CACHE_VERSION}-{table.fingerprint}-{size}-{PIL.__version__}-{boot}"
+    return f"decoded-{CACHE_VERSION}-{table.file_id}-{size}-{PIL.__version__}-{boot}"
 
 
 def _remove_old_files(in_use: Path) -> None:

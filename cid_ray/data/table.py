@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import threading
 from collections.abc import Iterator
 from functools import cached_property
@@ -41,6 +42,7 @@ from cid_ray.data.table_meta import read_meta
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
+TABLE_FILE = "table.parquet"
 IGNORED = 255  # the class id of pixels without a label, in every mask that a Table returns
 # What decoding damaged bytes raises, in pyarrow and Pillow.
 DECODE_ERRORS = (
@@ -123,6 +125,8 @@ class Table:
             raise ValueError("index.parquet is not the file that was imported")
         self.index = pq.read_table(pa.BufferReader(encoded))
         check_index(self.index, len(self.classes))
+        # Before it is opened: a file that is replaced meanwhile gets an id that no other file has.
+        self._stamp = paths.file_stamp(paths.join(self.folder, TABLE_FILE))
         opened = self._open_parquet(None)
         self._parquet_metadata = opened.metadata
         num_rows = self._parquet_metadata.num_rows
@@ -130,7 +134,7 @@ class Table:
             raise ValueError("table.parquet and index.parquet come from different imports")
 
     def _open_parquet(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
-        name = paths.join(self.folder, "table.parquet")
+        name = paths.join(self.folder, TABLE_FILE)
         source = paths.open_read(name) if paths.is_remote(name) else name
         return pq.ParquetFile(source, metadata=metadata, memory_map=True)
 
@@ -141,6 +145,19 @@ class Table:
         if not hasattr(self._thread_local, "file"):
             self._thread_local.file = self._open_parquet(self._parquet_metadata)
         return self._thread_local.file
+
+    @cached_property
+    def file_id(self) -> str:
+        """16 hex digits of the very file that is read: last write, size and parquet footer.
+
+        `fingerprint` is what meta.json claims, which may be older than the file beside it. The
+        footer has the smallest and largest sha256 of the images of each row group.
+        """
+        footer = io.BytesIO()
+        self._parquet_metadata.write_metadata_file(footer)
+        digest = hashlib.sha256(repr(self._stamp).encode())
+        digest.update(footer.getvalue())
+        return digest.hexdigest()[:16]
 
     def __len__(self) -> int:
         return self.index.num_rows

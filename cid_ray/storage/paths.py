@@ -116,6 +116,19 @@ def exists(name: PathOrUri) -> bool:
     return bool(filesystem.get_file_info(path).is_file)
 
 
+def file_stamp(name: PathOrUri) -> tuple[int, int]:
+    """Last write of a file in ns since 1970 (of a store in whole seconds), and its size in bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    filesystem, path = filesystem_of(name)
+    info = filesystem.get_file_info(path)
+    if not info.is_file:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(name))
+    return info.mtime_ns, info.size
+
+
 def open_read(name: PathOrUri) -> IO[bytes]:
     """A seekable binary file, which is also a context manager."""
     filesystem, path = filesystem_of(name)

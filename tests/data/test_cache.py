@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from PIL import Image
 import cid_ray
 from cid_ray.data import cache
 from cid_ray.data.cache import CachedReader, SharedCacheFile
-from cid_ray.data.table import Table
+from cid_ray.data.table import Table, UnreadableImage
+from cid_ray.storage import paths
 from cid_ray.storage.user_dirs import private_temp_dir
+from tests.helpers import object_store
 from tests.helpers.image_tables import (
     encode_image,
     labeled_row,
@@ -287,6 +290,39 @@ def test_changed_table_or_size_gets_another_file(tmp_path: Path) -> None:
     assert_reads(CachedReader(changed, None, 8))
     assert_reads(CachedReader(changed, (20, 20), 8))
     assert len(cache_files()) == 3
+
+
+@pytest.mark.parametrize("in_store", [False, pytest.param(True, marks=pytest.mark.process)])
+def test_replaced_table_file_never_gives_cached_pixels_of_the_old_one(
+    tmp_path: Path, in_store: bool
+) -> None:
+    """Also when its last write has the time of the old one, as after `cp -p`."""
+    old = make_table(tmp_path / "t")
+    make_table(tmp_path / "new", seed=100)
+    with object_store.serving() if in_store else nullcontext():
+        name = object_store.upload(tmp_path / "t", "t") if in_store else tmp_path / "t"
+        before = Table(name)
+        assert_reads(CachedReader(before, None, 8))
+        replacement = (tmp_path / "new" / "table.parquet").read_bytes()
+        if in_store:
+            with paths.atomic_write(f"{name}/table.parquet") as out:
+                out.write(replacement)
+        else:
+            replace_keeping_time(tmp_path / "t" / "table.parquet", replacement)
+        after = Table(name)
+        assert after.fingerprint == before.fingerprint == old.fingerprint
+        reader = CachedReader(after, None, 8)
+        for row in range(len(old)):
+            with pytest.raises(UnreadableImage, match="not the one that was imported"):
+                reader(row, mask=False)
+
+
+def replace_keeping_time(file: Path, content: bytes) -> None:
+    stat_before = file.stat()
+    partial = file.with_name("partial")
+    partial.write_bytes(content)
+    os.utime(partial, ns=(stat_before.st_atime_ns, stat_before.st_mtime_ns))
+    partial.replace(file)
 
 
 def test_cache_file_name_changes_with_version_pillow_and_boot(

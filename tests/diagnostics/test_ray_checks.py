@@ -72,6 +72,7 @@ def test_workers_of_another_version_are_named() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow  # tests/test_doctor.py starts one too
 @pytest.mark.process
 def test_ray_here_starts_and_a_worker_answers() -> None:
     result = in_own_process(Check("Ray here", check_ray_here))
