@@ -18,20 +18,22 @@ from cid_ray.resources.cluster_files import check_with_ray, read_cluster_file
 from cid_ray.resources.costs import PlacementCost, idle_usd_per_hour, node_table, placement_cost
 from cid_ray.resources.prices import Prices
 from cid_ray.resources.requests import trial_request
+from cid_ray.storage.packaged import named_file
 
 EXAMPLES = """
-  python -m cid_ray.cluster check --space search_spaces/camvid.yaml --cluster cluster/aws.yaml
-  python -m cid_ray.cluster check --space my.yaml --cluster cluster/gcp.yaml \
+  python -m cid_ray.cluster check --space camvid --cluster aws
+  python -m cid_ray.cluster check --space my.yaml --cluster mine/gcp.yaml \
       --set search.gpus_per_trial=0.5
 """
 
 
 def main(argv: list[str]) -> int:
     args = parse(argv)
-    config = load_config(args.space, args.changes)
-    prices = Prices.read(args.prices) if args.prices else Prices.read_for(args.cluster)
-    capacity = read_cluster_file(args.cluster, prices.resources())
-    check_with_ray(args.cluster)
+    config = load_config(named_file(args.space, "search_spaces"), args.changes)
+    cluster = named_file(args.cluster, "cluster")
+    prices = Prices.read(args.prices) if args.prices else Prices.read_for(cluster)
+    capacity = read_cluster_file(cluster, prices.resources())
+    check_with_ray(cluster)
     report(config, capacity, prices)
     return 0
 
@@ -44,7 +46,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--space", required=True, metavar="FILE", help="a search space, as for tune --config"
     )
     check.add_argument(
-        "--cluster", required=True, metavar="FILE", type=Path, help="a `ray up` or KubeRay file"
+        "--cluster",
+        required=True,
+        metavar="FILE",
+        help="a `ray up` or KubeRay file, or one that comes with cid_ray: aws, gcp, ...",
     )
     check.add_argument(
         "--prices",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cid_ray.cli.parser import add_config_options, make_parser, run_command
 from cid_ray.cli.printing import say
+from cid_ray.cli.run_options import config_file
 from cid_ray.config import InputError, load_config
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.records import RECORDS_FILE
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
             raise InputError(f"{run_dir} is not a run folder: it has no {RECORDS_FILE}")
         own_config = run_dir.local / CONFIG_FILE
         config = load_config(
-            args.config or (own_config if own_config.exists() else None), args.changes
+            config_file(args.config) or (own_config if own_config.exists() else None), args.changes
         )
         reader = CompactRecordReader(run_dir.local)
         from cid_ray.search.consistency import check_run_folder  # loads Optuna

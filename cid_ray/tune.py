@@ -1,7 +1,7 @@
 """`python -m cid_ray.tune`: search CID's hyperparameters at several label ratios, with baselines.
 
 One Optuna study per ratio and method suggests and prunes; Ray Tune places the trials. Without
-options it runs search_spaces/demo.yaml on the generated data set. It ends with a table, records and
+options it runs the space `demo` on the generated data set. It ends with a table, records and
 report/index.html.
 """
 
@@ -28,11 +28,10 @@ from cid_ray.resources.ray_session import cluster_capacity, start_ray
 from cid_ray.search.controller import Search
 from cid_ray.search.outcome import search_outcome
 from cid_ray.search.plan import change_search, describe_search, plan_placement, plan_search
-from cid_ray.storage.packaged import packaged_file
 
 EXAMPLES = """
   python -m cid_ray.tune
-  python -m cid_ray.tune --config search_spaces/camvid.yaml --set data.table=tables/camvid
+  python -m cid_ray.tune --config camvid --set data.table=tables/camvid
   python -m cid_ray.tune --config my.yaml --budget 3600
   python -m cid_ray.tune --resume runs/camvid-20260101-120000
 """
@@ -44,8 +43,7 @@ def main(argv: list[str]) -> int:
     if args.restarts:
         return supervise("cid_ray.tune", argv, args)
     started = time.monotonic()
-    default = None if args.config or args.resume else packaged_file("demo.yaml", "search_spaces")
-    config, run_dir = open_run(args, "tune", default)
+    config, run_dir = open_run(args, "tune", default="demo")
     config, message = change_search(config, args.extend, args.warm_start, bool(args.resume))
 
     # Every error that can be known comes before Ray starts, or before the first trial.

@@ -106,6 +106,14 @@ def test_wheel_cluster_check_uses_packaged_prices(installed: Installed) -> None:
     own_cluster.unlink()
 
 
+def test_wheel_names_of_packaged_files_work_in_every_folder(installed: Installed) -> None:
+    check = ("-m", "cid_ray.cluster", "check", "--space", "camvid", "--cluster", "aws")
+    assert installed.python(*check).startswith(installed.packaged("cluster/aws.yaml"))
+    unknown = installed.run(sys.executable, *check[:3], "--space", "demoo", "--cluster", "aws")
+    assert unknown.returncode == 2
+    assert unknown.stderr.endswith("; those that come with cid_ray are camvid, demo\n")
+
+
 def test_wheel_grafana_copies_packaged_dashboard(installed: Installed) -> None:
     target = installed.folder / "dashboards"
     target.mkdir()
@@ -124,8 +132,9 @@ def test_wheel_report_renders_packaged_templates(installed: Installed) -> None:
 @pytest.mark.slow
 def test_wheel_tune_in_empty_folder_runs_packaged_demo(installed: Installed) -> None:
     script = str(installed.site / "bin" / "cid-ray")
-    done = installed.run(script, "tune", *SHORT_SEARCH)
+    done = installed.run(script, "tune", "--config", "demo", *SHORT_SEARCH)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"config {installed.packaged('search_spaces/demo.yaml')}\n")
     (run,) = (installed.folder / "runs").glob("demo-*")
     assert (run / "report" / "index.html").is_file()
     finals = of_event(read_records(run), "final")

@@ -66,7 +66,10 @@ def add_config_options(
         resume: whether there is --resume.
     """
     parser.add_argument(
-        "--config", metavar="FILE", help="YAML file; keys that it leaves out keep their defaults"
+        "--config",
+        metavar="FILE",
+        help="YAML file, or a search space that comes with cid_ray: demo or camvid; "
+        "keys that it leaves out keep their defaults",
     )
     parser.add_argument(
         "--set",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cid_ray.cli.parser import QUIET
 from cid_ray.config import Config, InputError, build_config, load_config
 from cid_ray.storage import checkpoint_paths, paths
+from cid_ray.storage.packaged import named_file
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, new_run_dir
 
 
@@ -29,12 +31,22 @@ def open_run(
     """
     if args.resume:
         return _open_existing_run(args)
-    source = args.config or default
+    source = config_file(args.config or default, args.verbosity)
     config = resolve_paths(load_config(source, args.changes))
     run_dir = new_run_dir(args.out, Path(source or name).stem)
     checkpoint_paths.check_new_checkpoints(config, run_dir.uri)
     run_dir.check_new()
     return config, run_dir
+
+
+def config_file(name: str | Path | None, verbosity: int = QUIET) -> Path | None:
+    """The file that --config names; on a console that is not quiet a bare name is explained."""
+    if name is None:
+        return None
+    path = named_file(name, "search_spaces")
+    if path != Path(name) and verbosity > QUIET:
+        print(f"config {path}")
+    return path
 
 
 def _open_existing_run(args: argparse.Namespace) -> tuple[Config, RunDir]:
@@ -45,7 +57,7 @@ def _open_existing_run(args: argparse.Namespace) -> tuple[Config, RunDir]:
     kept = run_dir.local / CONFIG_FILE
     if not kept.is_file():
         raise InputError(f"{run_dir} is not a run folder: it has no {CONFIG_FILE}")
-    config = resolve_paths(load_config(args.config or kept, args.changes))
+    config = resolve_paths(load_config(config_file(args.config) or kept, args.changes))
     checkpoint_paths.check_resumed_checkpoints(config, load_config(kept), run_dir.uri)
     return config, run_dir
 
