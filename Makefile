@@ -6,7 +6,7 @@ SEED := $(shell od -An -N3 -tu4 /dev/urandom | tr -d " ")
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast test-slow test-gpu test-lowest check format golden fuzz chaos two-hosts \
-	autoscaling screenshots clean
+	autoscaling slurm screenshots clean
 
 help:                  ## print this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | \
@@ -63,6 +63,9 @@ two-hosts: .venv       ## train over a link between two network namespaces and c
 
 autoscaling: .venv     ## a search on Ray's autoscaler: nodes are added, removed and lost
 	$(BIN)/python -m pytest -m slow tests/test_autoscaling.py
+
+slurm: .venv           ## a search on a real Slurm of two nodes, requeued in the middle; needs root
+	$(BIN)/python -m pytest -m slow tests/test_slurm.py
 
 screenshots: .venv     ## the screenshots of the docs, of real runs; needs chromium
 	$(BIN)/python -m benchmarks.screenshots

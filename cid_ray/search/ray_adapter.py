@@ -13,6 +13,7 @@ import json
 import logging
 import shutil
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from cid_ray.storage import paths
 
 STOP = str(TrialScheduler.STOP)
 CONTINUE = str(TrialScheduler.CONTINUE)
+# A batch system that stops a job signals all its processes, in any order. Our own SIGTERM gets time
+# to arrive before a trial's death counts as one of its retries.
+SIGTERM_DELAY_S = 2.0
 TRAIN = functools.partial(run_trial, reuse_process=True)
 
 # Tune warns that it writes snapshots too often; they are never read.
@@ -60,6 +64,7 @@ class TuneSearcher(Searcher):
         """
         run = self.runs.pop(trial_id, None)
         if error and run is not None:
+            time.sleep(SIGTERM_DELAY_S)
             self.search.report_process_died(run)
 
     def save(self, checkpoint_path: str) -> None:

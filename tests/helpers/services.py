@@ -22,6 +22,7 @@ REMEDIES = {
     "chromium": "apt-get install chromium",
     "initdb": "apt-get install postgresql",
     "mount namespace": "needs `unshare` and root, or sudo without a password",
+    "network namespace": "needs root and iproute2",
     "openssl": "apt-get install openssl",
     "pid namespace": "needs `unshare` and root, or sudo without a password",
     "postgres": "apt-get install postgresql",
@@ -29,6 +30,7 @@ REMEDIES = {
     "redis-server": "apt-get install redis-server",
     "shellcheck": "pip install -e '.[dev]'",
     "user namespace": "needs `unshare` and a kernel that allows user namespaces",
+    "slurm": "apt-get install slurm-wlm munge",
     "tmpfs": "mounting needs root, or sudo without a password",
 }
 

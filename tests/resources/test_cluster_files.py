@@ -481,18 +481,15 @@ def test_slurm_script_passes_shellcheck_which_sees_a_planted_mistake(tmp_path: P
 
 @pytest.mark.filterwarnings("ignore")
 def test_slurm_script_options_are_options_of_ray() -> None:
-    import click
     from ray.scripts.scripts import start
-    from ray.scripts.symmetric_run import symmetric_run
 
-    params = [*start.params, *symmetric_run.params]
-    known = {name for param in params for name in param.opts}
+    known = {name for param in start.params for name in param.opts}
     text = (CLUSTER / "slurm.sbatch").read_text()
-    command = text[text.index("ray symmetric-run") : text.index('-- "${search')]
+    command = text[text.index("role=(--head") : text.index("--log-color")]
     used = set(re.findall(r"--[\w-]+", command))
-    assert used <= known and isinstance(symmetric_run, click.Command)
-    expected = {"--address", "--min-nodes", "--num-cpus", "--num-gpus", "--dashboard-host"}
-    assert used == expected
+    assert used <= known
+    roles = {"--head", "--address", "--node-ip-address", "--port", "--dashboard-host"}
+    assert used == roles | {"--num-cpus", "--num-gpus", "--block", "--disable-usage-stats"}
 
 
 def test_image_is_built_from_existing_files_and_is_not_root() -> None:
