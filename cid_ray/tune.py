@@ -47,10 +47,10 @@ def main(argv: list[str]) -> int:
     config, message = change_search(config, args.extend, args.warm_start, bool(args.resume))
 
     # Every error that can be known comes before Ray starts, or before the first trial.
-    plan = plan_search(config)
+    plan = plan_search(config, run_dir.uri)
     check_callbacks(config, run_dir)
     start_ray(args.verbosity >= VERBOSE, {"run": run_dir.basename, **plan.job_metadata})
-    resources, max_concurrent = plan_placement(config, cluster_capacity())
+    placement = plan_placement(config, cluster_capacity())
 
     deadline = started + args.budget - FINALIZE_RESERVE_S if args.budget else None
     content_hashes = plan.preflight.content_hashes
@@ -61,8 +61,8 @@ def main(argv: list[str]) -> int:
         ) as search,
         RunConsole(run_dir.local, search.total, "trial", args.verbosity) as console,
     ):
-        add_default_callbacks(search, console, plan.ratio_names)
-        for line in (*describe_search(search, plan, resources, max_concurrent), message):
+        add_default_callbacks(search, console, plan, placement)
+        for line in (*describe_search(search, plan, placement), message):
             if line:
                 console.log(line)
         resume = f"python -m cid_ray.tune --resume {run_dir}"
@@ -72,8 +72,8 @@ def main(argv: list[str]) -> int:
         ):
             from cid_ray.search.ray_adapter import run_search
 
-            run_search(search, resources, max_concurrent)
-            search.finalize(resources=resources)
+            run_search(search, placement.resources, placement.max_concurrent)
+            search.finalize(resources=placement.resources)
         search.close()  # first: callbacks may still print
         code, lines = search_outcome(search, time.monotonic() - started)
         for line in lines:

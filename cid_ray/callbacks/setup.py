@@ -12,11 +12,11 @@ import importlib
 import inspect
 import os
 import uuid
-from collections.abc import Mapping
 
 from cid_ray.callbacks.background import BackgroundCallback
 from cid_ray.callbacks.console import SearchConsole
 from cid_ray.callbacks.experiment_logger import ExperimentLogger, SearchHistory, records_by_run
+from cid_ray.callbacks.footprint import FootprintCheck
 from cid_ray.callbacks.mlflow import MLflowLogger
 from cid_ray.callbacks.prometheus import PrometheusMetrics
 from cid_ray.callbacks.status_file import StatusFile
@@ -26,6 +26,7 @@ from cid_ray.cli.console import RunConsole
 from cid_ray.config import Config, InputError, error_summary
 from cid_ray.results.records import read_records
 from cid_ray.search.controller import Search
+from cid_ray.search.plan import Placement, SearchPlan
 from cid_ray.search.status import SearchStatus
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import TrialSpec, trial_config
@@ -104,17 +105,19 @@ def known_arguments(name: str) -> set[str]:
 
 
 def add_default_callbacks(
-    search: Search, console: RunConsole, ratio_names: Mapping[str, str]
+    search: Search, console: RunConsole, plan: SearchPlan, placement: Placement
 ) -> None:
     """Add what every search of `tune` has, and the trackers of its configuration.
 
     Args:
         search: just opened.
         console: shows lines and the live table.
-        ratio_names: ratio -> ratio with its label count, e.g. "1/16" -> "1/16 (23)".
+        plan: names the ratios and what the search needs of the disk.
+        placement: how many trials share a machine.
     """
-    status = SearchStatus(search.store, ratio_names)  # first: the console's table shows it
-    own = [status, SearchConsole(console, status), PrometheusMetrics(), StatusFile()]
+    status = SearchStatus(search.store, plan.ratio_names)  # first: the console's table shows it
+    footprint = FootprintCheck(plan.disk, placement.processes, placement.gpu_processes)
+    own = [status, SearchConsole(console, status), footprint, PrometheusMetrics(), StatusFile()]
     for callback in (*own, *make_loggers(search)):
         search.add_callback(callback)
 

@@ -31,6 +31,19 @@ def trial_request(config: Config, capacity: ClusterCapacity) -> tuple[PlacementR
     return request, min(fitting, search.max_concurrent_trials or fitting)
 
 
+def processes_per_machine(request: PlacementRequest, count: int, capacity: ClusterCapacity) -> int:
+    """How many training processes share the machine that holds most of them.
+
+    Args:
+        request: of one trial.
+        count: trials that run concurrently.
+        capacity: the cluster.
+    """
+    machines = [node_type.resources for node_type in capacity.node_types]
+    fitting = max((request.per_process.count_in(machine) for machine in machines), default=1)
+    return max(1, min(fitting, count * request.count))
+
+
 def worker_resources(config: Config, capacity: ClusterCapacity) -> Resources:
     """What each of several workers requests.
 

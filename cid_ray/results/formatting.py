@@ -36,6 +36,17 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def format_bytes(number: float) -> str:
+    """ "850 kB", "12 MB", "1.2 GB", "41 GB": powers of 1000, two digits at least."""
+    unit = "kB"
+    number /= 1000
+    for larger in ("MB", "GB", "TB"):
+        if number < 999.5:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
+
+
 def format_mean(mean: float, sd: float | None) -> str:
     """ "50.10 ± 0.80": mean and standard deviation over repeats."""
     return format_score(mean) if sd is None else f"{mean:.2f} ± {sd:.2f}"

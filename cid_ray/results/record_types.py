@@ -1,27 +1,26 @@
 """The fields of every record: one TypedDict per event. docs/records.md explains them.
 
-Scores are percent, times seconds. A key such as "val/miou" holds a slash, hence the functional
-syntax. In scores `_teacher` is the EMA network, without it the student. An `absent` class has no
-pixel in the ground truth: it is left out of mIoU instead of counting as 0.
+Scores are percent (their fields are in score_types.py), times seconds.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired
-
-from annotated_types import Ge, Le, Len
+from typing import Any, Literal, NotRequired
 
 # pydantic rejects typing's own TypedDict before Python 3.12
 from typing_extensions import TypedDict
 
-Percent = Annotated[float, Ge(0), Le(100)]
-# The other bounds leave out what is not finite, or is damaged beyond doubt.
-Count = Annotated[int, Ge(0), Le(2**53)]
-PositiveCount = Annotated[int, Ge(1), Le(2**53)]
-Seconds = Annotated[float, Ge(0), Le(1e12)]
-Number = Annotated[float, Ge(-1e300), Le(1e300)]
-Color = Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)]  # red, green, blue
-Method = Literal["supervised", "pool_bn", "mean_teacher", "cid", ""]
+from cid_ray.results.score_types import (
+    BestScores,
+    Color,
+    Count,
+    Method,
+    Number,
+    PositiveCount,
+    Seconds,
+    TestScores,
+    ValScores,
+)
 
 
 class CommonFields(TypedDict):
@@ -77,7 +76,7 @@ class Progress(TypedDict):
     step: Count  # optimizer steps done
     images_seen: Count  # labeled and unlabeled images over all workers: the time axis
     seconds: Seconds  # wall-clock over all restarts
-    images_per_s: Annotated[float, Ge(0), Le(1e12)]  # since the last restart
+    images_per_s: Seconds  # since the last restart
 
 
 class Sample(TypedDict):
@@ -89,50 +88,13 @@ class Sample(TypedDict):
     prediction: str
 
 
-ValScores = TypedDict(
-    "ValScores",
-    {
-        "val/miou": Percent | None,  # None when val has no ground truth
-        "val/miou_teacher": Percent | None,
-        "val/iou": dict[str, Percent | None],  # class -> IoU
-        "val/iou_teacher": dict[str, Percent | None],
-        "val/pixel_accuracy": Percent,
-        "val/pixel_accuracy_teacher": Percent,
-        "val/absent": list[str],  # classes without ground truth, left out of mIoU
-    },
-)
-TestScores = TypedDict(
-    "TestScores",
-    {
-        "test/miou": NotRequired[Percent | None],
-        "test/miou_teacher": NotRequired[Percent | None],
-        "test/iou": NotRequired[dict[str, Percent | None]],
-        "test/iou_teacher": NotRequired[dict[str, Percent | None]],
-        "test/pixel_accuracy": NotRequired[Percent],
-        "test/pixel_accuracy_teacher": NotRequired[Percent],
-        "test/absent": NotRequired[list[str]],
-    },
-)
-BestScores = TypedDict(
-    "BestScores",
-    {
-        "best/step": NotRequired[Count],  # the rung with the teacher's best mIoU on val
-        "best/val/miou": NotRequired[Percent | None],
-        "best/val/miou_teacher": NotRequired[Percent | None],
-        "best/val/iou": NotRequired[dict[str, Percent | None]],
-        "best/val/iou_teacher": NotRequired[dict[str, Percent | None]],
-        "best/val/pixel_accuracy": NotRequired[Percent],
-        "best/val/pixel_accuracy_teacher": NotRequired[Percent],
-        "best/val/absent": NotRequired[list[str]],
-        "best/test/miou": NotRequired[Percent | None],
-        "best/test/miou_teacher": NotRequired[Percent | None],
-        "best/test/iou": NotRequired[dict[str, Percent | None]],
-        "best/test/iou_teacher": NotRequired[dict[str, Percent | None]],
-        "best/test/pixel_accuracy": NotRequired[Percent],
-        "best/test/pixel_accuracy_teacher": NotRequired[Percent],
-        "best/test/absent": NotRequired[list[str]],
-    },
-)
+class Memory(TypedDict):
+    """Bytes of memory that training took, at most; None where the system does not say."""
+
+    process_bytes: Count | None  # resident, of the largest worker: its peak so far
+    machine_bytes: Count | None  # that there are on its machine, or in its container
+    gpu_process_bytes: Count | None  # reserved on its GPU; None on the CPU
+    gpu_bytes: Count | None  # that the GPU has
 
 
 class ProgressRecord(CommonFields, Progress):
@@ -154,6 +116,7 @@ class RungRecord(RunHeader, Progress, ValScores):
     unreadable_ids: list[str]  # the first ten of them
     skipped_steps: Count  # steps left out because their loss was not finite
     warning: str | None
+    memory: NotRequired[Memory]  # absent in records of older versions
     params: NotRequired[dict[str, Any]]  # hyperparameters of the trial; absent in a run of `train`
 
 
@@ -202,6 +165,30 @@ class WarningRecord(CommonFields):
 
     event: Literal["warning"]
     message: str
+    timestamp: Number
+
+
+class DiskRecord(CommonFields):
+    """A search starts: what it needs of the disk, estimated; `run` is the search's name."""
+
+    event: Literal["disk"]
+    folder: str  # of the checkpoints
+    at_most_bytes: Count  # when no trial is pruned
+    at_least_bytes: Count  # when all but one trial of each study are pruned; 0 when not certain
+    used_bytes: Count  # of the checkpoints that a resumed search has
+    free_bytes: Count | None  # of the folder's file system; None when nobody knows
+    cache_bytes: Count  # decoded images of a node, at most
+    cache_free_bytes: Count | None  # of the file system for temporary files
+
+
+class MemoryRecord(CommonFields):
+    """The first rung of a search: what its concurrent trials need of memory."""
+
+    event: Literal["memory"]
+    memory: Memory
+    processes: Count  # that train on one machine at the same time
+    gpu_processes: Count  # that train on one GPU at the same time; 0 on the CPU
+    fits: bool  # machine and GPU have as much
     timestamp: Number
 
 
@@ -293,6 +280,8 @@ EVENTS: dict[str, type] = {
     "retry": RetryRecord,
     "stale": StaleRecord,
     "warning": WarningRecord,
+    "disk": DiskRecord,
+    "memory": MemoryRecord,
     "search": SearchRecord,
     "noise": NoiseRecord,
     "failed": FailedRecord,

@@ -10,6 +10,7 @@ from cid_ray.resources.capacity import ClusterCapacity, Resources
 from cid_ray.search.analysis import warm_start_points
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Search
+from cid_ray.search.disk import DiskEstimate, check_disk
 from cid_ray.search.space import Space
 from cid_ray.search.trial_spec import StudyKey, trial_config
 from cid_ray.storage.paths import PathOrUri
@@ -24,11 +25,13 @@ class SearchPlan:
         config: its configuration.
         space: its parsed space.
         preflight: what the check of data and model found.
+        disk: what it needs of the disk.
     """
 
     config: Config
     space: Space
     preflight: Preflight
+    disk: DiskEstimate
 
     @property
     def ratio_names(self) -> dict[str, str]:
@@ -45,8 +48,8 @@ class SearchPlan:
         }
 
 
-def plan_search(config: Config) -> SearchPlan:
-    """Check space, sampler, pruner, data and model.
+def plan_search(config: Config, run_dir: PathOrUri) -> SearchPlan:
+    """Check space, sampler, pruner, data, model and the disk space of the run folder.
 
     Raises:
         InputError: what is wrong and what to do about it; nothing has been started.
@@ -58,26 +61,45 @@ def plan_search(config: Config) -> SearchPlan:
         for ratio in config.search.ratios
         for method in methods
     ]
-    return SearchPlan(config, space, check_data(config, variants))
+    preflight = check_data(config, variants)
+    disk = check_disk(config, space, preflight.disk, run_dir)
+    return SearchPlan(config, space, preflight, disk)
 
 
-def plan_placement(config: Config, capacity: ClusterCapacity) -> tuple[Resources, int]:
-    """What one trial's own process requests, and how many trials run concurrently.
+@dataclass(frozen=True)
+class Placement:
+    """Where trials run.
 
-    A trial on several workers requests a fraction of a CPU itself; Ray Train places its workers.
+    Attributes:
+        resources: what one trial's own process requests. A trial on several workers requests a
+            fraction of a CPU itself; Ray Train places its workers.
+        max_concurrent: trials that run concurrently.
+        processes: training processes on one machine at the same time, at most.
+        gpu_processes: training processes on one GPU at the same time, at most.
+    """
+
+    resources: Resources
+    max_concurrent: int
+    processes: int
+    gpu_processes: int
+
+
+def plan_placement(config: Config, capacity: ClusterCapacity) -> Placement:
+    """What one trial requests, and how many run concurrently.
 
     Raises:
         InputError: not even one trial can ever be placed.
     """
     request, max_concurrent = requests.trial_request(config, capacity)
+    resources = request.per_process
+    processes = requests.processes_per_machine(request, max_concurrent, capacity)
+    gpu_processes = min(processes, int(1 / resources.gpus + 1e-9)) if resources.gpus else 1
     if config.distributed.max_workers > 1:
-        return Resources(requests.DRIVER_CPUS, 0), max_concurrent
-    return request.per_process, max_concurrent
+        resources = Resources(requests.DRIVER_CPUS, 0)
+    return Placement(resources, max_concurrent, processes, max(1, gpu_processes))
 
 
-def describe_search(
-    search: Search, plan: SearchPlan, resources: Resources, max_concurrent: int
-) -> list[str]:
+def describe_search(search: Search, plan: SearchPlan, placement: Placement) -> list[str]:
     """What is said before the first trial, line by line."""
     config = search.config.search
     store = search.store
@@ -106,9 +128,9 @@ def describe_search(
         )
     lines.append(
         f"sampler {config.sampler.name}, pruner {config.pruner.name}; "
-        f"up to {max_concurrent} concurrent trials, {resources} each"
+        f"up to {placement.max_concurrent} concurrent trials, {placement.resources} each"
     )
-    lines += plan.preflight.messages
+    lines += [*plan.preflight.messages, str(plan.disk)]
     lines += [f"warning: {note}" for note in store.notes]
     interrupted = len(search.queue.resume_queue)
     if search.finished_before or interrupted:

@@ -18,6 +18,7 @@ from cid_ray.results.provenance import provenance
 from cid_ray.results.records import Record
 from cid_ray.training.collectives import mean_values
 from cid_ray.training.final_scores import final_scores, latency_ms, score_fields
+from cid_ray.training.footprint import memory_fields
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.samples import save_samples
 from cid_ray.training.trainer import Trainer
@@ -119,6 +120,7 @@ def finish_rung(trainer: Trainer, terms: LossTerms, clock: Clock) -> None:
         "samples": save_samples(trainer, "val"),
         "colors": trainer.colors,
         **trainer.health.record_fields(),
+        "memory": memory_fields(),
     }
     trainer.save()
 

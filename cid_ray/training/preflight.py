@@ -20,6 +20,7 @@ from cid_ray.storage.paths import PathOrUri
 from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.builders import run_identity, weights_hash
 from cid_ray.training.device import Device
+from cid_ray.training.footprint import DiskBytes, disk_bytes
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class Preflight:
         content_hashes: what it is -> its hash. Data and weights may change without a change of the
             configuration.
         messages: what the user should know and is no error.
+        disk: what one of its runs writes.
     """
 
     table: Table
     splits: dict[str, Split]
     content_hashes: dict[str, str]
     messages: list[str]
+    disk: DiskBytes
 
     def fingerprint(self, config: Config) -> str:
         """The hash of everything that changes the results of one of the checked configurations."""
@@ -62,13 +65,14 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         split = make_split(table, variant.data)
         check_split(variant, table, split)
         splits[variant.data.ratio] = split
-    Segmenter(config.model, table.num_classes)  # only for its errors
+    net = Segmenter(config.model, table.num_classes)
     content_hashes = {
         "the data set": table.fingerprint,
         "the weights file": weights_hash(config) or config.model.weights,
     }
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
-    return Preflight(table, splits, content_hashes, [uncached] if uncached else [])
+    messages = [uncached] if uncached else []
+    return Preflight(table, splits, content_hashes, messages, disk_bytes(config, net, table))
 
 
 def check_split(config: Config, table: Table, split: Split) -> None:

@@ -16,6 +16,7 @@ import pytest
 from pydantic import TypeAdapter
 from typing_extensions import get_type_hints
 
+from cid_ray.callbacks.footprint import FootprintCheck
 from cid_ray.results import record_types
 from cid_ray.results.noise_records import noise_records
 from cid_ray.results.record_types import EVENTS
@@ -23,6 +24,7 @@ from cid_ray.results.records import Record, read_records
 from cid_ray.results.summary import summarize
 from cid_ray.search.analysis import search_records
 from cid_ray.search.controller import Search
+from cid_ray.search.plan import plan_search
 from cid_ray.search.ray_adapter import failure_record
 from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.launch import train
@@ -88,6 +90,17 @@ def test_records_of_faults_have_their_types(small_demo: Path, tmp_path: Path) ->
     }
 
 
+def test_records_of_disk_and_memory_have_their_types(small_demo: Path, tmp_path: Path) -> None:
+    config = tiny_search(small_demo)
+    with Search.open(config, RunDir(tmp_path)) as search:
+        search.add_callback(FootprintCheck(plan_search(config, tmp_path).disk, 2, 1))
+        trial = search.next_trial()
+        assert trial is not None
+        for record in train(trial.config, tmp_path, trial.name, cpus=1):
+            search.report(record)
+    assert {"disk", "memory", "rung"} <= check_types(read_records(tmp_path))
+
+
 def test_records_of_kept_run_have_their_types() -> None:
     records = read_records(KEPT_RUN)
     assert check_types(records) == {"rung", "final", "trial", "search"}
@@ -141,7 +154,12 @@ def test_docs_name_exactly_the_fields_of_event(event: str) -> None:
 
 @pytest.mark.parametrize(
     ("heading", "name"),
-    [("Loss terms", "Losses"), ("Samples", "Sample"), ("Pareto points", "ParetoPoint")],
+    [
+        ("Loss terms", "Losses"),
+        ("Samples", "Sample"),
+        ("Measured memory", "Memory"),
+        ("Pareto points", "ParetoPoint"),
+    ],
 )
 def test_docs_name_exactly_the_fields_of_nested_object(heading: str, name: str) -> None:
     assert documented_fields()[heading] == set(get_type_hints(getattr(record_types, name)))

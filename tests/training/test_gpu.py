@@ -157,3 +157,10 @@ def test_nccl_with_one_process_equals_no_process_group(tmp_path: Path) -> None:
     assert alone.keys() == together.keys()
     for name, value in alone.items():
         torch.testing.assert_close(together[name], value, atol=1e-3, rtol=1e-2, msg=name)
+
+
+def test_rung_has_the_memory_of_the_gpu(tmp_path: Path) -> None:
+    rung = next(r for r in train(make_config("self", STEPS), tmp_path) if r["event"] == "rung")
+    memory = rung["memory"]
+    assert 0 < memory["gpu_process_bytes"] < memory["gpu_bytes"]
+    assert 0 < memory["process_bytes"] < memory["machine_bytes"]
