@@ -105,13 +105,10 @@ def test_job_has_the_exit_code_of_tune(slurm: Slurm, clone: Path) -> None:
     assert_nothing_is_left(slurm, clone, job)
 
 
-def test_job_fails_when_ray_cannot_start(slurm: Slurm, clone: Path, small_demo: Path) -> None:
-    space = space_file(clone, small_demo)
-    wrong_address = "--export=ALL,CID_HEAD_IP=no-such-host.invalid"
-    job = submit(slurm, clone, space, 1, wrong_address)
+def test_address_of_another_node_is_refused(slurm: Slurm, clone: Path) -> None:
+    job = submit(slurm, clone, clone / "space.yaml", 1, "--export=ALL,CID_HEAD_IP=10.79.0.9")
     ended = slurm.wait_for_end(job, JOB_S)
     log = (clone / "log").read_text()
-    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "1:0"), log
-    assert "does not have all 1 nodes" in log
-    assert not (clone / "run").exists()
-    assert_nothing_is_left(slurm, clone, job)
+    assert (ended["JobState"], ended["ExitCode"]) == ("FAILED", "2:0"), log
+    assert "error: CID_HEAD_IP is 10.79.0.9, must be one of" in log and slurm.nodes["n1"] in log
+    assert not (clone.parent / ".ray").exists()
