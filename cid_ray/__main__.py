@@ -9,6 +9,7 @@ import sys
 from cid_ray import __version__
 from cid_ray.cli.parser import run_command
 from cid_ray.cli.printing import say
+from cid_ray.cli.signals import exit_on_signals
 from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config.errors import InputError
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }
+USE_RAY = ("train", "tune")
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
 `cid-ray tune` without options searches a generated data set: about three minutes on 2 CPU cores."""
@@ -41,6 +43,8 @@ def main(argv: list[str] | None = None) -> None:
     elif name == "--version":
         say(f"cid_ray {__version__}")
     elif name in COMMANDS:
+        if name in USE_RAY:
+            exit_on_signals()
         run_command(importlib.import_module(f"cid_ray.{name}").main, arguments)
     else:
         run_command(unknown_command, [name])

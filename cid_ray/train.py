@@ -7,8 +7,14 @@ learning rate are global, so N changes neither.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cid_ray.cli.signals import exit_on_signals
+
+    exit_on_signals()  # the imports below take seconds
+
 from cid_ray.cli import parser, run_options, supervisor
 from cid_ray.cli.console import RunConsole
+from cid_ray.cli.signals import INTERRUPTED, stop_signals
 from cid_ray.config import Config, load_config
 from cid_ray.results.records import RecordWriter, of_event, read_records
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
@@ -46,10 +52,11 @@ def run(config: Config, run_dir: RunDir, messages: list[str], verbosity: int) ->
             console.log(line)
         resume = f"python -m cid_ray.train --resume {run_dir}"
         try:
-            train_and_record(config, run_dir, console)
+            with stop_signals(resume, console.log):
+                train_and_record(config, run_dir, console)
         except KeyboardInterrupt:
             console.log(f"interrupted; continue with: {resume}", always=True)
-            return 130
+            return INTERRUPTED
         except (FloatingPointError, WorkersLost, OSError) as error:
             text = f"failed: {error}; continue from the last checkpoint: {resume}"
             console.log(text, always=True)

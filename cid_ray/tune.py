@@ -7,6 +7,11 @@ report/index.html.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from cid_ray.cli.signals import exit_on_signals
+
+    exit_on_signals()  # the imports below take seconds
+
 import argparse
 import time
 
@@ -68,7 +73,7 @@ def main(argv: list[str]) -> int:
         resume = f"python -m cid_ray.tune --resume {run_dir}"
         with (
             live_dashboard(args.dashboard, run_dir.uri, console.log),
-            stop_signals(search.interrupt, resume, console.log),
+            stop_signals(resume, console.log, search.interrupt),
         ):
             from cid_ray.search.ray_adapter import run_search
 

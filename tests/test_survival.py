@@ -164,19 +164,16 @@ def test_resume_with_changed_space_or_data_set_is_refused(
 
 
 @pytest.mark.slow
-def test_second_ctrl_c_exits_before_the_trial_reports_and_search_can_be_resumed(
+def test_ctrl_c_in_an_hour_long_segment_ends_the_search_which_can_be_resumed(
     ray_cluster: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    # The first rung takes so long that only the signal can end the driver.
     command = [CHAOS, str(out), "1"]
     with driver(command, ray_cluster, CHAOS_SEGMENT_S="3600") as process:
         wait_while_running(process, lambda: count_log_lines(out, ": started"))
         process.send_signal(signal.SIGINT)
-        wait_while_running(process, lambda: count_log_lines(out, "interrupted"))
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=100)
-    assert process.returncode == 130
+        shown, _ = process.communicate(timeout=100)
+    assert process.returncode == 1 and "Traceback" not in shown
     assert not of_event(read_records(out), "rung")
     with driver(command, ray_cluster) as process:
         process.communicate(timeout=250)

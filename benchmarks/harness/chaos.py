@@ -287,7 +287,7 @@ def run_or_resume(out: Path, max_concurrent: int) -> int:
     with (
         Search.open(chaos_config(max_concurrent), RunDir(out)) as search,
         RunConsole(out, search.total, "trial") as console,
-        stop_signals(search.interrupt, "the same command", console.log),
+        stop_signals("the same command", console.log, search.interrupt),
     ):
         status = SearchStatus(search.store, {ratio: ratio for ratio in RATIOS})
         for callback in (status, SearchConsole(console, status)):

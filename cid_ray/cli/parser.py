@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from cid_ray.cli.printing import say
+from cid_ray.cli.signals import INTERRUPTED, exit_now, is_listening
 from cid_ray.cli.streams import tolerate_lost_streams
 from cid_ray.config import InputError
 from cid_ray.storage.paths import RIGHTS_ERRNOS, STORAGE_ERRNOS
@@ -26,7 +27,6 @@ VERBOSITY_FLAGS = {QUIET: ["-q"], NORMAL: [], VERBOSE: ["-v"]}
 DONE = 0
 FAILED = 1
 BAD_INPUT = 2
-INTERRUPTED = 130
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
 
 Command = Callable[[list[str]], int]
@@ -136,4 +136,6 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
         say(traceback.format_exc(), error=True)
         code = FAILED
     sys.stdout.flush()
+    if code == INTERRUPTED and is_listening():
+        exit_now("")  # stopping Ray in order takes seconds, and may hang after an interrupt
     sys.exit(code)

@@ -12,10 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from types import FrameType
 
 from cid_ray.cli.parser import VERBOSITY_FLAGS
 from cid_ray.cli.printing import say
+from cid_ray.cli.signals import INTERRUPTED, STOP_NUMBERS, handle_signals
 from cid_ray.config import InputError
 from cid_ray.storage.run_dir import RunDir
 
@@ -49,12 +49,12 @@ def supervise(module: str, argv: list[str], args: argparse.Namespace) -> int:
     started = time.monotonic()
     child_argv = without_restarts(argv)
     for restarts_left in range(args.restarts, -1, -1):
-        code = _run_child([sys.executable, "-m", module, *child_argv])
+        code, asked_to_end = _run_child([sys.executable, "-m", module, *child_argv])
         if code >= 0:
             return code
         killed_by = signal.Signals(-code)
-        if killed_by in (signal.SIGINT, signal.SIGTERM):
-            return 130
+        if asked_to_end or killed_by in STOP_NUMBERS:
+            return INTERRUPTED
         next_step = f"resuming, {restarts_left} restart(s) left"
         if not restarts_left:
             next_step = "no restart is left"
@@ -78,21 +78,22 @@ def _resume_argv(folder: str, args: argparse.Namespace, elapsed_s: float) -> lis
     return argv
 
 
-def _run_child(command: list[str]) -> int:
-    """Run a command to its end and forward SIGTERM to it; minus the signal's number if killed."""
-    child = subprocess.Popen(command)
+def _run_child(command: list[str]) -> tuple[int, bool]:
+    """Run a command to its end, and forward SIGINT and SIGTERM to it.
 
-    def forward(number: int, _: FrameType | None) -> None:
+    Returns:
+        Its exit code, minus the signal's number if it was killed, and whether a signal was
+        forwarded.
+    """
+    child = subprocess.Popen(command)
+    forwarded: list[int] = []
+
+    def forward(number: int) -> None:
+        forwarded.append(number)
         child.send_signal(number)
 
-    former_sigterm = signal.signal(signal.SIGTERM, forward)
-    # The terminal sends Ctrl-C to the child as well, so this process only has to survive it.
-    former_sigint = signal.signal(signal.SIGINT, lambda *_: None)
-    try:
-        return child.wait()
-    finally:
-        signal.signal(signal.SIGTERM, former_sigterm)
-        signal.signal(signal.SIGINT, former_sigint)
+    with handle_signals(forward):
+        return child.wait(), bool(forwarded)
 
 
 def without_restarts(argv: list[str]) -> list[str]:

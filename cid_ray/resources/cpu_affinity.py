@@ -17,13 +17,6 @@ _leases: dict[int, socket.socket] = {}  # CPU -> lease of this process, until it
 _lock = threading.Lock()
 
 
-def available_cpus() -> int:
-    """The number of CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def pin_process(cpus: int) -> set[int]:
     """Lease CPUs for this process and move all its threads there.
 

@@ -23,6 +23,8 @@ from cid_ray.storage import checkpoint_paths, paths
 if TYPE_CHECKING:
     from cid_ray.search.controller import Search
 
+POLL_S = 0.5  # how often a wait for test scores looks for Ctrl-C
+
 
 def finalize_search(search: Search, trial_fn: TrialFn, resources: Resources | None) -> None:
     """The steps in order; each can be repeated after a kill.
@@ -69,6 +71,11 @@ def score_winners(search: Search, trial_fn: TrialFn, resources: Resources | None
     # time: half-placed groups would wait for each other forever.
     several = search.config.distributed.max_workers == 1
     for winner, task in zip(winners, list(tasks) if several else tasks, strict=True):
+        while not search.rules.interrupted and not ray.wait([task], timeout=POLL_S)[0]:
+            pass
+        if search.rules.interrupted:
+            search.log("interrupted: winners are scored on test after a resume", important=True)
+            return
         try:
             _record_test_scores(search, winner, ray.get(task))
         except ray.exceptions.RayError as error:

@@ -8,6 +8,7 @@ torch imported and images decoded.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import logging
@@ -92,6 +93,32 @@ class TuneScheduler(FIFOScheduler):
         return CONTINUE if decision is Decision.CONTINUE else STOP
 
 
+class _Interrupted(BaseException):
+    """Ends Tune's loop. Tune cleans up after an Exception, for up to 15 seconds."""
+
+
+class StopAtInterrupt(tune.Stopper):
+    """Leaves Tune's loop at Ctrl-C, also while all trials are in a long step.
+
+    What trials have done since their last checkpoint is done again after a resume. Ray ends their
+    processes when the command ends.
+    """
+
+    def __init__(self, search: Search):
+        self.search = search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # see TuneSearcher
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False  # TuneScheduler stops trials
+
+    def stop_all(self) -> bool:
+        if self.search.rules.interrupted:
+            raise _Interrupted
+        return False
+
+
 class TrialActor(tune.Trainable):
     """Runs one trial after another in one process; a step is the next record."""
 
@@ -174,6 +201,7 @@ def run_search(
         run_config=tune.RunConfig(
             name="tune",
             storage_path=folder,
+            stop=StopAtInterrupt(search),
             verbose=0,
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
@@ -181,7 +209,11 @@ def run_search(
         ),
     )
     try:
-        with search.heartbeat.in_background(), search.storage_errors():
+        with (
+            search.heartbeat.in_background(),
+            search.storage_errors(),
+            contextlib.suppress(_Interrupted),
+        ):
             tuner.fit()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

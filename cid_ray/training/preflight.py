@@ -14,6 +14,7 @@ from cid_ray.data.cache import describe_uncached
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import Split, make_split
 from cid_ray.data.table import Table
+from cid_ray.resources.cpu_count import describe_small_quota
 from cid_ray.results.records import of_event, read_records
 from cid_ray.storage import checkpoint_paths
 from cid_ray.storage.paths import PathOrUri
@@ -71,7 +72,7 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         "the weights file": weights_hash(config) or config.model.weights,
     }
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
-    messages = [uncached] if uncached else []
+    messages = [line for line in (uncached, describe_small_quota()) if line]
     return Preflight(table, splits, content_hashes, messages, disk_bytes(config, net, table))
 
 

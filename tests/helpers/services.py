@@ -19,6 +19,7 @@ REQUIRE_SERVICES = "CID_RAY_REQUIRE_SERVICES"
 
 # What a service is called in tests -> how to get it.
 REMEDIES = {
+    "cgroup": "needs the CPU controller of cgroup v1 or v2, and root",
     "chromium": "apt-get install chromium",
     "initdb": "apt-get install postgresql",
     "mount namespace": "needs `unshare` and root, or sudo without a password",
