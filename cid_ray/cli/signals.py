@@ -23,6 +23,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from cid_ray.cli.streams import tolerate_lost_streams
+
 INTERRUPTED = 130  # the exit code
 GRACE_S = 9.0  # from the first Ctrl-C, for trials to stop and for the report
 SAME_KEY_S = 0.3  # `--restarts` forwards a Ctrl-C that a terminal has sent to its child too
@@ -40,6 +42,7 @@ def exit_on_signals() -> None:
     """From now on Ctrl-C and SIGTERM end this process immediately, and the Ray that it started."""
     global _listener
     if _listener is None:
+        tolerate_lost_streams()  # first: else a socket gets the number of a closed stream
         _listener = Listener()
 
 
