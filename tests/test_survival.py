@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,6 +97,24 @@ def test_failures_of_one_kind_stop_the_search_with_their_reason(
     shown = capsys.readouterr().out
     assert "3 trials failed in the same way (FloatingPointError" in shown
     assert "search.max_failed_trials" in shown and f"--resume {out}" in shown
+
+
+@pytest.mark.slow
+def test_trial_killed_for_memory_is_one_line_that_says_what_to_lower(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    path = space_file(
+        tmp_path, small_demo, trials=1, ratios=["1/4"], baselines=[], max_failed_trials=1
+    )
+    command = ["cid_ray.tune", "--config", str(path), "--out", str(tmp_path / "run")]
+    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    with driver(command, "local", **low) as process:
+        shown, _ = process.communicate(timeout=250)
+    assert process.returncode == 1 and "Traceback" not in shown
+    lines = [line for line in shown.splitlines() if "ran low on memory" in line]
+    assert len(lines) == 4  # two retries, the failure, the end of the search
+    assert re.search(r"-000: Ray killed .* \(\S+ of \S+ were used\): lower search\.max", lines[0])
+    assert "Considered workers" not in shown
 
 
 # ---- disks ----

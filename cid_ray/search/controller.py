@@ -182,7 +182,7 @@ class Search:
                 return self._report(self.queue.running[run], record)
         return Decision.STOP
 
-    def report_process_died(self, run: str) -> None:
+    def report_process_died(self, run: str, reason: str = PROCESS_DIED) -> None:
         """A trial's process is gone: queue the trial again, or fail it when no retry is left."""
         trial = self.queue.running.get(run)
         if trial is None or self.should_stop():
@@ -191,9 +191,9 @@ class Search:
             self._lock.check()
             attempt = self.queue.retry(run)
             if attempt:
-                self.events.retried(trial, PROCESS_DIED, attempt)
+                self.events.retried(trial, reason, attempt)
             else:
-                self._fail(trial, PROCESS_DIED)
+                self._fail(trial, reason)
 
     def should_stop(self) -> bool:
         """Whether no further trial may start and running ones have to stop."""

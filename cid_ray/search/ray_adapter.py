@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import logging
+import re
 import shutil
 import tempfile
 import time
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cid_ray.config import error_summary
 from cid_ray.resources.capacity import Resources
 from cid_ray.results.records import Record
-from cid_ray.search.controller import Decision, Search
+from cid_ray.search.controller import PROCESS_DIED, Decision, Search
 from cid_ray.search.trial_fn import TrialFn, run_trial
 from cid_ray.storage import paths
 
@@ -39,6 +41,34 @@ TRAIN = functools.partial(run_trial, reuse_process=True)
 
 # Tune warns that it writes snapshots too often; they are never read.
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+# Its list of incomplete trials names none of ours.
+logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
+TUNE_LOGGER = logging.getLogger("ray.tune.execution.tune_controller")
+
+
+class TrialErrors(logging.Filter):
+    """Keeps the error of a trial's process, which Tune logs just before it tells its searcher.
+
+    The log of a death is dropped: of a process killed for memory it is a page of eighty lines.
+    """
+
+    error: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(self.error, RayActorError | OutOfMemoryError)
+
+    def take_reason(self) -> str:
+        """Why the process of the trial that Tune reports now has died."""
+        error, self.error = self.error, None
+        if not isinstance(error, OutOfMemoryError):
+            return PROCESS_DIED
+        usage = re.search(r"was (\S+) used / (\S+) limit", str(error))
+        used = f" ({usage[1]} of {usage[2]} were used)" if usage else ""
+        return (
+            f"Ray killed the trial's process because its node ran low on memory{used}: lower "
+            "search.max_concurrent_trials, data.batch_size or data.cache_mb"
+        )
 
 
 class TuneSearcher(Searcher):
@@ -48,6 +78,7 @@ class TuneSearcher(Searcher):
         super().__init__()
         self.search = search
         self.runs: dict[str, str] = {}  # Tune's trial id -> run name
+        self.errors = TrialErrors()
 
     def suggest(self, trial_id: str) -> Any:
         trial = self.search.next_trial()
@@ -66,7 +97,7 @@ class TuneSearcher(Searcher):
         run = self.runs.pop(trial_id, None)
         if error and run is not None:
             time.sleep(SIGTERM_DELAY_S)
-            self.search.report_process_died(run)
+            self.search.report_process_died(run, self.errors.take_reason())
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("see the studies\n", encoding="utf-8")
@@ -188,11 +219,12 @@ def run_search(
     of_payload = functools.partial(trial_fn, run_dir, resources.cpus)
     # Tune's own snapshots are never read, so they go to a folder that is removed.
     folder = tempfile.mkdtemp(prefix="cid_ray_tune_")
+    searcher = TuneSearcher(search)
     trainable = tune.with_parameters(TrialActor, trial_fn=of_payload)
     tuner = tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle()])),
         tune_config=tune.TuneConfig(
-            search_alg=TuneSearcher(search),
+            search_alg=searcher,
             scheduler=TuneScheduler(search),
             num_samples=-1,
             max_concurrent_trials=max_concurrent,
@@ -208,6 +240,7 @@ def run_search(
             ),
         ),
     )
+    TUNE_LOGGER.addFilter(searcher.errors)
     try:
         with (
             search.heartbeat.in_background(),
@@ -216,4 +249,5 @@ def run_search(
         ):
             tuner.fit()
     finally:
+        TUNE_LOGGER.removeFilter(searcher.errors)
         shutil.rmtree(folder, ignore_errors=True)
