@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cid_ray.config import Config, build_config, load_config
-from cid_ray.resources.cpu_count import available_cpus
+from cid_ray.resources.container import available_cpus
 from cid_ray.resources.ray_session import RAY_ENVIRONMENT
 from cid_ray.results.provenance import provenance
 from cid_ray.results.records import Record, of_event, read_records

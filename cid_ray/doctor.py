@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from cid_ray.cli.parser import DONE, FAILED, make_parser, run_command
+from cid_ray.cli.printing import say
 from cid_ray.diagnostics import machine, out_folder, ray_checks, runner, software
 from cid_ray.diagnostics.runner import Check
 
@@ -32,9 +33,9 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     counts = {runner.OK: 0, runner.WARNING: 0, runner.FAILED: 0}
     for result in runner.run_checks(checks(args.out)):
-        print(result, flush=True)
+        say(str(result))
         counts[result.status] += 1
-    print(", ".join(f"{count} {status}" for status, count in counts.items()))
+    say(", ".join(f"{count} {status}" for status, count in counts.items()))
     return FAILED if counts[runner.FAILED] else DONE
 
 

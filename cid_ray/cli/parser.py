@@ -117,7 +117,7 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
     """
     tolerate_lost_streams()
     if warning := ensure_home():
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", error=True)
     try:
         code = command(list(sys.argv[1:] if argv is None else argv))
     except InputError as error:

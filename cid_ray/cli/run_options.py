@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cid_ray.cli.parser import QUIET
+from cid_ray.cli.printing import say
 from cid_ray.config import Config, InputError, build_config, load_config
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.packaged import named_file
@@ -45,7 +46,7 @@ def config_file(name: str | Path | None, verbosity: int = QUIET) -> Path | None:
         return None
     path = named_file(name, "search_spaces")
     if path != Path(name) and verbosity > QUIET:
-        print(f"config {path}")
+        say(f"config {path}")
     return path
 
 

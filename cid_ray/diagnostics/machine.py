@@ -6,13 +6,11 @@ import os
 import resource
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from cid_ray.config import InputError
 from cid_ray.diagnostics.runner import Limited
-from cid_ray.resources.cpu_affinity import available_cpus
+from cid_ray.resources.container import available_cpus, cpu_quota, memory_limit
 from cid_ray.storage.user_dirs import cache_dir, check_writable, home_dir, home_problem
 from cid_ray.storage.user_dirs import private_temp_dir as instead_of_home
 
@@ -21,7 +19,6 @@ LITTLE_DISK = 2 * GIB
 LITTLE_SHARED_MEMORY = GIB
 LITTLE_MEMORY = 4 * GIB  # Ray takes about one, and each trial about one
 RAY_FULL = 0.95  # of the disk: then Ray creates no objects
-CGROUPS = Path("/sys/fs/cgroup")
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -116,51 +113,3 @@ def check_memory() -> str:
             "data.batch_size_u, or end other programs"
         )
     return text
-
-
-def cpu_quota(root: Path = CGROUPS) -> float | None:
-    """CPUs that the container may use on average; None without a quota."""
-    quotas = [
-        int(words[0]) / int(words[1])
-        for words in map(str.split, _cgroup_values(root, "cpu.max"))
-        if words[0] != "max"
-    ]
-    periods = _cgroup_values(root / "cpu", "cpu.cfs_period_us")
-    for quota, period in zip(
-        _cgroup_values(root / "cpu", "cpu.cfs_quota_us"), periods, strict=True
-    ):
-        if int(quota) > 0:
-            quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
-
-
-def memory_limit(root: Path = CGROUPS) -> int | None:
-    """Bytes that the container may use; None without a limit."""
-    values = [
-        *_cgroup_values(root, "memory.max"),
-        *_cgroup_values(root / "memory", "memory.limit_in_bytes"),  # a huge number: no limit
-    ]
-    return min((int(value) for value in values if value != "max"), default=None)
-
-
-def _cgroup_values(root: Path, name: str) -> list[str]:
-    """The values of a limit in this process's control group and in all groups around it."""
-    return [text for folder in _cgroup_folders(root) for text in _content(folder / name)]
-
-
-def _cgroup_folders(root: Path) -> Iterator[Path]:
-    """The folders of the groups, inmost first. In a container the own one is the root."""
-    own: set[str] = set()
-    with suppress(OSError):
-        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-        own = {line.split(":", 2)[2].strip("/") for line in lines}
-    folders = {root / path for path in own}
-    around = {parent for folder in folders for parent in (folder, *folder.parents)}
-    inside = {folder for folder in around if folder.is_relative_to(root)} | {root}
-    yield from sorted(inside, key=lambda folder: -len(folder.parts))
-
-
-def _content(file: Path) -> list[str]:
-    with suppress(OSError):
-        return [file.read_text(encoding="utf-8").strip()]
-    return []

@@ -12,7 +12,7 @@ from cid_ray.config import InputError, error_summary
 from cid_ray.resources import _ray_compat
 from cid_ray.resources.capacity import AliveNode, ClusterCapacity, Resources, with_autoscaler
 from cid_ray.resources.cluster_files import kuberay_capacity, read_cluster_file
-from cid_ray.resources.cpu_count import available_cpus
+from cid_ray.resources.container import available_cpus
 from cid_ray.results.provenance import git_sha
 
 RAY_ENVIRONMENT = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from cid_ray.config import InputError, TrainConfig
-from cid_ray.resources.cpu_count import available_cpus
+from cid_ray.resources.container import available_cpus
 
 # mallopt's parameters, from glibc's malloc.h
 M_TRIM_THRESHOLD = -1

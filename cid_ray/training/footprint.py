@@ -14,12 +14,11 @@ from torch import nn
 from cid_ray.config import Config
 from cid_ray.data.cache import cache_layout, decoded_sizes
 from cid_ray.data.table import Table
+from cid_ray.resources.container import memory_limit
 from cid_ray.training.collectives import gather_objects
 
 STATUS_FILE = Path("/proc/self/status")
 ENTRY_BYTES = 400  # of a tensor in a checkpoint, besides its values: name, headers, padding
-# The limit of a container; by cgroup version 2 and 1.
-LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,4 @@ def machine_bytes() -> int | None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
         return None
-    for name in LIMIT_FILES:
-        with suppress(OSError, ValueError):  # no such limit, or "max"
-            total = min(total, int(Path(name).read_text(encoding="utf-8")))
-    return total
+    return min(total, memory_limit() or total)

@@ -14,7 +14,7 @@ from cid_ray.data.cache import describe_uncached
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import Split, make_split
 from cid_ray.data.table import Table
-from cid_ray.resources.cpu_count import describe_small_quota
+from cid_ray.resources.container import describe_small_quota
 from cid_ray.results.records import of_event, read_records
 from cid_ray.storage import checkpoint_paths
 from cid_ray.storage.paths import PathOrUri

@@ -69,40 +69,6 @@ def test_limit_of_address_space_is_named() -> None:
     assert result.status == "WARN" and "`ulimit -v` is 64.0 GiB" in result.text
 
 
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(f"{text}\n")
-    return root
-
-
-@pytest.mark.parametrize(
-    ("files", "cpus", "memory"),
-    [
-        ({}, None, None),
-        ({"cpu.max": "max 100000", "memory.max": "max"}, None, None),
-        ({"cpu.max": "50000 100000", "memory.max": "1073741824"}, 0.5, 1 << 30),
-        (
-            {
-                "cpu/cpu.cfs_quota_us": "150000",
-                "cpu/cpu.cfs_period_us": "100000",
-                "memory/memory.limit_in_bytes": "2048",
-            },
-            1.5,
-            2048,
-        ),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None),
-    ],
-)
-def test_limits_of_container_are_read(
-    tmp_path: Path, files: dict[str, str], cpus: float | None, memory: int | None
-) -> None:
-    """Of both versions of control groups."""
-    root = write(tmp_path, files)
-    assert machine.cpu_quota(root) == cpus
-    assert machine.memory_limit(root) == memory
-
-
 def test_quota_below_one_cpu_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "cpu_quota", lambda: 0.5)
     with pytest.raises(Limited, match=r"the container's quota is 0.5: a trial gets less than"):

@@ -1,13 +1,14 @@
-"""How many CPUs this process may use: the smaller of its affinity and its container's quota.
+"""What this process may use of its machine: the CPUs and the memory that its container allows.
 
-Docker, Kubernetes and Slurm limit a container's CPU time by a quota of its control group (cgroup).
-Its processes still see all CPUs of the machine. More trials than the quota allows slow one another
-down.
+Docker, Kubernetes and Slurm limit a container by its control group (cgroup). Its processes still
+see all CPUs and all memory of the machine. More trials than the limits allow slow one another down,
+or are killed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,7 +46,22 @@ def cpu_quota(proc: Path = PROC) -> float | None:
         >>> quota is None or quota > 0
         True
     """
-    quotas: list[float] = []
+    quotas = [_quota(folder) for folder in _group_folders("cpu", proc)]
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def memory_limit(proc: Path = PROC) -> int | None:
+    """The bytes that this process's control group may use; None without a limit.
+
+    Args:
+        proc: as for `cpu_quota`.
+    """
+    limits = [_memory(folder) for folder in _group_folders("memory", proc)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _group_folders(controller: str, proc: Path) -> Iterator[Path]:
+    """The folders of the process's group and of those that hold it, of cgroup v1 and v2."""
     with suppress(OSError, ValueError):  # no Linux, or files of another form
         paths = _group_paths((proc / "cgroup").read_text(encoding="utf-8"))
         for mount in (proc / "mountinfo").read_text(encoding="utf-8").splitlines():
@@ -53,28 +69,21 @@ def cpu_quota(proc: Path = PROC) -> float | None:
             fields, _, super_fields = mount.partition(" - ")
             root, mount_point = fields.split()[3:5]
             kind, _, options = super_fields.split()[:3]
-            controller = "" if kind == "cgroup2" else "cpu"
-            is_cpu = kind == "cgroup2" or (kind == "cgroup" and "cpu" in options.split(","))
-            if is_cpu and controller in paths:
+            is_v2 = kind == "cgroup2"
+            name = "" if is_v2 else controller
+            if name in paths and (is_v2 or (kind == "cgroup" and name in options.split(","))):
                 # In a container the mount may begin at the container's own group.
-                path = paths[controller]
+                path = paths[name]
                 below = path.removeprefix(root) if path.startswith(root) else ""
-                quotas += _quotas(Path(mount_point), below.strip("/"))
-    return min(quotas, default=None)
+                folder = Path(mount_point) / below.strip("/")
+                yield folder
+                yield from (p for p in folder.parents if p.is_relative_to(mount_point))
 
 
 def _group_paths(text: str) -> dict[str, str]:
     """Controller -> path of the process's group; the controller of cgroup v2 is ""."""
     lines = [line.split(":", 2) for line in text.splitlines()]
     return {name: path for _, names, path in lines for name in names.split(",")}
-
-
-def _quotas(mount_point: Path, below: str) -> list[float]:
-    """The quotas of a group and of those that hold it."""
-    folder = mount_point / below
-    folders = [folder, *(parent for parent in folder.parents if parent.is_relative_to(mount_point))]
-    found = (_quota(each) for each in folders)
-    return [quota for quota in found if quota is not None]
 
 
 def _quota(folder: Path) -> float | None:
@@ -86,4 +95,13 @@ def _quota(folder: Path) -> float | None:
         allowed = (folder / "cpu.cfs_quota_us").read_text(encoding="utf-8")
         period = (folder / "cpu.cfs_period_us").read_text(encoding="utf-8")
         return None if int(allowed) <= 0 else int(allowed) / int(period)
+    return None
+
+
+def _memory(folder: Path) -> int | None:
+    """The limit of one group, in bytes. Without a limit cgroup v1 has a huge number."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        with suppress(OSError):
+            text = (folder / name).read_text(encoding="utf-8").strip()
+            return None if text == "max" else int(text)
     return None

@@ -1,4 +1,4 @@
-"""Law: trials are placed on the CPUs that the container's quota allows, not on those it shows."""
+"""Law: the container's limits count, not the CPUs and the memory that its machine shows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,17 @@ from pathlib import Path
 import pytest
 
 import cid_ray
-from cid_ray.resources.cpu_count import available_cpus, cpu_quota, describe_small_quota
+from cid_ray.resources.container import (
+    available_cpus,
+    cpu_quota,
+    describe_small_quota,
+    memory_limit,
+)
 from tests.helpers.services import require_service
 
 PRINT_COUNTS = """
 import json
-from cid_ray.resources.cpu_count import available_cpus, cpu_quota, describe_small_quota
+from cid_ray.resources.container import available_cpus, cpu_quota, describe_small_quota
 print(json.dumps([cpu_quota(), available_cpus(), describe_small_quota()]))
 """
 V1 = "34 31 0:29 {root} {mount} rw,relatime - cgroup cgroup rw,cpu,cpuacct"
@@ -120,3 +125,22 @@ def test_count_is_at_most_the_affinity() -> None:
     limits = [len(os.sched_getaffinity(0)), *([] if quota is None else [max(1, int(quota))])]
     assert available_cpus() == min(limits)
     assert bool(describe_small_quota()) == (quota is not None and quota < 1)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [("1073741824", 1 << 30), ("max", None)])
+def test_memory_limit_of_cgroup_v2(tmp_path: Path, limit: str, expected: int | None) -> None:
+    mount = tmp_path / "cgroup"
+    (mount / "pod").mkdir(parents=True)
+    (mount / "memory.max").write_text("4294967296\n" if expected else "max\n")
+    (mount / "pod" / "memory.max").write_text(f"{limit}\n")
+    proc = write_proc(tmp_path / "proc", "0::/pod\n", V2.format(root="/", mount=mount))
+    assert memory_limit(proc) == expected
+
+
+def test_memory_limit_of_cgroup_v1(tmp_path: Path) -> None:
+    mount = tmp_path / "cgroup"
+    mount.mkdir()
+    (mount / "memory.limit_in_bytes").write_text("2048\n")
+    line = V1.format(root="/docker/a1", mount=mount).replace("cpu,cpuacct", "memory")
+    proc = write_proc(tmp_path / "proc", "5:memory:/docker/a1\n", line)
+    assert memory_limit(proc) == 2048
