@@ -22,7 +22,7 @@ from cid_ray.results.report_page import RenderedFigure, class_legend, render_fig
 from cid_ray.results.snapshot import BestRun, SearchSnapshot, snapshot
 from cid_ray.results.status import STATUS_FILE, read_status
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
-from cid_ray.storage import paths
+from cid_ray.storage import boundary, paths
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
 
 REPORT_FILE = "report/index.html"
@@ -62,7 +62,7 @@ class ServedRun:
 
     @property
     def has_report(self) -> bool:
-        return (self.folder / REPORT_FILE).is_file()
+        return paths.inside(self.folder, REPORT_FILE) is not None
 
     def poll(self) -> bool:
         """Whether a watched file, or the connection to the store, changed since the last poll."""
@@ -82,13 +82,20 @@ class ServedRun:
         """
         problems = []
         try:
+            boundary.check_links(self.folder)
+        except InputError as error:
+            now = time.time()
+            search = snapshot([], Config(), {}, now)
+            search.problems.append(str(error))
+            return search, [], Config()
+        try:
             config = read_config(self.folder)
         except InputError as error:
             config = Config()
             problems.append(str(error))
         try:
             status = read_status(self.folder)  # before the records, which know at least as much
-        except ValueError as error:
+        except InputError as error:
             status = {}
             problems.append(str(error))
         try:

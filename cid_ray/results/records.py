@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cid_ray.results.record_lines import parse_line
+from cid_ray.storage.boundary import no_follow
 
 RECORDS_FILE = "records.jsonl"
 Record = dict[str, Any]
@@ -50,7 +51,7 @@ class RecordWriter:
             ValueError: a value is NaN or infinite, which JSON cannot express.
         """
         data = json.dumps(record, allow_nan=False, default=float).encode() + b"\n"
-        with self.path.open("ab") as file:
+        with open(self.path, "ab", opener=no_follow) as file:
             if file.tell() and not _ends_with_newline(self.path):
                 file.write(b"\n")  # a kill cut the last record short: start a line of our own
             file.write(data)

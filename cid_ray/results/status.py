@@ -13,6 +13,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from cid_ray.config import InputError
 from cid_ray.results.record_lines import check_numbers, parse_json
 from cid_ray.results.record_types import Count, Losses, Method, PositiveCount, Seconds
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
@@ -64,25 +65,25 @@ def read_status(folder: Path) -> dict[str, Any]:
         exists. {} where there is no status.
 
     Raises:
-        ValueError: the file cannot be read or holds something else; the message says what.
+        InputError: the file cannot be read or holds something else.
     """
     file = folder / STATUS_FILE
     try:
         if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"{file} is larger than {MAX_BYTES >> 20} MiB")
+            raise InputError(f"{file} is larger than {MAX_BYTES >> 20} MiB")
         status = parse_json(file.read_bytes())
         TypeAdapter(Status).validate_python(status, strict=True)
         check_numbers([running["params"] for running in status["running"].values()])
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise ValueError(f"{file} cannot be read ({error.strerror})") from None
+        raise InputError(f"{file} cannot be read ({error.strerror})") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:60]
-        raise ValueError(f"{file} holds no status (`{field}`: {first['msg'].lower()})") from None
+        raise InputError(f"{file} holds no status (`{field}`: {first['msg'].lower()})") from None
     except ValueError as error:
-        raise ValueError(f"{file} holds no status ({error})") from None
+        raise InputError(f"{file} holds no status ({error})") from None
     is_here = status["host"] == process_namespace()
     return {**status, "gone": is_here and not _process_exists(status["pid"])}
 

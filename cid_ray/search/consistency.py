@@ -57,7 +57,7 @@ def check_consistency(
         problems.append(missing_in_records(records, trials or {}))
         try:
             problems.append(trials_missing_in_records(records, read_status(reader.path.parent)))
-        except ValueError as error:
+        except InputError as error:
             notes.append(str(error))
     found = "; ".join(filter(None, problems))
     if found:
@@ -75,7 +75,7 @@ def check_run_folder(run_dir: RunDir, reader: RecordReader, metric: str) -> list
     Raises:
         InputError: one knows trials that another lacks, or the journal is damaged.
     """
-    with contextlib.suppress(ValueError):  # a damaged status is named below
+    with contextlib.suppress(InputError):  # a damaged status is named below
         status = read_status(run_dir.local)
         if status.get("state") == "running" and not status["gone"]:
             return []

@@ -13,6 +13,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial
 
 from cid_ray.config import InputError, error_summary
+from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
@@ -105,5 +107,8 @@ def store_record(trial: Any, record: Record) -> None:
 
 
 def stored_records(trial: FrozenTrial) -> Iterator[Record]:
-    """The records stored with a trial."""
-    return (json.loads(v) for key, v in trial.user_attrs.items() if key.startswith(RECORD))
+    """The records stored with a trial; what is none, another program has written."""
+    for key, value in trial.user_attrs.items():
+        if key.startswith(RECORD):
+            with suppress(ValueError):
+                yield parse_line(str(value).encode())

@@ -54,7 +54,9 @@ def status_of_now() -> dict[str, Any]:
     run = {**made_up.common_fields("cid", 8, 7), "steps": 10, "params": {}, "resumed": False}
     return {
         "state": "running",
+        "reason": "",
         "total": 12,
+        "finished": 0,
         "finished_before": 0,
         "started": 1_000_000.0,
         "timestamp": 1_000_100.0,

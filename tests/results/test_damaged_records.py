@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cid_ray.config import Config
+from cid_ray.config import Config, InputError
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.figure_data import MAX_CURVES, curves_data, shown_curves
 from cid_ray.results.live_page import ServedRun, open_runs, run_page, runs_page
@@ -181,7 +181,7 @@ def test_status_of_any_shape_is_a_card_and_the_rest_is_shown(tmp_path: Path, con
     folder = tmp_path / "run"
     shutil.copytree(KEPT_RUN, folder)
     (folder / "status.json").write_text(content)
-    with pytest.raises(ValueError, match=r"status\.json holds no status"):
+    with pytest.raises(InputError, match=r"status\.json holds no status"):
         read_status(folder)
     run = served(folder)
     page = run_page(run, [run])
