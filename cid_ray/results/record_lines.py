@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from cid_ray.results.record_types import EVENTS
 from cid_ray.storage import paths
 
+EVENTS_OF_A_SEARCH = ("search", "noise", "disk", "memory")
 FIELDS_OF_ANY_TYPE = {"params", "best_hyperparameters", "pareto"}
 MAX_NUMBER = 1e300  # what arithmetic on a page can still bear
 
@@ -37,7 +38,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:60]
         raise ValueError(f"{event} record, `{field}`: {first['msg'].lower()}") from None
-    if event not in ("search", "noise"):  # the others are about one run
+    if event not in EVENTS_OF_A_SEARCH:  # the others are about one run
         if not paths.is_component(record["run"]):
             raise ValueError(f"{event} record, `run`: not a plain name")
         if not record["method"]:
