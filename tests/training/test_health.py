@@ -8,9 +8,10 @@ bit for bit.
 from __future__ import annotations
 
 import io
+import json
 import math
-import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,26 @@ def decompression_bomb() -> bytes:
 
 
 def damage(source: Path, target: Path, contents: dict[str, bytes | None]) -> Path:
-    """A copy of a table in which some images hold other bytes."""
+    """A copy of a table in which some images hold other bytes, as if they were imported like that.
+
+    A row without bytes keeps its hash: such a row cannot be imported.
+    """
     table = pq.read_table(source / "table.parquet")
     ids = table["image_id"].to_pylist()
     images = dict(zip(ids, table["image"].to_pylist(), strict=True)) | contents
     column = pa.array([images[image_id] for image_id in ids], pa.binary())
     target.mkdir(parents=True)
-    for name in ("meta.json", "index.parquet"):
-        shutil.copy(source / name, target)
+    index = pq.read_table(source / "index.parquet")
+    known = dict(zip(ids, index["sha256"].to_pylist(), strict=True))
+    known |= {
+        key: sha256(value).hexdigest() for key, value in contents.items() if value is not None
+    }
+    hashes = pa.array([known[image_id] for image_id in ids])
+    index = index.set_column(index.schema.get_field_index("sha256"), "sha256", hashes)
+    pq.write_table(index, target / "index.parquet")
+    meta = json.loads((source / "meta.json").read_text())
+    meta["index_sha256"] = sha256((target / "index.parquet").read_bytes()).hexdigest()
+    (target / "meta.json").write_text(json.dumps(meta))
     table = table.set_column(table.schema.get_field_index("image"), "image", column)
     pq.write_table(
         table, target / "table.parquet", row_group_size=ROW_GROUP_SIZE, compression="none"
