@@ -31,6 +31,8 @@ SAME_KEY_S = 0.3  # `--restarts` forwards a Ctrl-C that a terminal has sent to i
 CHECK_INTERVAL_S = 0.02
 KILL_TIMEOUT_S = 1.0
 LOG_TIMEOUT_S = 0.5  # the main thread may hold the log's lock
+PENDING_TIMEOUT_S = 1.0
+END, PENDING_DONE = b"\x00", b"\xff"  # to the thread, between the numbers of signals
 STOP_NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
 
@@ -106,6 +108,7 @@ def handle_signals(
     try:
         yield listener
     finally:
+        listener.finish_pending()  # else `former` would act on a signal of this block
         listener.act = former
         listener.set_handlers(_ignore)
         if listener is not _listener:
@@ -143,6 +146,7 @@ class Listener:
         self.act: Callable[[int], None] = lambda _: exit_now()
         self.deadline = math.inf
         self._at_deadline: Callable[[], None] = exit_now
+        self._pending_done = threading.Event()
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._former = {number: signal.signal(number, _ignore) for number in STOP_NUMBERS}
@@ -153,7 +157,7 @@ class Listener:
 
     def close(self) -> None:
         """Restore the former handlers."""
-        self._writer.send(b"\0")
+        self._writer.send(END)
         self._thread.join()
         signal.set_wakeup_fd(self._former_fd)
         for number, handler in self._former.items():
@@ -166,6 +170,12 @@ class Listener:
         signal.signal(signal.SIGINT, sigint_handler)
         signal.signal(signal.SIGTERM, _ignore)  # `ray.init` has set another one
 
+    def finish_pending(self) -> None:
+        """Wait until the signals that have arrived are acted on."""
+        self._pending_done.clear()
+        self._writer.send(PENDING_DONE)
+        self._pending_done.wait(PENDING_TIMEOUT_S)
+
     def set_deadline(self, seconds: float, at_deadline: Callable[[], None]) -> None:
         self.deadline = time.monotonic() + seconds
         self._at_deadline = at_deadline
@@ -174,11 +184,13 @@ class Listener:
         while True:
             ready, _, _ = select.select([self._reader], [], [], CHECK_INTERVAL_S)
             numbers = self._reader.recv(16) if ready else b""
-            if 0 in numbers:
-                return
             for number in numbers:
                 if number in STOP_NUMBERS:
                     self.act(number)
+            if PENDING_DONE[0] in numbers:
+                self._pending_done.set()
+            if END[0] in numbers:
+                return
             if time.monotonic() >= self.deadline:
                 self._at_deadline()
             self._take_back()

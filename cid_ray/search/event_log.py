@@ -13,7 +13,7 @@ from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.search.heartbeat import StaleRun
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.storage import checkpoint_paths, paths
+from cid_ray.storage import checkpoint_paths
 
 
 class EventLog:
@@ -74,9 +74,7 @@ class EventLog:
         # Of a repeat only the scores are used. Other complete trials keep their checkpoints until
         # the winners are scored on test.
         if state == "pruned" or (state == "complete" and trial.key.repeats_of):
-            paths.remove(
-                checkpoint_paths.checkpoint_dir(self.store.config, self.run_dir.uri, trial.name)
-            )
+            checkpoint_paths.remove_checkpoints(self.store.config, self.run_dir.uri, trial.name)
         self.run_dir.push()
         if state == "failed":
             self.callbacks.on_trial_error(trial, reason)

@@ -133,6 +133,4 @@ def delete_losing_checkpoints(search: Search) -> None:
         for trial in store.ranked(key):
             run = trial.user_attrs["run"]
             if run not in kept:
-                paths.remove(
-                    checkpoint_paths.checkpoint_dir(search.config, search.run_dir.uri, run)
-                )
+                checkpoint_paths.remove_checkpoints(search.config, search.run_dir.uri, run)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 from cid_ray.config import Config, InputError
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
+
+CHECKPOINT_FILE = re.compile(r"(last|best)[^/]*\.pt(\.[^/]*\.partial)?")
 
 
 def checkpoint_dir(config: Config, run_dir: PathOrUri, *run: str) -> PathOrUri:
@@ -27,6 +30,22 @@ def has_checkpoint(config: Config, run_dir: PathOrUri, run: str) -> bool:
     """Whether a run left a checkpoint to resume from, also an older one (`train.num_to_keep`)."""
     files = paths.list_files(checkpoint_dir(config, run_dir, run), recursive=False)
     return any(name.startswith("last") and name.endswith(".pt") for name in files)
+
+
+def remove_checkpoints(config: Config, run_dir: PathOrUri, run: str) -> None:
+    """Remove the checkpoints of one run, and its folder if nothing else is in it.
+
+    The folder is named by configuration and studies, which somebody else may have written, so
+    other files in it stay.
+    """
+    folder = checkpoint_dir(config, run_dir, run)
+    files = paths.list_files(folder)
+    own = [name for name in files if CHECKPOINT_FILE.fullmatch(name)]
+    if len(own) == len(files):
+        paths.remove(folder)
+        return
+    for name in own:
+        paths.remove(paths.join(folder, name))
 
 
 def check_new_checkpoints(config: Config, run_dir: PathOrUri) -> None:

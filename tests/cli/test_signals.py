@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 import cid_ray
+from cid_ray.cli import signals
 from cid_ray.cli.signals import STOP_NUMBERS, stop_signals
 from tests.helpers.ports import wait_until
 
@@ -137,7 +139,25 @@ def test_sigterm_names_the_command_that_resumes() -> None:
     assert process.returncode == 130 and shown == "received SIGTERM; resume with: the command\n"
 
 
-def test_without_interrupt_the_main_thread_gets_a_keyboard_interrupt() -> None:
+@pytest.mark.parametrize("delay_s", [0.0, 0.2])
+def test_without_interrupt_the_main_thread_gets_a_keyboard_interrupt(
+    monkeypatch: pytest.MonkeyPatch, delay_s: float
+) -> None:
+    """Also when the main thread leaves the block before the listening thread reads the signal."""
+    read, set_handlers = signals.Listener._run, signals.Listener.set_handlers
+
+    def read_late(listener: signals.Listener) -> None:
+        time.sleep(delay_s)
+        read(listener)
+
+    def set_handlers_slowly(listener: signals.Listener, handler: Any) -> None:
+        set_handlers(listener, handler)
+        if handler is signals._ignore:  # at the end of the block
+            time.sleep(2 * delay_s)
+
+    monkeypatch.setattr(signals.Listener, "_run", read_late)
+    monkeypatch.setattr(signals.Listener, "set_handlers", set_handlers_slowly)
+
     def wait() -> None:
         with stop_signals("the command", lambda text, important: None):
             os.kill(os.getpid(), signal.SIGINT)
