@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from cid_ray.cli.parser import make_parser, run_command
 from cid_ray.cli.printing import say
-from cid_ray.config import InputError, load_config
 from cid_ray.search.repair import repair_run
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
+from cid_ray.storage.run_dir import RunDir, load_run_config
 
 EXAMPLES = """
   python -m cid_ray.repair runs/camvid-20260101-120000
@@ -24,10 +23,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     with RunDir(args.run) as run_dir:
         run_dir.pull()
-        kept = run_dir.local / CONFIG_FILE
-        if not kept.is_file():
-            raise InputError(f"{run_dir} is not a run folder: it has no {CONFIG_FILE}")
-        config = load_config(kept)
+        config = load_run_config(run_dir)
         run_dir.lock()
         for line in repair_run(run_dir, config):
             say(line)

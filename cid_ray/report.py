@@ -14,7 +14,7 @@ from cid_ray.config import InputError, load_config
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.records import RECORDS_FILE
 from cid_ray.results.text_report import write_report
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, load_run_config
 
 EXAMPLES = """
   python -m cid_ray.report runs/camvid-20260101-120000
@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
         if not (run_dir.local / RECORDS_FILE).is_file():
             raise InputError(f"{run_dir} is not a run folder: it has no {RECORDS_FILE}")
         own_config = run_dir.local / CONFIG_FILE
+        if own_config.exists() and not args.config:
+            load_run_config(run_dir)  # a part of it would change what is shown
         config = load_config(
             config_file(args.config) or (own_config if own_config.exists() else None), args.changes
         )

@@ -15,10 +15,10 @@ if __name__ == "__main__":
 from cid_ray.cli import parser, run_options, supervisor
 from cid_ray.cli.console import RunConsole
 from cid_ray.cli.signals import INTERRUPTED, stop_signals
-from cid_ray.config import Config, load_config
+from cid_ray.config import Config
 from cid_ray.results.records import RecordWriter, of_event, read_records
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, write_config
+from cid_ray.storage.run_dir import RunDir, load_run_config, write_config
 from cid_ray.training.launch import train
 from cid_ray.training.mailbox import WorkersLost
 
@@ -41,7 +41,10 @@ def main(argv: list[str]) -> int:
     config, run_dir = run_options.open_run(args, "train")
     messages = check(config, run_dir, bool(args.resume), verbose=args.verbosity > parser.NORMAL)
     with run_dir:
-        write_config(config, run_dir)
+        if args.resume:
+            run_dir.lock()
+        else:
+            write_config(config, run_dir)
         return run(config, run_dir, messages, args.verbosity)
 
 
@@ -70,8 +73,7 @@ def check(config: Config, run_dir: RunDir, resumed: bool, verbose: bool) -> list
     from cid_ray.training import preflight
 
     if resumed:
-        saved = load_config(run_dir.local / CONFIG_FILE)
-        preflight.check_resumed_config(config, saved, run_dir.uri)
+        preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
         preflight.check_resumed_records(config, run_dir)
     found = preflight.check_data(config)
     workers = preflight.check_workers(config, found, run_dir.basename, verbose)
@@ -83,7 +85,9 @@ def train_and_record(config: Config, run_dir: RunDir, console: RunConsole) -> No
 
     writer = RecordWriter(run_dir.local)
     recorded = {record["step"] for record in of_event(read_records(run_dir.local), "rung")}
-    for record in train(config, run_dir.uri):
+    for number, record in enumerate(train(config, run_dir.uri)):
+        if number == 0:  # only now is it known that a resumed run's checkpoint is one of this run
+            write_config(config, run_dir)
         console.show_record(record)
         if record["event"] == "progress":  # only shown
             continue

@@ -10,7 +10,7 @@ from cid_ray.cli.printing import say
 from cid_ray.config import Config, InputError, build_config, load_config
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.packaged import named_file
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, new_run_dir
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, load_run_config, new_run_dir
 
 
 def open_run(
@@ -55,11 +55,10 @@ def _open_existing_run(args: argparse.Namespace) -> tuple[Config, RunDir]:
         raise InputError("--resume DIR continues in DIR; leave out --out")
     run_dir = RunDir(args.resume)
     run_dir.pull()
-    kept = run_dir.local / CONFIG_FILE
-    if not kept.is_file():
-        raise InputError(f"{run_dir} is not a run folder: it has no {CONFIG_FILE}")
-    config = resolve_paths(load_config(config_file(args.config) or kept, args.changes))
-    checkpoint_paths.check_resumed_checkpoints(config, load_config(kept), run_dir.uri)
+    kept = load_run_config(run_dir)
+    source = config_file(args.config) or run_dir.local / CONFIG_FILE
+    config = resolve_paths(load_config(source, args.changes))
+    checkpoint_paths.check_resumed_checkpoints(config, kept, run_dir.uri)
     return config, run_dir
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cid_ray.config import Config, InputError, error_summary, load_config
+from cid_ray.config import Config, InputError, error_summary
 from cid_ray.results import figures
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.device_time import TIME_KINDS
@@ -23,7 +23,7 @@ from cid_ray.results.snapshot import BestRun, SearchSnapshot, snapshot
 from cid_ray.results.status import STATUS_FILE, read_status
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
 from cid_ray.storage import boundary, paths
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, load_run_config
 
 REPORT_FILE = "report/index.html"
 WATCHED_FILES = (RECORDS_FILE, STATUS_FILE, CONFIG_FILE, REPORT_FILE)
@@ -89,7 +89,7 @@ class ServedRun:
             search.problems.append(str(error))
             return search, [], Config()
         try:
-            config = read_config(self.folder)
+            config = read_config(self.run_dir)
         except InputError as error:
             config = Config()
             problems.append(str(error))
@@ -151,7 +151,7 @@ def open_runs(run_dirs: Sequence[RunDir]) -> list[ServedRun]:
                 f"{run_dir} is not a run folder: it has neither {CONFIG_FILE} nor {RECORDS_FILE}"
             )
         if len(run_dirs) == 1:
-            read_config(run_dir.local)  # an invalid one ends the command now, not a request later
+            read_config(run_dir)  # an invalid one ends the command now, not a request later
         slug = _free_slug(run_dir.basename, taken=runs)
         runs[slug] = ServedRun(slug, run_dir)
     return list(runs.values())
@@ -167,10 +167,10 @@ def _free_slug(name: str, taken: dict[str, ServedRun]) -> str:
     return slug
 
 
-def read_config(folder: Path) -> Config:
+def read_config(run_dir: RunDir) -> Config:
     """The configuration in a run folder, the defaults where it has none."""
-    path = folder / CONFIG_FILE
-    return load_config(path if path.is_file() else None)
+    has_config = (run_dir.local / CONFIG_FILE).exists()
+    return load_run_config(run_dir) if has_config else Config()
 
 
 def run_page(run: ServedRun, runs: list[ServedRun]) -> str:

@@ -74,6 +74,7 @@ class RecordReader:
     Attributes:
         num_lines: complete lines that were read.
         num_skipped: those of them that hold no record.
+        torn: the file ends within a line: it is being written, was killed then, or was cut.
 
     Example:
         >>> reader = RecordReader(Path("runs/demo"))
@@ -88,6 +89,7 @@ class RecordReader:
     def _start_over(self) -> None:
         self.num_lines = 0
         self.num_skipped = 0
+        self.torn = False
         self._first_skipped = ""
         self._found: dict[tuple[Any, ...], Record] = {}
         self._offset = 0  # of the first line that is not complete yet
@@ -106,6 +108,7 @@ class RecordReader:
             if not self._continues(file):
                 self._start_over()
             file.seek(self._offset)
+            self.torn = False
             for line in file:
                 self._add(line)
         return list(self._found.values())
@@ -121,7 +124,9 @@ class RecordReader:
             record = parse_line(line)
             self._store(tuple(record.get(name) for name in UNIQUE_BY), record)
         except (ValueError, TypeError) as error:  # TypeError: a list where UNIQUE_BY needs a value
-            if is_complete and line.strip():  # else cut short by a kill, or still being written
+            if not is_complete:
+                self.torn = True
+            elif line.strip():
                 self.num_skipped += 1
                 self._first_skipped = self._first_skipped or (f"line {self.num_lines + 1}: {error}")
         if is_complete:

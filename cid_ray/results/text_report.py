@@ -14,7 +14,7 @@ from rich.table import Table
 from cid_ray.config import Config, InputError
 from cid_ray.config.plain_text import printable
 from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
-from cid_ray.results.records import RECORDS_FILE, Record
+from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
 from cid_ray.results.summary import RatioSummary, result_table, summarize
 from cid_ray.results.tables import pareto_table
@@ -58,6 +58,9 @@ def write_report(
             weights = checkpoint_paths.checkpoint_dir(config, run_dir.uri, cid["run"])
             log(f"  best CID hyperparameters: {format_params(cid['params'])}")
             log(f"  its weights: {weights}/last.pt")
+    unfinished = unfinished_runs(records)
+    if unfinished:
+        log(f"{len(unfinished)} run(s) have not finished: {', '.join(unfinished[:3])}")
     if not any(summary.has_noise_floor for summary in summaries):
         log(caution(summaries))
     for point in pareto_table(summaries):
@@ -65,6 +68,13 @@ def write_report(
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")
     write_page(run_dir.local, out or run_dir.local / "report", records, config)
     log(f"wrote {out or paths.join(run_dir.uri, 'report')}/index.html")
+
+
+def unfinished_runs(records: list[Record]) -> list[str]:
+    """The runs that reached a rung and have no end."""
+    ended = {r["run"] for r in records if r["event"] in ("final", "trial", "stale", "failed")}
+    reached = dict.fromkeys(record["run"] for record in of_event(records, "rung"))
+    return [run for run in reached if run not in ended]
 
 
 def comparison_table(summaries: list[RatioSummary]) -> str:

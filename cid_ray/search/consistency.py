@@ -49,6 +49,8 @@ def check_consistency(
     """
     records = reader.read()
     notes = [reader.skipped]
+    if reader.torn:
+        notes.append(f"{reader.path} ends within a line: its writer was killed, or it was cut")
     problems = []
     if trials is not None:
         problems.append(missing_in_studies(records, trials, shared))

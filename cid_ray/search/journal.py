@@ -57,7 +57,8 @@ RESUMABLE_KEYS = (
 
 
 def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
-    """The storage in a journal file, which is created if absent.
+    """The storage in a journal file, which is created if absent. Before the first write an
+    incomplete last line must be cut off (`cut_torn_line`).
 
     Args:
         path: the file on this machine.
@@ -69,7 +70,6 @@ def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
     # The lock is a symlink that must find its target from anywhere.
     path = path.parent.resolve() / path.name
     remove_dead_lock(path)
-    cut_torn_line(path)
     lock = JournalFileSymlinkLock(str(path), grace_period=GRACE_PERIOD_S)
     return read_journal(path, run or path.parent, lock)
 

@@ -27,6 +27,7 @@ from cid_ray.search.consistency import check_consistency
 from cid_ray.search.journal import (
     JOURNAL,
     check_same_search,
+    cut_torn_line,
     open_journal,
     search_fingerprint,
     stored_trials,
@@ -92,6 +93,8 @@ class StudyStore:
         self.notes = check_consistency(
             reader, trials, config.search.metric, run_dir.uri, shared=self.name
         )
+        if not url:
+            cut_torn_line(journal)
         self.owner, self._is_new = rdb.run_owner(run_dir.local) if url else ("", True)
         run_dir.push()  # the owner id, before a trial carries it
         if self.shared:

@@ -18,6 +18,18 @@ from cid_ray.storage.paths import PathOrUri
 # Optuna's lock of its journal is a link that nobody follows. Its target is an absolute path, which
 # is wrong after the folder was moved.
 NEVER_FOLLOWED = ".journal.lock"
+FILES = (
+    "config.yaml",
+    "records.jsonl",
+    "study.journal",
+    "status.json",
+    "log.txt",
+    "index.html",
+    "report.md",
+    "meta.json",
+    "table.parquet",
+    "index.parquet",
+)  # names that cid_ray gives to files alone
 MAX_COMPONENT_BYTES = 255  # of common file systems
 
 
@@ -29,7 +41,8 @@ def check_links(folder: Path) -> None:
 
     Raises:
         InputError: a link leads out of the folder or nowhere (writing through it would create a
-            file elsewhere), or an entry is a device or a pipe (reading it could wait forever).
+            file elsewhere), an entry is a device or a pipe (reading it could wait forever), or a
+            folder has the name of a file.
     """
     root = folder.resolve()
     for entry in _entries(str(root)):
@@ -45,6 +58,8 @@ def check_links(folder: Path) -> None:
                 )
         elif not entry.is_file() and not entry.is_dir():
             raise InputError(f"{entry.path} is neither a file nor a folder; remove it")
+        elif entry.is_dir() and entry.name in FILES:
+            raise InputError(f"{entry.path} is a folder, must be a file; remove it")
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

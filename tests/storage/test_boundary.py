@@ -104,6 +104,7 @@ def test_run_folder_may_be_a_link_and_hold_links_within(tmp_path: Path) -> None:
     (run / "best").symlink_to("checkpoints")
     # Left by a kill, in a folder that was moved since.
     (run / "study.journal.lock").symlink_to("/old/place/study.journal")
+    (run / "study.journal").unlink()  # it holds no study
     link = tmp_path / "by-link"
     link.symlink_to(run)
     assert report_main([str(link)]) == 0
