@@ -5,13 +5,16 @@ their own: `report` (seconds, size of the page, peak memory), and the live page 
 rung in the file to the page that shows it). Seconds are CPU time of the one process, so that other
 work on the machine does not count. Several sizes show how the cost grows.
 
-    python -m benchmarks.large_search --out benchmarks/results/integrity/large_search.json
+    python -m benchmarks.large_search --old CHECKOUT --out benchmarks/results/integrity/load.json
+
+--old measures another checkout of cid_ray on the same records, in turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -89,10 +92,15 @@ def write_run(folder: Path, trials: int) -> None:
             file.write(json.dumps(record) + "\n")
 
 
-def measured(code: str, folder: Path) -> dict[str, float]:
-    """Run code in a process of its own; it prints its figures as JSON."""
+def measured(code: str, folder: Path, checkout: Path) -> dict[str, float]:
+    """Run code of a checkout in a process of its own; it prints its figures as JSON."""
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
     )
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -143,22 +151,29 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[500, 5000, 30000])
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--old", type=Path, help="another checkout, measured in turns")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
+    checkouts = {"new": Path(__file__).parents[1]}
+    if args.old:
+        checkouts = {"old": args.old, **checkouts}
     rows = []
     for trials in args.trials:
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "run"
             write_run(folder, trials)
             size = (folder / "records.jsonl").stat().st_size / 1e6
-            row: dict[str, float] = {"trials": trials, "records_mb": size}
-            found = [
-                measured(REPORT, folder) | measured(LIVE, folder) for _ in range(args.repetitions)
-            ]
-            for name in found[0]:
-                row[name] = statistics.median(one[name] for one in found)
-            rows.append({name: round(value, 2) for name, value in row.items()})
-            print(rows[-1], flush=True)
+            found: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+            for _ in range(args.repetitions):
+                for name, checkout in checkouts.items():
+                    figures = [measured(code, folder, checkout) for code in (REPORT, LIVE)]
+                    found[name].append(figures[0] | figures[1])
+            for name, figures in found.items():
+                row: dict[str, Any] = {"code": name, "trials": trials, "records_mb": round(size, 1)}
+                for key in figures[0]:
+                    row[key] = round(statistics.median(one[key] for one in figures), 2)
+                rows.append(row)
+                print(row, flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         content = {"rows": rows, **provenance()}

@@ -18,6 +18,7 @@ import time
 from cid_ray.callbacks.setup import add_default_callbacks, check_callbacks
 from cid_ray.cli.console import RunConsole
 from cid_ray.cli.parser import (
+    INTERRUPTED,
     VERBOSE,
     add_config_options,
     add_verbosity_options,
@@ -29,7 +30,7 @@ from cid_ray.cli.sidecar import add_dashboard_option, live_dashboard
 from cid_ray.cli.signals import stop_signals
 from cid_ray.cli.supervisor import add_restarts_option, supervise
 from cid_ray.config import InputError
-from cid_ray.resources.ray_session import cluster_capacity, start_ray
+from cid_ray.resources.ray_session import cluster_capacity, start_ray, stop_ray
 from cid_ray.search.controller import Search
 from cid_ray.search.outcome import search_outcome
 from cid_ray.search.plan import change_search, describe_search, plan_placement, plan_search
@@ -83,6 +84,8 @@ def main(argv: list[str]) -> int:
         code, lines = search_outcome(search, time.monotonic() - started)
         for line in lines:
             console.log(line, always=True)
+        if code == INTERRUPTED:
+            stop_ray()
         return code
 
 

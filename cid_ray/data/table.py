@@ -120,10 +120,13 @@ class Table:
         self.ignore_index = meta.ignore_index
         self.fingerprint = meta.fingerprint
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
-            encoded = file.read()
-        if meta.index_sha256 not in (None, hashlib.sha256(encoded).hexdigest()):
-            raise ValueError("index.parquet is not the file that was imported")
-        self.index = pq.read_table(pa.BufferReader(encoded))
+            digest = hashlib.sha256(file.read()).hexdigest()
+            if meta.index_sha256 not in (None, digest):
+                raise ValueError("index.parquet is not the file that was imported")
+            # Not from the bytes that were read: pyarrow's threads would hold on to them, and one
+            # that drops them while Python exits aborts the process.
+            file.seek(0)
+            self.index = pq.read_table(file)
         check_index(self.index, len(self.classes))
         # Before it is opened: a file that is replaced meanwhile gets an id that no other file has.
         self._stamp = paths.file_stamp(paths.join(self.folder, TABLE_FILE))

@@ -12,7 +12,7 @@ from cid_ray.storage.json_file import MEGABYTE
 from cid_ray.storage.paths import PathOrUri
 
 MAX_BYTES = 64 * MEGABYTE  # it names every file that an import left out
-MAX_CLASSES = 256  # an id is a byte
+MAX_CLASSES = 255  # an id is a byte, and one of the 256 means "no label"
 MAX_NAME_CHARS = 200
 
 Byte = Annotated[int, Field(ge=0, le=255)]

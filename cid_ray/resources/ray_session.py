@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import socket
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 JOIN_TIMEOUT_S = 10.0  # for each of two tries: a connection, and an answer
+STOP_TIMEOUT_S = 3.0
 NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that an autoscaler started
 
 
@@ -67,6 +69,15 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
             what = "Ray cannot be started here (RAY_TMPDIR names another folder for its files)"
         raise InputError(f"{what}: {' '.join(str(error).split())[:300]}") from None
     _ray_compat.add_job_metadata(metadata)
+
+
+def stop_ray(timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Leave Ray, which sends the last metrics to a cluster that stays; give up after a while."""
+    import ray
+
+    thread = threading.Thread(target=ray.shutdown, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
 
 
 def cluster_to_join() -> str | None:

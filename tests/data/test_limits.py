@@ -116,7 +116,10 @@ def test_split_file_that_is_too_large_is_refused(
         read_lists(table, tmp_path)
     with (tmp_path / name).open("wb") as file:
         file.truncate(HUGE)
-    with pytest.raises(InputError, match=rf"{name} is larger than 256 MB"):
+    with pytest.raises(
+        InputError,
+        match=rf"{name} has 1,000,000,000,000 bytes, such a file may have at most 256,000,000",
+    ):
         read_lists(table, tmp_path)
 
 
@@ -125,10 +128,10 @@ def test_split_file_that_is_too_large_is_refused(
     [
         ("a" + " " * 500_000 + "b", "more than 200 characters"),
         ("road\x1b[31m", "control characters"),
-        ("road 1 2 999", "road has a color above 255"),
+        ("road 1 2 999", "has a colour above 255"),
         ("\n".join(f"c{number}" for number in range(300)), "names 300 classes"),
-        ("# nothing", "names 0 classes"),
-        ("x" * 2_000_000, "larger than 1 MB"),
+        ("# nothing", "names no class"),
+        ("x" * 2_000_000, "may have at most 1,000,000"),
     ],
     ids=["spaces", "escape", "color", "many", "none", "large"],
 )

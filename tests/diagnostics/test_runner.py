@@ -32,7 +32,7 @@ def broken() -> str:
 
 
 def crashes() -> str:
-    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGVTALRM)
     return "unreachable"
 
 
@@ -61,7 +61,7 @@ def test_results_come_in_order_and_each_fault_is_a_line(capfd: pytest.CaptureFix
         "WARN limited: slow; do this",
         "FAIL bad: broken; do that",
         "FAIL broken: KeyError: 'x'",
-        "FAIL crashes: a library ended the check with SIGUSR1; install it again",
+        "FAIL crashes: a library ended the check with SIGVTALRM; install it again",
         "FAIL killed: the check was killed (SIGKILL), perhaps for memory; end other programs",
         "FAIL exits: a library ended the check with exit code 3",
     ]
