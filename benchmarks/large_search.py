@@ -120,7 +120,7 @@ peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({"report_s": seconds, "report_mb": size / 1e6, "report_peak_mib": peak}))
 """
 LIVE = """
-import json, resource, sys, time
+import json, os, resource, sys, time
 from pathlib import Path
 from cid_ray.results.live_page import open_runs, run_page
 from cid_ray.storage.run_dir import RunDir
@@ -136,7 +136,8 @@ with (folder / "records.jsonl").open() as file:
     rung = json.loads(next(line for line in file if '"event": "rung"' in line))
 later = []
 for number in range(3):
-    rung |= {"run": f"1_16-cid-{90000 + number}", "trial_number": 90000 + number}
+    new = 1000 * os.getpid() + number  # of no earlier process
+    rung |= {"run": f"1_16-cid-{new}", "trial_number": new}
     with (folder / "records.jsonl").open("a") as file:
         file.write(json.dumps(rung) + "\\n")
     seconds, size = page()
