@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.process, pytest.mark.ray]
 START_LIMIT_S = 2.0
 RUN_LIMIT_S = 10.0
 MOMENTS = 20
-TWO_WORKERS = ["--set=distributed.num_workers=2", "--set=train.steps=100000"]
-ONE_WORKER = ["--set=train.steps=100000"]
+LONG = ["--set=train.steps=100000", "--set=train.rungs=[0.0001, 1.0]"]
+TWO_WORKERS = ["--set=distributed.num_workers=2", *LONG]
 
 
 class Command:
@@ -107,7 +107,7 @@ def test_signal_while_ray_starts(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("options", [ONE_WORKER, TWO_WORKERS])
+@pytest.mark.parametrize("options", [LONG, TWO_WORKERS])
 def test_signal_while_it_trains_says_how_to_continue(
     small_demo: Path, tmp_path: Path, options: list[str], number: signal.Signals
 ) -> None:

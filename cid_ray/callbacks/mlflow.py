@@ -52,6 +52,7 @@ class MLflowLogger(ExperimentLogger):
         self.run_ids: dict[str, str] = {}
         found: dict[str, LoggedRun] = {}
         experiment = self.callback.mlflow_util.experiment_id
+        self._delete_half_created(experiment)
         query = f"tags.search_id = '{search_id}'"
         for run in self.client.search_runs([experiment], query, max_results=MAX_RUNS):
             name = run.data.tags.get("trial_name", "")
@@ -70,6 +71,17 @@ class MLflowLogger(ExperimentLogger):
                     points = self.client.get_metric_history(run.info.run_id, key)
                     logged.add((key, point.step) for point in points)
         return found
+
+    def _delete_half_created(self, experiment: str) -> None:
+        """Delete runs of our names that a kill left before they got a tag: they begin anew.
+
+        A store of plain files creates a run first and writes its tags one by one.
+        """
+        query = "attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([experiment], query, max_results=MAX_RUNS):
+            is_empty = not (run.data.params or run.data.metrics or "search_id" in run.data.tags)
+            if is_empty and run.info.run_name in self.history.runs:
+                self.client.delete_run(run.info.run_id)
 
     def _is_damaged(self, name: str, params: Mapping[str, str]) -> bool:
         """Whether a kill left a parameter half written in a store of plain files.

@@ -96,6 +96,23 @@ def test_loggers_after_kill_9_continue_the_same_runs(
     check_both(tmp_path)
 
 
+def test_mlflow_run_that_a_kill_left_without_tags_begins_anew(
+    tmp_path: Path, loggers: dict[str, Any]
+) -> None:
+    uri = f"file:{tmp_path}/mlruns"
+    client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+    experiment = client.create_experiment(EXPERIMENT)
+    for name in ("1_8-supervised-000", "a run of somebody else"):
+        run = client.create_run(experiment, run_name=name)
+        for tag in run.data.tags:
+            client.delete_tag(run.info.run_id, tag)
+    run_search(tmp_path / "run", {"mlflow": loggers["mlflow"]})
+    run_search(tmp_path / "run", {"mlflow": loggers["mlflow"]})
+    (foreign,) = (r for r in mlflow_runs(tmp_path) if r.info.run_name == "a run of somebody else")
+    client.delete_run(foreign.info.run_id)  # it was left
+    check_mlflow(uri, EXPERIMENT, tmp_path / "run")
+
+
 @pytest.mark.process
 def test_mlflow_run_with_half_written_parameter_is_logged_again(
     tmp_path: Path, loggers: dict[str, Any]
