@@ -10,7 +10,8 @@ from __future__ import annotations
 from cid_ray.cli.parser import make_parser, run_command
 from cid_ray.cli.printing import say
 from cid_ray.search.repair import repair_run
-from cid_ray.storage.run_dir import RunDir, load_run_config
+from cid_ray.storage.run_config import load_run_config
+from cid_ray.storage.run_dir import RunDir
 
 EXAMPLES = """
   python -m cid_ray.repair runs/camvid-20260101-120000

@@ -14,7 +14,8 @@ from cid_ray.config import InputError, load_config
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.records import RECORDS_FILE
 from cid_ray.results.text_report import write_report
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, load_run_config
+from cid_ray.storage.run_config import load_run_config
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
 
 EXAMPLES = """
   python -m cid_ray.report runs/camvid-20260101-120000

@@ -18,7 +18,8 @@ from cid_ray.cli.signals import INTERRUPTED, stop_signals
 from cid_ray.config import Config
 from cid_ray.results.records import RecordWriter, of_event, read_records
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
-from cid_ray.storage.run_dir import RunDir, load_run_config, write_config
+from cid_ray.storage.run_config import load_run_config, write_config
+from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.launch import train
 from cid_ray.training.mailbox import WorkersLost
 

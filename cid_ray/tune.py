@@ -18,7 +18,6 @@ import time
 from cid_ray.callbacks.setup import add_default_callbacks, check_callbacks
 from cid_ray.cli.console import RunConsole
 from cid_ray.cli.parser import (
-    INTERRUPTED,
     VERBOSE,
     add_config_options,
     add_verbosity_options,
@@ -68,15 +67,14 @@ def main(argv: list[str]) -> int:
         RunConsole(run_dir.local, search.total, "trial", args.verbosity) as console,
     ):
         add_default_callbacks(search, console, plan, placement)
-        for line in (*describe_search(search, plan, placement), message):
-            if line:
-                console.log(line)
+        for line in filter(None, (*describe_search(search, plan, placement), message)):
+            console.log(line)
         resume = f"python -m cid_ray.tune --resume {run_dir}"
         with (
             live_dashboard(args.dashboard, run_dir.uri, console.log),
             stop_signals(resume, console.log, search.interrupt),
         ):
-            from cid_ray.search.ray_adapter import run_search
+            from cid_ray.search.ray_adapter import run_search  # Tune takes a second
 
             run_search(search, placement.resources, placement.max_concurrent)
             search.finalize(resources=placement.resources)
@@ -84,8 +82,7 @@ def main(argv: list[str]) -> int:
         code, lines = search_outcome(search, time.monotonic() - started)
         for line in lines:
             console.log(line, always=True)
-        if code == INTERRUPTED:
-            stop_ray()
+        stop_ray()
         return code
 
 

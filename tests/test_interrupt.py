@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -61,11 +62,19 @@ class Command:
 
     def wait_for_child(self, name: str) -> None:
         """Wait until a process of Ray such as gcs_server has started."""
-        wait_until(lambda: any(name in words for words in self.left()), 100)
+        self.wait_until(lambda: any(name in words for words in self.left()))
 
     def wait_for_log(self, text: str) -> None:
         log = self.out / "log.txt"
-        wait_until(lambda: log.is_file() and text in log.read_text(), 100)
+        self.wait_until(lambda: log.is_file() and text in log.read_text())
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        try:
+            wait_until(condition, 100)
+        except BaseException:
+            self.process.terminate()  # with all that it has started
+            self.process.communicate()
+            raise
 
     def end(self, number: signal.Signals) -> tuple[str, float]:
         """Send a signal; returns what the command has printed, and its seconds to the exit."""

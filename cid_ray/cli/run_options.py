@@ -10,7 +10,8 @@ from cid_ray.cli.printing import say
 from cid_ray.config import Config, InputError, build_config, load_config
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.packaged import named_file
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, load_run_config, new_run_dir
+from cid_ray.storage.run_config import load_run_config
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, new_run_dir
 
 
 def open_run(

@@ -23,7 +23,8 @@ from cid_ray.results.snapshot import BestRun, SearchSnapshot, snapshot
 from cid_ray.results.status import STATUS_FILE, read_status
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
 from cid_ray.storage import boundary, paths
-from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, load_run_config
+from cid_ray.storage.run_config import load_run_config
+from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
 
 REPORT_FILE = "report/index.html"
 WATCHED_FILES = (RECORDS_FILE, STATUS_FILE, CONFIG_FILE, REPORT_FILE)

@@ -36,7 +36,8 @@ from cid_ray.search.study_store import (
 from cid_ray.search.trial_fn import TrialFn, run_trial
 from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.storage.run_dir import RunDir, write_config
+from cid_ray.storage.run_config import write_config
+from cid_ray.storage.run_dir import RunDir
 
 NO_GROUND_TRUTH = "val has no ground truth"
 PROCESS_DIED = "the trial's process died (out of memory, killed, or its node was lost)"

@@ -23,7 +23,8 @@ from cid_ray.report import main as report_main
 from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import RunLock
 from cid_ray.storage.remote_view import open_read_only
-from cid_ray.storage.run_dir import RunDir, write_config
+from cid_ray.storage.run_config import write_config
+from cid_ray.storage.run_dir import RunDir
 from tests.helpers.object_store import BUCKET, serving
 from tests.helpers.records import write_small_search
 

@@ -20,7 +20,8 @@ from cid_ray.config import InputError, build_config, load_config
 from cid_ray.report import main as report_main
 from cid_ray.results.records import of_event, read_records
 from cid_ray.storage import paths
-from cid_ray.storage.run_dir import RAY_JOB_WORKING_DIR, RunDir, new_run_dir, write_config
+from cid_ray.storage.run_config import write_config
+from cid_ray.storage.run_dir import RAY_JOB_WORKING_DIR, RunDir, new_run_dir
 from cid_ray.tune import main as tune_main
 from tests.helpers.object_store import BUCKET, serving
 from tests.helpers.small_search import space_file
