@@ -15,8 +15,8 @@ import os
 import time
 
 from cid_ray.callbacks.base import Callback
-from cid_ray.results.records import Record
-from cid_ray.results.status import STATUS_FILE, process_namespace
+from cid_ray.results.records import Record, read_records
+from cid_ray.results.status import STATUS_FILE, process_namespace, recorded_counts
 from cid_ray.search.controller import Search
 from cid_ray.search.trial_spec import TrialSpec
 from cid_ray.storage import paths
@@ -43,7 +43,7 @@ class StatusFile(Callback):
         self.written = 0.0
         self.pushed = 0.0
         self.running: dict[str, Record] = {}
-        self.finished = search.finished_before
+        self._count()
         self.write()
 
     def on_trial_start(self, trial: TrialSpec, resumed: bool) -> None:
@@ -67,11 +67,11 @@ class StatusFile(Callback):
             self.write()
 
     def on_trial_complete(self, trial: TrialSpec, state: str) -> None:
-        self.finished += 1
+        self.counts["finished"] += 1
         self._ended(trial.name)
 
     def on_trial_error(self, trial: TrialSpec, reason: str) -> None:
-        self.finished += 1
+        self.counts["finished"] += 1
         self._ended(trial.name)
 
     def on_trial_retry(self, trial: TrialSpec, reason: str, attempt: int) -> None:
@@ -86,7 +86,13 @@ class StatusFile(Callback):
     def on_search_end(self) -> None:
         self.state = "stopped" if self.search.rules.reason else "closed"
         self.running = {}
+        self._count()
         self.write()
+
+    def _count(self) -> None:
+        """Count what is recorded: a reader notices when some of it is lost later."""
+        records = read_records(self.search.run_dir.local, warn=False)
+        self.counts = recorded_counts(records)
 
     def _ended(self, run: str) -> None:
         self.running.pop(run, None)
@@ -99,7 +105,7 @@ class StatusFile(Callback):
             "state": self.state,
             "reason": self.search.rules.reason,
             "total": self.search.total,
-            "finished": self.finished,
+            **self.counts,
             "finished_before": self.search.finished_before,
             "started": self.started,
             "timestamp": self.written,

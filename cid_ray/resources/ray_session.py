@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cid_ray.config import InputError, error_summary
@@ -14,6 +15,7 @@ from cid_ray.resources import _ray_compat
 from cid_ray.resources.capacity import AliveNode, ClusterCapacity, Resources, with_autoscaler
 from cid_ray.resources.cluster_files import kuberay_capacity, read_cluster_file
 from cid_ray.resources.container import available_cpus
+from cid_ray.resources.ray_files import check_ray_temp_dir, ray_temp_dir
 from cid_ray.results.provenance import git_sha
 
 RAY_ENVIRONMENT = {
@@ -60,6 +62,7 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
         if address:
             ray.init(address, **options)
         else:
+            check_ray_temp_dir(Path(ray_temp_dir()))
             # Without a dashboard Train V2 leaks placement groups, and the next trial waits for
             # ever.
             ray.init("local", num_cpus=available_cpus(), include_dashboard=True, **options)

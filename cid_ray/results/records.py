@@ -17,12 +17,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
-from cid_ray.results.record_lines import parse_line
+from cid_ray.results.record_lines import EVENTS_OF_A_SEARCH, parse_line
 from cid_ray.storage.boundary import no_follow
 
 RECORDS_FILE = "records.jsonl"
 Record = dict[str, Any]
 # Records that agree in all of these fields are the same measurement.
+IDENTITY = ("ratio", "method", "trial_number", "repeats_of", "repeat_index")
 UNIQUE_BY = ("event", "run", "images_seen", "ratio", "message", "attempt")
 
 
@@ -92,6 +93,7 @@ class RecordReader:
         self.torn = False
         self._first_skipped = ""
         self._found: dict[tuple[Any, ...], Record] = {}
+        self._identities: dict[str, tuple[Any, ...]] = {}
         self._offset = 0  # of the first line that is not complete yet
         self._last_line = b""  # before the offset: tells an appended file from another one
 
@@ -122,6 +124,7 @@ class RecordReader:
         is_complete = line.endswith(b"\n")
         try:
             record = parse_line(line)
+            self._check_identity(record)
             self._store(tuple(record.get(name) for name in UNIQUE_BY), record)
         except (ValueError, TypeError) as error:  # TypeError: a list where UNIQUE_BY needs a value
             if not is_complete:
@@ -133,6 +136,14 @@ class RecordReader:
             self.num_lines += 1
             self._offset += len(line)
             self._last_line = line
+
+    def _check_identity(self, record: Record) -> None:
+        """Raise ValueError when earlier records of the run are of another trial."""
+        if record["event"] in EVENTS_OF_A_SEARCH:
+            return
+        identity = tuple(record[name] for name in IDENTITY)
+        if self._identities.setdefault(record["run"], identity) != identity:
+            raise ValueError(f"{record['event']} record: {record['run']} is another trial before")
 
     def _store(self, key: tuple[Any, ...], record: Record) -> None:
         self._found[key] = record

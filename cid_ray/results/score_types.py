@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 Percent = Annotated[float, Ge(0), Le(100)]
 # The other bounds leave out what is not finite, or is damaged beyond doubt.
 Count = Annotated[int, Ge(0), Le(2**53)]
+TrialNumber = Annotated[int, Ge(0), Le(10**6)]  # a repair adds a trial for every number
 PositiveCount = Annotated[int, Ge(1), Le(2**53)]
 Seconds = Annotated[float, Ge(0), Le(1e12)]
 Number = Annotated[float, Ge(-1e300), Le(1e300)]

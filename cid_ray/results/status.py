@@ -49,6 +49,8 @@ class Status(TypedDict):
     reason: str  # of the error that stopped it
     total: Count  # trials in all
     finished: Count  # trials whose end is in records.jsonl
+    tested: Count  # runs whose test scores are
+    searches: Count  # `search` records, which the end of a search writes
     finished_before: Count  # those of them that finished before this start
     started: Seconds  # this start, since 1970
     timestamp: Seconds  # this status, its heartbeat
@@ -88,18 +90,36 @@ def read_status(folder: Path) -> dict[str, Any]:
     return {**status, "gone": is_here and not _process_exists(status["pid"])}
 
 
-def trials_missing_in_records(records: Iterable[Record], status: Mapping[str, Any]) -> str:
-    """How many finished trials the status counted that the records lack; "" when none is missing.
+def recorded_counts(records: Iterable[Record]) -> dict[str, int]:
+    """What a status counts of the records: `finished`, `tested` and `searches` of `Status`."""
+    records = list(records)
+    finals = of_event(records, "final")
+    return {
+        "finished": len(of_event(records, "trial")),
+        "tested": len({record["run"] for record in finals if "test_split" in record}),
+        "searches": len(of_event(records, "search")),
+    }
+
+
+def missing_in_records(records: Iterable[Record], status: Mapping[str, Any]) -> str:
+    """What the status counted and the records lack; "" when nothing is missing.
 
     Args:
         records: read after the status, unless the search is over.
         status: as `read_status` returns it.
     """
-    recorded = len(of_event(records, "trial"))
-    counted = status.get("finished", 0)
-    if recorded >= counted:
-        return ""
-    return f"{STATUS_FILE} counted {counted} finished trials, {RECORDS_FILE} has {recorded}"
+    words = {
+        "finished": "finished trials",
+        "tested": "runs with test scores",
+        "searches": "`search` records",
+    }
+    recorded = recorded_counts(records)
+    missing = [
+        f"{STATUS_FILE} counted {status[name]} {what}, {RECORDS_FILE} has {recorded[name]}"
+        for name, what in words.items()
+        if recorded[name] < status.get(name, 0)
+    ]
+    return "; ".join(missing)
 
 
 def process_namespace() -> str:

@@ -44,12 +44,12 @@ def write_report(
     Raises:
         OSError: the page cannot be written.
     """
-    if not records:
-        raise InputError(
-            f"{run_dir} has no records to report: {RECORDS_FILE} is empty; a page that was written "
-            "before is left as it is"
-        )
     summaries = summarize(records, config.search.metric)
+    if not summaries and not of_event(records, "search"):
+        raise InputError(
+            f"{run_dir} has nothing to report: {RECORDS_FILE} holds no score; a page that was "
+            "written before is left as it is"
+        )
     log(comparison_table(summaries))
     for summary in summaries:
         log(f"{summary.name}: {verdict(summary)}")

@@ -15,8 +15,8 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import InputError
+from cid_ray.results import status as status_file
 from cid_ray.results.records import RECORDS_FILE, Record, RecordReader
-from cid_ray.results.status import read_status, trials_missing_in_records
 from cid_ray.search.journal import JOURNAL, read_journal, stored_trials
 from cid_ray.search.trial_spec import StudyKey
 from cid_ray.search.trial_states import FINISHED_STATES
@@ -58,7 +58,9 @@ def check_consistency(
     if not shared:
         problems.append(missing_in_records(records, trials or {}))
         try:
-            problems.append(trials_missing_in_records(records, read_status(reader.path.parent)))
+            problems.append(
+                status_file.missing_in_records(records, status_file.read_status(reader.path.parent))
+            )
         except InputError as error:
             notes.append(str(error))
     found = "; ".join(filter(None, problems))
@@ -78,7 +80,7 @@ def check_run_folder(run_dir: RunDir, reader: RecordReader, metric: str) -> list
         InputError: one knows trials that another lacks, or the journal is damaged.
     """
     with contextlib.suppress(InputError):  # a damaged status is named below
-        status = read_status(run_dir.local)
+        status = status_file.read_status(run_dir.local)
         if status.get("state") == "running" and not status["gone"]:
             return []
     journal = run_dir.local / JOURNAL

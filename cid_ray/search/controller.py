@@ -1,8 +1,7 @@
 """`Search`: one object from the first trial to the report, for commands, tests and notebooks.
 
 The order inside `report` makes a search crash-safe: first the record is written, then the study is
-told, then the trial's end is recorded and callbacks are called. After a kill between two of these,
-`open` completes the rest.
+told, then the trial's end is recorded. After a kill in between, `open` completes the rest.
 """
 
 from __future__ import annotations

@@ -161,16 +161,23 @@ def remove_dead_lock(path: Path) -> None:
         lock.unlink(missing_ok=True)
 
 
-def cut_torn_line(path: Path) -> None:
-    """Cut off an incomplete last line; it is kept in a file of its own."""
+def cut_torn_line(path: Path) -> str:
+    """Cut off an incomplete last line, and keep it in a file of its own.
+
+    Returns:
+        What was done, in words; "" without such a line.
+    """
     if not path.exists():
-        return
+        return ""
     with path.open("rb+") as file:
         content = file.read()
         complete = content.rfind(b"\n") + 1
         if complete < len(content):
-            path.with_name(path.name + TORN_LINE_SUFFIX).write_bytes(content[complete:])
+            torn = path.with_name(path.name + TORN_LINE_SUFFIX)
+            torn.write_bytes(content[complete:])
             file.truncate(complete)
+            return f"{path} ended within a line: its writer was killed; what was cut is in {torn}"
+    return ""
 
 
 def search_fingerprint(config: Config, content_hashes: Mapping[str, str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class StudyStore:
             reader, trials, config.search.metric, run_dir.uri, shared=self.name
         )
         if not url:
-            cut_torn_line(journal)
+            self.notes += filter(None, [cut_torn_line(journal)])
         self.owner, self._is_new = rdb.run_owner(run_dir.local) if url else ("", True)
         run_dir.push()  # the owner id, before a trial carries it
         if self.shared:

@@ -19,6 +19,7 @@ from cid_ray.storage.paths import PathOrUri
 # is wrong after the folder was moved.
 NEVER_FOLLOWED = ".journal.lock"
 FILES = (
+    ".lock",
     "config.yaml",
     "records.jsonl",
     "study.journal",

@@ -22,7 +22,7 @@ from cid_ray.results.live_page import ServedRun, open_runs, run_page, runs_page
 from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record, RecordReader, RecordWriter, read_records
 from cid_ray.results.report_page import write_page
-from cid_ray.results.status import read_status
+from cid_ray.results.status import missing_in_records, read_status, recorded_counts
 from cid_ray.results.summary import summarize
 from cid_ray.storage.run_dir import RunDir
 from tests.helpers.dashboard_client import KEPT_RUN
@@ -192,6 +192,7 @@ def test_status_with_any_field_changed_is_shown_or_named(tmp_path: Path) -> None
     trial = {"ratio": "1/8", "method": "cid", "trial_number": 0, "repeats_of": ""}
     trial |= {"repeat_index": 0, "steps": 5, "params": {}, "resumed": False, "timestamp": 0.0}
     status = {"state": "running", "reason": "", "total": 3, "finished": 0, "finished_before": 0}
+    status |= {"tested": 0, "searches": 0}
     status |= {"started": 1.0, "timestamp": 2.0, "host": "x", "pid": 1, "running": {"a": trial}}
     write(tmp_path, small_search())
     run = served(tmp_path)
@@ -206,6 +207,30 @@ def test_status_with_any_field_changed_is_shown_or_named(tmp_path: Path) -> None
         (tmp_path / "status.json").write_bytes(line)
         search = run.read()[0]
         assert all("status.json" in problem for problem in search.problems)
+
+
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [("trial", "finished trials"), ("search", "`search` records"), ("final", "with test scores")],
+)
+def test_records_that_lost_what_the_status_counted_are_named(event: str, words: str) -> None:
+    records = small_search()
+    counts = recorded_counts(records)
+    assert counts == {"finished": 6, "tested": 10, "searches": 2}
+    assert missing_in_records(records, counts) == ""
+    left = [record for record in records if record["event"] != event]
+    assert words in missing_in_records(left, counts)
+    assert missing_in_records(left, {}) == ""
+
+
+def test_record_of_another_trial_under_the_name_of_a_run_is_skipped(tmp_path: Path) -> None:
+    records = small_search()
+    expected = len(records)
+    foreign = {**records[0], "run": "1_16-supervised-000"}
+    write(tmp_path, [*records, foreign])
+    reader = RecordReader(tmp_path)
+    assert len(reader.read()) == expected
+    assert "is another trial before" in reader.skipped
 
 
 @pytest.mark.parametrize("damage", ["config", "status", "records", "folder"])

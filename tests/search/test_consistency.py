@@ -262,6 +262,53 @@ def test_new_search_does_not_start_in_folder_of_a_run_that_lost_its_config(
         Search.open(config(), RunDir(folder, is_new=True))
 
 
+def change_records(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Replace every record, or leave it out."""
+    records = [json.loads(line) for line in (folder / RECORDS).read_text().splitlines()]
+    changed = [new for record in records if (new := change(record)) is not None]
+    (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in changed))
+
+
+def test_repaired_run_is_refused_no_more(
+    reference: Path, tmp_path: Path, expected: Outcome
+) -> None:
+    """The end of a trial is known, its scores are lost."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    change_records(
+        folder, lambda r: None if r["event"] == "final" and r["run"] == "1_8-cid-000" else r
+    )
+    with pytest.raises(InputError, match="1_8-cid-000"):
+        Search.open(config(), RunDir(folder))
+    repair([str(folder)])
+    repair([str(folder)])  # in the same second
+    assert report([str(folder)]) == 0
+    ends_like_undisturbed(folder, expected)
+
+
+@pytest.mark.timeout(60)
+def test_repair_adds_no_trials_for_a_number_that_cannot_be(
+    reference: Path, tmp_path: Path, expected: Outcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    changed = {"trial_number": 999_999, "run": "1_8-cid-999999"}
+    change_records(folder, lambda r: {**r, **changed} if r["run"] == "1_8-cid-001" else r)
+    repair([str(folder)])
+    assert "record(s) that these contradict" in capsys.readouterr().out
+    ends_like_undisturbed(folder, expected)
+
+
+def test_repair_that_cannot_copy_changes_nothing(half: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(half, folder)
+    (folder / "backup").write_text("a file")
+    before = content(folder)
+    with pytest.raises(InputError, match="nothing was changed"):
+        repair([str(folder)])
+    assert content(folder) == before
+
+
 def test_repair_says_what_it_did(
     half: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
