@@ -104,7 +104,10 @@ def damage_file(file: Path, damage: str, outside: Path) -> None:
         file.symlink_to(outside)
     elif damage != "removed":
         flipped = bytearray(content)
-        flipped[len(content) // 2] ^= 0x10
+        middle = len(content) // 2
+        if file.suffix != ".pt":  # always at the start of a line, whatever is in it
+            middle = content.find(b"\n", middle) + 1
+        flipped[middle] ^= 0x10
         file.write_bytes(
             {
                 "empty": b"",
