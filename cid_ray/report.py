@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
         run_dir.pull("samples")
         if not (run_dir.local / RECORDS_FILE).is_file():
             raise InputError(
-                f"{run_dir} has no {RECORDS_FILE}: it is no run folder, or that file was lost; "
-                f"then `python -m cid_ray.repair {run_dir}` makes the other files agree"
+                f"{run_dir} is not a run folder: it has no {RECORDS_FILE}; if that file was lost, "
+                f"`python -m cid_ray.repair {run_dir}` makes the others agree"
             )
         own_config = run_dir.local / CONFIG_FILE
         if own_config.exists() and not args.config:

@@ -113,7 +113,8 @@ def test_trial_killed_for_memory_is_one_line_that_says_what_to_lower(
     assert process.returncode == 1 and "Traceback" not in shown
     lines = [line for line in shown.splitlines() if "ran low on memory" in line]
     assert len(lines) == 4  # two retries, the failure, the end of the search
-    assert re.search(r"-000: Ray killed .* \(\S+ of \S+ were used\): lower search\.max", lines[0])
+    figures = r"the process had \S+GB; \S+ of the node's \S+ were used"
+    assert re.search(rf"-000: Ray killed .*; {figures}: lower search\.max", lines[0])
     assert "Considered workers" not in shown
 
 

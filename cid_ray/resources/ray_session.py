@@ -34,6 +34,9 @@ STOP_TIMEOUT_S = 3.0
 NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that an autoscaler started
 
 
+_connected = False  # by `start_ray`
+
+
 def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) -> None:
     """Join the cluster of RAY_ADDRESS or a running local one, else start one on this machine.
 
@@ -72,10 +75,19 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
             what = "Ray cannot be started here (RAY_TMPDIR names another folder for its files)"
         raise InputError(f"{what}: {' '.join(str(error).split())[:300]}") from None
     _ray_compat.add_job_metadata(metadata)
+    global _connected
+    _connected = True
 
 
 def stop_ray(timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Leave Ray, which sends the last metrics to a cluster that stays; give up after a while."""
+    """Leave the Ray that `start_ray` has joined or started; give up after a while.
+
+    Ray sends the last metrics then. A connection that the process had before stays.
+    """
+    global _connected
+    if not _connected:
+        return
+    _connected = False
     import ray
 
     thread = threading.Thread(target=ray.shutdown, daemon=True)

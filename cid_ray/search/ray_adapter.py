@@ -64,9 +64,12 @@ class TrialErrors(logging.Filter):
         if not isinstance(error, OutOfMemoryError):
             return PROCESS_DIED
         usage = re.search(r"was (\S+) used / (\S+) limit", str(error))
-        used = f" ({usage[1]} of {usage[2]} were used)" if usage else ""
+        own = re.search(r"memory used=([\d.]+GB)", str(error))
+        figures = f"; {usage[1]} of the node's {usage[2]} were used" if usage else ""
+        if own:
+            figures = f"; the process had {own[1]}{figures}"
         return (
-            f"Ray killed the trial's process because its node ran low on memory{used}: lower "
+            f"Ray killed the trial's process because its node ran low on memory{figures}: lower "
             "search.max_concurrent_trials, data.batch_size or data.cache_mb"
         )
 

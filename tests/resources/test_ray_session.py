@@ -80,7 +80,8 @@ def test_running_cluster_is_joined(monkeypatch: pytest.MonkeyPatch, ray_cluster:
     ("env", "message"),
     [
         ({"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS=127.0.0.1:1: nothing answers there"),
-        ({"RAY_TMPDIR": "long"}, "Ray cannot be started here (RAY_TMPDIR names another folder"),
+        ({"RAY_TMPDIR": "long"}, "characters too long for the names of Ray's sockets; name a"),
+        ({"TMPDIR": "long"}, "characters too long for the names of Ray's sockets; name a"),
     ],
 )
 def test_tune_that_cannot_have_ray_ends_with_one_line_before_it_writes(
@@ -99,5 +100,5 @@ def test_tune_that_cannot_have_ray_ends_with_one_line_before_it_writes(
         check=False,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert done.stderr.startswith("error: ") and message in done.stderr.splitlines()[-1]
     assert not (tmp_path / "run").exists()
