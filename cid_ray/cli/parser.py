@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -27,6 +29,7 @@ VERBOSITY_FLAGS = {QUIET: ["-q"], NORMAL: [], VERBOSE: ["-v"]}
 DONE = 0
 FAILED = 1
 BAD_INPUT = 2
+LISTENER_EXIT_S = 3.0  # in which the listening thread ends the process
 EPILOG = "Exit codes: 0 done, 1 failed while working, 2 bad input, 130 interrupted."
 
 Command = Callable[[list[str]], int]
@@ -125,6 +128,12 @@ def run_command(command: Command, argv: Sequence[str] | None = None) -> NoReturn
         code = BAD_INPUT
     except KeyboardInterrupt:
         say("interrupted", error=True)
+        code = INTERRUPTED
+    except SystemExit as error:
+        if not (is_listening() and error.code == signal.SIGTERM):
+            raise
+        # The handler that `ray.init` sets in Python; the listening thread has heard it too.
+        time.sleep(LISTENER_EXIT_S)
         code = INTERRUPTED
     except OSError as error:
         if error.errno not in (*STORAGE_ERRNOS, *RIGHTS_ERRNOS):
