@@ -7,7 +7,6 @@ importing it takes seconds and most commands do not need it.
 from __future__ import annotations
 
 import copy
-import importlib
 import json
 import logging
 import os
@@ -20,15 +19,6 @@ TESTED = ">=2.56,<2.61"
 # A resource that Ray gives to the head node alone. `ray.nodes()` has no other field that names the
 # head.
 HEAD_RESOURCE = "node:__internal_head__"
-
-
-def metrics_interval_s() -> float:
-    """Seconds between two reports of this process's metrics to its node.
-
-    Why private: it is a setting of the cluster that Ray shows nowhere else.
-    """
-    config: Any = importlib.import_module("ray._raylet").Config
-    return float(config.metrics_report_interval_ms()) / 1000
 
 
 def validate_ray_up(tree: Mapping[str, Any]) -> None:

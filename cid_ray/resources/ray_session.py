@@ -32,7 +32,7 @@ RAY_ENVIRONMENT = {
 }
 JOIN_TIMEOUT_S = 10.0  # for each of two tries: a connection, and an answer
 STOP_TIMEOUT_S = 6.0
-LONGEST_METRICS_WAIT_S = 2.0  # Ray's default interval is 10 s
+METRICS_WAIT_S = 2.0  # between two reports of Ray's metrics where a cluster's interval is short
 NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that an autoscaler started
 
 
@@ -84,8 +84,8 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
 def stop_ray(timeout_s: float = STOP_TIMEOUT_S) -> None:
     """Leave the Ray that `start_ray` has joined or started; give up after a while.
 
-    Ray sends metrics at intervals and not at the end, so a short interval is waited for. A
-    connection that the process had before stays.
+    Ray sends metrics at intervals and not at the end, so a moment is waited for. A connection that
+    the process had before stays.
     """
     global _connected
     if not _connected:
@@ -93,9 +93,7 @@ def stop_ray(timeout_s: float = STOP_TIMEOUT_S) -> None:
     _connected = False
     import ray
 
-    interval_s = _ray_compat.metrics_interval_s()
-    if interval_s <= LONGEST_METRICS_WAIT_S:
-        time.sleep(interval_s + 0.2)
+    time.sleep(METRICS_WAIT_S)
     thread = threading.Thread(target=ray.shutdown, daemon=True)
     thread.start()
     thread.join(timeout_s)
