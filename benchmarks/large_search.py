@@ -7,7 +7,7 @@ work on the machine does not count. Several sizes show how the cost grows.
 
     python -m benchmarks.large_search --old CHECKOUT --out benchmarks/results/integrity/load.json
 
---old measures another checkout of cid_ray on the same records, in turns.
+--old measures another checkout of cid_ray on the same records, interleaved.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, nargs="+", default=[500, 5000, 30000])
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
-    parser.add_argument("--old", type=Path, help="another checkout, measured in turns")
+    parser.add_argument("--old", type=Path, help="another checkout, measured interleaved")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     checkouts = {"new": Path(__file__).parents[1]}

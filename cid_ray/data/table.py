@@ -153,7 +153,7 @@ class Table:
     def file_id(self) -> str:
         """16 hex digits of the very file that is read: last write, size and parquet footer.
 
-        `fingerprint` is what meta.json claims, which may be older than the file beside it. The
+        `fingerprint` is what meta.json claims, which may be older than table.parquet. The
         footer has the smallest and largest sha256 of the images of each row group.
         """
         footer = io.BytesIO()

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from cid_ray.config import InputError, error_summary
+from cid_ray.config.plain_text import printable
 
 OK = "OK"
 WARNING = "WARN"  # it works, but slowly or not for everything
@@ -54,9 +55,7 @@ class Result:
     text: str
 
     def __str__(self) -> str:
-        """One line. Text of other programs may hold control characters, which are escaped."""
-        line = f"{self.status:4} {self.name}: {' '.join(self.text.split())}"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return printable(f"{self.status:4} {self.name}: {' '.join(self.text.split())}")
 
 
 def run_checks(checks: Sequence[Check]) -> Iterator[Result]:

@@ -24,10 +24,10 @@ class Resources:
     gpus: float
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an amount that is negative, beyond all machines or no number."""
+        """Raise ValueError for an amount that is negative, beyond all machines, or not finite."""
         for amount in (self.cpus, self.gpus):
             if not 0 <= amount <= LARGEST:
-                raise ValueError(f"{amount} is no number of CPUs or GPUs")
+                raise ValueError(f"{amount} is not a possible number of CPUs or GPUs")
 
     def __str__(self) -> str:
         return f"{self.cpus:g} CPU" + (f" + {self.gpus:g} GPU" if self.gpus else "")
@@ -92,10 +92,10 @@ class ClusterCapacity:
     note: str = ""  # what could not be found out
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a limit that is no number of nodes."""
+        """Raise ValueError for a limit that is not a possible number of nodes."""
         most = (1 + len(self.node_types)) * LARGEST
         if type(self.max_nodes) is not int or not 0 <= self.max_nodes <= most:
-            raise ValueError(f"{self.max_nodes!r} is no number of nodes")
+            raise ValueError(f"{self.max_nodes!r} is not a possible number of nodes")
 
     @property
     def has_gpus(self) -> bool:

@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from cid_ray.config import format_validation_error
 from cid_ray.results.record_types import EVENTS
-from cid_ray.storage import paths
+from cid_ray.storage import json_file, paths
 
 EVENTS_OF_A_SEARCH = ("search", "noise", "disk", "memory")
 FIELDS_OF_ANY_TYPE = {"params", "best_hyperparameters", "pareto"}
@@ -35,9 +36,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
     try:
         _validator(event).validate_python(record, strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:60]
-        raise ValueError(f"{event} record, `{field}`: {first['msg'].lower()}") from None
+        raise ValueError(f"{event} record: {format_validation_error(error)}") from None
     if event not in EVENTS_OF_A_SEARCH:  # the others are about one run
         if not paths.is_component(record["run"]):
             raise ValueError(f"{event} record, `run`: not a plain name")
@@ -60,10 +59,10 @@ def parse_json(line: bytes) -> Any:
         ValueError: the line holds none; the message says why, in a few words.
     """
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json_file.parse_json(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except (ValueError, RecursionError):  # RecursionError: nested without end
+    except ValueError:
         raise ValueError("not JSON") from None
     if b"\\u" in line:
         # Half of a pair of surrogates is valid JSON, but no file or page can hold it.

@@ -16,7 +16,7 @@ from cid_ray.results.device_time import device_seconds, seconds_by_kind
 from cid_ray.results.issues import Issue, find_issues
 from cid_ray.results.progress import remaining_seconds
 from cid_ray.results.records import Record, of_event
-from cid_ray.results.status import missing_in_records
+from cid_ray.results.status import lost_records
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore, best_of, summarize
 
 # An evaluation of a large val split writes no status for a while, so the limit is generous.
@@ -137,7 +137,7 @@ def snapshot(
     running = status.get("running", {}) if may_run else {}
     spent = device_seconds(records, running)
     # While it runs, its files may be read at different moments.
-    missing = "" if may_run else missing_in_records(records, status)
+    missing = "" if may_run else lost_records(records, status)
     # A run of `train` has the same folder layout, but its `search` section means nothing.
     is_search = bool(status or finished)
     ratios = [

@@ -13,7 +13,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, format_validation_error
 from cid_ray.results.record_lines import check_numbers, parse_json
 from cid_ray.results.record_types import Count, Losses, Method, PositiveCount, Seconds
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
@@ -81,9 +81,7 @@ def read_status(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:60]
-        raise InputError(f"{file} holds no status (`{field}`: {first['msg'].lower()})") from None
+        raise InputError(f"{file} holds no status ({format_validation_error(error)})") from None
     except ValueError as error:
         raise InputError(f"{file} holds no status ({error})") from None
     is_here = status["host"] == process_namespace()
@@ -101,7 +99,7 @@ def recorded_counts(records: Iterable[Record]) -> dict[str, int]:
     }
 
 
-def missing_in_records(records: Iterable[Record], status: Mapping[str, Any]) -> str:
+def lost_records(records: Iterable[Record], status: Mapping[str, Any]) -> str:
     """What the status counted and the records lack; "" when nothing is missing.
 
     Args:

@@ -1,9 +1,9 @@
 """Do a run's records, its studies and its status tell the same story?
 
 All three are written in a fixed order, each on the disk before the next: a trial enters its study
-before its first record, its measurements are recorded before the study is told that it finished,
-and the status counts only what is recorded. So after any kill each knows at least what the ones
-after it know. Where that is not so, a file was cut, emptied, removed or replaced.
+before its first record, its scores are recorded before its study gets them, and the status counts
+only what is recorded. So after any kill each knows at least what the later ones know. Where that is
+not so, a file was cut, emptied, removed or replaced.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def check_consistency(
         problems.append(missing_in_records(records, trials or {}))
         try:
             problems.append(
-                status_file.missing_in_records(records, status_file.read_status(reader.path.parent))
+                status_file.lost_records(records, status_file.read_status(reader.path.parent))
             )
         except InputError as error:
             notes.append(str(error))

@@ -28,7 +28,7 @@ from cid_ray.config import (
     flatten,
 )
 from cid_ray.search import _optuna_compat
-from cid_ray.storage import paths
+from cid_ray.storage import json_file, paths
 from cid_ray.storage.paths import PathOrUri
 
 JOURNAL = "study.journal"
@@ -120,10 +120,10 @@ def read_lines(path: Path) -> Iterator[bytes]:
 def problem_of_line(line: bytes) -> str:
     """Why a line is none of a journal, in a few words; "" when it is one."""
     try:
-        log = json.loads(line.decode())  # NaN is the value of a rung without ground truth
+        log = json_file.parse_json(line.decode())  # NaN: a rung without ground truth
     except UnicodeDecodeError:
         return "not UTF-8"
-    except (ValueError, RecursionError):
+    except ValueError:
         return "not JSON"
     if not isinstance(log, dict) or not isinstance(log.get("op_code"), int):
         return "not an operation of Optuna"

@@ -110,14 +110,13 @@ def rebuild_journal(
     old, attrs, problem = readable_trials(run_dir)
     space = Space.parse(config.search.space)
     known = records_by_trial(records)
-    names = [name for name in dict.fromkeys([*old, *(study for study, _ in known)])]
+    names = dict.fromkeys([*old, *(study for study, _ in known)])
     foreign = [name for name in names if not _is_of_search(name, config)]
-    sizes = {name: len(old.get(name, ())) for name in names if name not in foreign}
-    # A number far above all others is damage: a trial would be added for each one below it.
-    limits = {name: 2 * max(size, config.search.trials) + 100 for name, size in sizes.items()}
-    for name, number in known:
-        if name in sizes and number < limits[name]:
-            sizes[name] = max(sizes[name], number + 1)
+    sizes = {
+        name: _num_trials(old.get(name, ()), [n for study, n in known if study == name], config)
+        for name in names
+        if name not in foreign
+    }
     states: Counter[str] = Counter()
     kept: set[tuple[str, int]] = set()
     finished: set[tuple[str, int]] = set()
@@ -145,6 +144,15 @@ def rebuild_journal(
     if len(agreeing) < len(records):
         lines.append(f"removed {len(records) - len(agreeing)} record(s) that these contradict")
     return agreeing, lines + [f"{count} trial(s) {what}" for what, count in states.items()]
+
+
+def _num_trials(old: Sequence[FrozenTrial], recorded: Sequence[int], config: Config) -> int:
+    """How many trials a rebuilt study gets; `recorded` are the trial numbers in the records.
+
+    A number far above all others is damage: a trial would be added for each one below it.
+    """
+    limit = 2 * max(len(old), config.search.trials) + 100
+    return max([len(old), *(number + 1 for number in recorded if number < limit)])
 
 
 def _is_of_search(study_name: str, config: Config) -> bool:

@@ -213,7 +213,7 @@ def test_amount_that_no_machine_has_is_refused(tmp_path: Path, amount: float) ->
     tree = yaml.safe_load(packaged_file("aws.yaml", "cluster").read_text(encoding="utf-8"))
     tree["available_node_types"]["cpu"]["resources"] = {"CPU": amount}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
-    with pytest.raises(InputError, match=r"c\.yaml: .* is no number of CPUs or GPUs"):
+    with pytest.raises(InputError, match=r"c\.yaml: .* is not a possible number of CPUs or GPUs"):
         read_cluster_file(tmp_path / "c.yaml")
 
 

@@ -22,7 +22,7 @@ from cid_ray.results.live_page import ServedRun, open_runs, run_page, runs_page
 from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record, RecordReader, RecordWriter, read_records
 from cid_ray.results.report_page import write_page
-from cid_ray.results.status import missing_in_records, read_status, recorded_counts
+from cid_ray.results.status import lost_records, read_status, recorded_counts
 from cid_ray.results.summary import summarize
 from cid_ray.storage.run_dir import RunDir
 from tests.helpers.dashboard_client import KEPT_RUN
@@ -217,10 +217,10 @@ def test_records_that_lost_what_the_status_counted_are_named(event: str, words: 
     records = small_search()
     counts = recorded_counts(records)
     assert counts == {"finished": 6, "tested": 10, "searches": 2}
-    assert missing_in_records(records, counts) == ""
+    assert lost_records(records, counts) == ""
     left = [record for record in records if record["event"] != event]
-    assert words in missing_in_records(left, counts)
-    assert missing_in_records(left, {}) == ""
+    assert words in lost_records(left, counts)
+    assert lost_records(left, {}) == ""
 
 
 def test_record_of_another_trial_under_the_name_of_a_run_is_skipped(tmp_path: Path) -> None:
