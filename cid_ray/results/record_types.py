@@ -29,7 +29,7 @@ class CommonFields(TypedDict):
 
     run: str  # name of the run; of `search` and `noise` the name of the study or comparison
     ratio: str  # label ratio as configured: "1/16"
-    method: Method  # "" in `noise`, which compares methods
+    method: Method  # "" in `noise` and `disk`, which are about several
     trial_number: TrialNumber  # number in the Optuna study; 0 for `train`
     repeats_of: str  # the run that this one repeats with another seed; "" for a first run
     repeat_index: Count  # counts the repeats of a run from 1; 0 for a first run
