@@ -146,12 +146,14 @@ def test_second_train_in_a_folder_is_refused_and_changes_nothing(
     out = tmp_path / "run"
     command = [sys.executable, "-c", TRAIN_ON_ONE_CPU, "--config", str(config_file)]
     command += ["--out", str(out), "--set", "train.steps=100000"]
+    command += ["--set", "train.checkpoint_steps=2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    checkpoint = out / "checkpoints" / "train" / "last.pt"
     try:
-        wait_until(lambda: process.poll() is not None or (out / "log.txt").exists(), timeout_s=270)
+        # The first checkpoint: from here on the first command removes no leftovers itself.
+        wait_until(lambda: process.poll() is not None or checkpoint.exists(), timeout_s=270)
         config = (out / "config.yaml").read_bytes()
-        partial = out / "checkpoints" / "train" / "last.pt.1-a.partial"
-        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial = checkpoint.with_name("last.pt.1-a.partial")
         partial.touch()
         with pytest.raises(InputError, match="in use by another process"):
             train_command(["--resume", str(out)])
