@@ -3,7 +3,7 @@
 The way of an image, each file knows only those before it:
 
     table, table_writer  one folder with encoded images, masks and an index
-    audit, importers     files on disk -> an audited table;  synthetic: the generated demo set
+    importers, ingest    files on disk -> an audited table;  synthetic: the generated demo set
     sources              opens the table that `data.table` names
     label_draw, split_files, splits   which rows are labeled, pool, val and test
     cache                decoded images that all processes of a node share

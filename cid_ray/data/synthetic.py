@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from cid_ray.data.audit import Audit
 from cid_ray.data.image_codec import encode_png
-from cid_ray.data.importers.items import ImportItem
-from cid_ray.data.importers.write import audited_row
+from cid_ray.data.ingest.audit import Audit
+from cid_ray.data.ingest.image_reader import ImageContent, hash_pixels
+from cid_ray.data.ingest.items import ImportItem
+from cid_ray.data.ingest.mask_reader import MaskContent
+from cid_ray.data.ingest.write import audited_row
 from cid_ray.data.synthetic_scenes import (
     CLASS_COLORS,
     CLASSES,
@@ -87,4 +89,5 @@ def generated_row(
         root=Path(),
     )
     height, width = mask.shape
-    return audited_row(audit, item, encode_png(image), (height, width), mask)
+    content = ImageContent(encode_png(image), (height, width), hash_pixels(image))
+    return audited_row(audit, item, content, MaskContent(mask))

@@ -18,10 +18,11 @@ from PIL import Image
 
 from cid_ray import prepare
 from cid_ray.config import DataConfig, InputError
-from cid_ray.data import audit
 from cid_ray.data.cache import CachedReader
 from cid_ray.data.image_codec import default_colors
-from cid_ray.data.importers.classes import parse_mapping, read_classes
+from cid_ray.data.ingest import image_reader
+from cid_ray.data.ingest.class_file import read_classes
+from cid_ray.data.ingest.classes import parse_mapping
 from cid_ray.data.loader import local_batches
 from cid_ray.data.sampling import SamplingPlan
 from cid_ray.data.splits import make_split
@@ -173,7 +174,7 @@ def test_decompression_bomb_is_named(root: Path, bomb: bytes, part: str) -> None
 
 
 def test_image_above_pixel_limit_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "MAX_PIXELS", SIZE[0] * SIZE[1])
+    monkeypatch.setattr(image_reader, "MAX_PIXELS", SIZE[0] * SIZE[1])
     file = root / "images" / "04.jpg"
     Image.fromarray(random_image(77, (SIZE[0], SIZE[1] + 1))).save(file)
     message = import_error(root)
@@ -262,12 +263,19 @@ def test_image_in_two_splits_is_named_with_both_paths(root: Path, tmp_path: Path
     assert len(table.rows("train")) == 4
 
 
-def test_held_out_image_in_pool_is_named(root: Path, tmp_path: Path) -> None:
+def test_held_out_image_in_pool_is_left_out_and_named(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pool = write_unlabeled(tmp_path / "pool", 2, seed=5)
     (pool / "01.jpg").write_bytes((root / "images" / "04.jpg").read_bytes())
-    assert f"{pool / '01.jpg'} (train) is the same image as" in import_error(
-        root, "--unlabeled", pool
+    table = prepare_folder(root, "--unlabeled", pool)
+    assert table.ids(np.flatnonzero(~table.labeled)) == ["pool0/00"]
+    said = f"{pool / '01.jpg'} = {root / 'images' / '04.jpg'}"
+    assert f"left out: 1 unlabeled images that are val images too (e.g. {said})" in (
+        capsys.readouterr().out
     )
+    findings = json.loads((root / "table" / "meta.json").read_text())["findings"]
+    assert [one["examples"] for one in findings if one["kind"] == "left out"] == [[said]]
 
 
 def test_copies_within_a_split_are_counted(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

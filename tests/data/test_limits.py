@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cid_ray.config import InputError
-from cid_ray.data.importers import groups
-from cid_ray.data.importers.classes import parse_mapping, read_classes
-from cid_ray.data.importers.groups import find_groups
+from cid_ray.data.ingest import groups
+from cid_ray.data.ingest.class_file import read_classes
+from cid_ray.data.ingest.classes import parse_mapping
+from cid_ray.data.ingest.groups import find_groups
 from cid_ray.data.split_files import read_lists
 from cid_ray.data.table import Table
 

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cid_ray.config import InputError
-from cid_ray.data.audit import Audit
 from cid_ray.data.image_codec import default_colors, encode_png
+from cid_ray.data.ingest.audit import Audit
 from cid_ray.data.sources import open_table
 from cid_ray.data.synthetic import ensure_demo_table, generated_row, write_demo
 from cid_ray.data.synthetic_scenes import SEASONS

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cid_ray.data.importers.classes import ClassList, parse_mapping, read_classes
+from cid_ray.data.ingest.class_file import read_classes
+from cid_ray.data.ingest.classes import ClassList, parse_mapping
 from cid_ray.data.split_files import read_lists, write_lists
 from cid_ray.data.table import Table
 from tests.helpers.fuzzing import (

@@ -1,18 +1,11 @@
-"""Importers: images and masks on disk -> an audited table. One file per format.
+"""Importers, one file per format: each lists the images, masks and classes of a data set.
 
-A format lists its files as `ImportItem`s (`items.py`) and its classes (`classes.py`). `write.py`
-reads, audits and writes them, the same for all formats.
+A lister opens no image. It returns an `ImportPlan`, which `data/ingest` reads, audits and writes,
+the same for all formats. `formats.py` has them all with their options.
 """
 
-from cid_ray.data.importers.camvid import import_camvid, list_camvid
-from cid_ray.data.importers.folders import import_folders, list_folders
-from cid_ray.data.importers.write import ImportResult, write_table
+from cid_ray.data.importers.camvid import list_camvid
+from cid_ray.data.importers.folders import list_folders
+from cid_ray.data.importers.formats import FORMATS
 
-__all__ = [
-    "ImportResult",
-    "import_camvid",
-    "import_folders",
-    "list_camvid",
-    "list_folders",
-    "write_table",
-]
+__all__ = ["FORMATS", "list_camvid", "list_folders"]

@@ -1,6 +1,6 @@
 """Finds what is wrong with a data set and says it in words, before a GPU-hour is spent.
 
-The importers pass every file through one `Audit`, which keeps counts and first examples, never
+An import passes every mask through one `Audit`, which keeps counts and first examples, never
 pixels. It tells two kinds of errors apart. A *bad file* (unreadable, truncated, sizes that differ,
 a copy of a held-out image) may be left out with --skip-bad. A *bad set* (ids outside the classes,
 masks of 0 and 255 only) may not: no model could learn from what is left.
@@ -8,22 +8,14 @@ masks of 0 and 255 only) may not: no model could learn from what is left.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
-from cid_ray.data.image_codec import open_image
+from cid_ray.data.ingest.errors import BadFile
 
-# A larger image is a decompression bomb or a mistake. Pillow itself refuses from 179 million on.
-MAX_PIXELS = 150_000_000
 RARE_CLASS_FRACTION = 0.05  # of train's labeled pixels, for the warning about two classes
-
-
-class BadFile(Exception):
-    """One file cannot be used. The message names the file and the reason."""
 
 
 @dataclass
@@ -37,32 +29,6 @@ class Audit:
     unknown_id_example: dict[int, str] = field(default_factory=dict)  # mask id -> first file
     mask_values: set[int] = field(default_factory=set)
     class_pixels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> i64[K]
-    first_seen: dict[str, tuple[str, str]] = field(default_factory=dict)  # sha256 -> (split, path)
-    num_copies: int = 0
-
-    def check_image(self, path: str, encoded: bytes) -> tuple[int, int]:
-        """(height, width) of an image of which every byte was decoded; BadFile if that fails."""
-        try:
-            with open_image(encoded) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    size = f"{image.width} x {image.height} pixels"
-                    raise BadFile(f"{path}: {size} is more than {MAX_PIXELS:,}")
-                image.load()
-                return image.height, image.width
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadFile(f"{path}: unreadable or truncated image ({error})") from None
-
-    def check_unique(self, path: str, split: str, encoded: bytes) -> str:
-        """The content's sha256; BadFile if another split has an image of the same content."""
-        digest = hashlib.sha256(encoded).hexdigest()
-        first_split, first_path = self.first_seen.setdefault(digest, (split, path))
-        if first_path != path and first_split != split:
-            raise BadFile(
-                f"{path} ({split}) is the same image as {first_path} ({first_split}): "
-                "it is in two splits"
-            )
-        self.num_copies += first_path != path
-        return digest
 
     def check_mask(
         self, path: str, split: str, mask: np.ndarray, image_size: tuple[int, int]
@@ -135,8 +101,6 @@ class Audit:
                 "two classes, one of them rarer than 5 %: a model may predict background "
                 "everywhere; consider loss.class_weights=balanced and a low loss.conf_thresh"
             )
-        if self.num_copies:
-            found.append(f"{self.num_copies} images are copies of another image of their own split")
         if self.bad_files:
             found.append(f"{len(self.bad_files)} files left out (--skip-bad)")
         return found

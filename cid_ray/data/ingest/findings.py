@@ -1,0 +1,68 @@
+"""What an import left out, changed or guessed: counted, and named with examples.
+
+Nothing departs from a data set's files in silence. Code that leaves out, changes or guesses
+something adds it here; `describe` and `meta.json` tell it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["left out", "changed", "guessed"]
+MAX_EXAMPLES = 3
+
+
+@dataclass
+class Finding:
+    """One thing that an import did to `count` files or images."""
+
+    kind: Kind
+    reason: str  # e.g. "EXIF orientation applied"
+    count: int = 0
+    examples: list[str] = field(default_factory=list)  # the first names
+
+    def describe(self) -> str:
+        """One line: "left out: 12 hidden files (e.g. ._a.png)"."""
+        more = ", ..." if self.count > len(self.examples) else ""
+        return f"{self.kind}: {self.count} {self.reason} (e.g. {', '.join(self.examples)}{more})"
+
+
+class Findings:
+    """The findings of one import, in the order in which each was first made.
+
+    Example:
+        >>> findings = Findings()
+        >>> findings.add("left out", "hidden files", "._a.png")
+        >>> findings.describe()
+        ['left out: 1 hidden files (e.g. ._a.png)']
+    """
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[Kind, str], Finding] = {}
+
+    def add(self, kind: Kind, reason: str, name: object, count: int = 1) -> None:
+        """Count a file.
+
+        Args:
+            kind: left out, changed or guessed.
+            reason: a noun phrase in the plural, which follows the count: "hidden files".
+            name: the file or image, the example.
+            count: more than one when the files are not named one by one.
+        """
+        finding = self._by_key.setdefault((kind, reason), Finding(kind, reason))
+        finding.count += count
+        if len(finding.examples) < MAX_EXAMPLES:
+            finding.examples.append(str(name))
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self._by_key.values())
+
+    def describe(self) -> list[str]:
+        """A line for each finding."""
+        return [finding.describe() for finding in self]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """What `meta.json` stores: kind, reason, count, examples."""
+        return [asdict(finding) for finding in self]
