@@ -26,6 +26,7 @@ from tests.helpers.small_search import space_file
 pytestmark = [pytest.mark.process, pytest.mark.ray]
 START_LIMIT_S = 2.0
 RUN_LIMIT_S = 10.0
+LEFT_LIMIT_S = 5.0
 MOMENTS = 20
 LONG = ["--set=train.steps=100000", "--set=train.rungs=[0.0001, 1.0]"]
 TWO_WORKERS = ["--set=distributed.num_workers=2", *LONG]
@@ -84,6 +85,9 @@ class Command:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(60)
         seconds = time.monotonic() - sent
+        # Python's helper processes of Ray's dashboard end by themselves when it has died.
+        with contextlib.suppress(AssertionError):
+            wait_until(lambda: not self.left(), LEFT_LIMIT_S)
         left = self.left()
         self.process.kill()
         shown, _ = self.process.communicate()
