@@ -1,5 +1,5 @@
 """Fixtures of all tests: the session's one Ray cluster of 2 CPUs, tiny tables, runs that others
-only read, and a small disk.
+only read, and a small disk. And what may run at the same time: `pytest -n 2 --dist loadgroup`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,17 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.services import as_root, require_service, succeeds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With xdist: one process has all tests of Ray and of child processes, others the other files.
+
+    Two clusters of 2 CPUs on 2 cores would starve each other.
+    """
+    for item in items:
+        marked = any(item.get_closest_marker(name) for name in ("ray", "process"))
+        group = "ray" if marked else item.path.as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ not so, a file was cut, emptied, removed or replaced.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from cid_ray.storage.run_dir import RunDir
 
 TRIAL_EVENTS = ("rung", "final", "trial", "retry", "failed", "warning")
 NAMED = 3  # runs that a message names
+FINAL = math.inf  # the moment of the final score, after all rungs
 
 Trials = Mapping[str, Sequence[FrozenTrial]]  # study name -> its trials
 
@@ -129,23 +131,58 @@ def missing_in_records(records: Sequence[Record], trials: Trials) -> str:
 
 
 def different_scores(records: Sequence[Record], trials: Trials, metric: str) -> str:
-    """The trials whose score in the study is not that of their record."""
-    scores = {record["run"]: record.get(metric) for record in records if record["event"] == "final"}
-    found = [
-        (trial.user_attrs["run"], trial.values[0], scores[trial.user_attrs["run"]])
-        for study in trials.values()
-        for trial in study
-        if trial.state == TrialState.COMPLETE
-        and scores.get(trial.user_attrs.get("run", "")) is not None
-        and scores[trial.user_attrs["run"]] != trial.values[0]
-    ]
+    """The finished trials whose scores in the study are not those of their records."""
+    recorded = recorded_scores(records, metric)
+    found = []
+    for study in trials.values():
+        for trial in study:
+            run = trial.user_attrs.get("run")
+            if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or run not in recorded:
+                continue
+            in_study = study_scores(trial)
+            if len(trial.values or ()) > 1:  # Optuna keeps no rungs of trials with two objectives
+                recorded[run] = {FINAL: recorded[run].get(FINAL, "none")}
+            moments = sorted(in_study.keys() | recorded[run].keys())
+            for moment in moments:
+                pair = in_study.get(moment, "none"), recorded[run].get(moment, "none")
+                if pair[0] != pair[1]:
+                    found.append((run, "end" if moment == FINAL else f"{moment:,} images", *pair))
+                    break
     if not found:
         return ""
-    run, told, recorded = found[0]
+    run, moment_name, told, expected = found[0]
     return (
         f"{JOURNAL} and {RECORDS_FILE} disagree on the score of {len(found)} trial(s), such as "
-        f"{run}: {told:g} and {recorded:g}; the search chooses by {JOURNAL}"
+        f"{run} at {moment_name}: {told} and {expected}; the search chooses by {JOURNAL}"
     )
+
+
+def recorded_scores(records: Sequence[Record], metric: str) -> dict[str, dict[float, str]]:
+    """Run -> images seen, or FINAL -> the score at this rung, or at the end."""
+    found: dict[str, dict[float, str]] = {}
+    for record in records:
+        if record["event"] in ("rung", "final"):
+            moment = FINAL if record["event"] == "final" else record["images_seen"]
+            value = record.get(metric)
+            # A trial without a final score does not complete.
+            if value is not None or moment != FINAL:
+                found.setdefault(record["run"], {})[moment] = _shown(value)
+    return found
+
+
+def study_scores(trial: FrozenTrial) -> dict[float, str]:
+    """The same of a trial in its study."""
+    found: dict[float, str] = {
+        moment: _shown(value) for moment, value in trial.intermediate_values.items()
+    }
+    if trial.state == TrialState.COMPLETE:  # the value of a pruned one is that of its last rung
+        found[FINAL] = _shown(trial.values[0])
+    return found
+
+
+def _shown(value: float | None) -> str:
+    # As text: every digit counts, and NaN equals itself.
+    return "nan" if value is None else repr(float(value))
 
 
 def newest_by_run(records: Sequence[Record]) -> dict[str, Record]:

@@ -252,6 +252,21 @@ def test_score_that_differs_between_study_and_records_is_said(
 
 
 @pytest.mark.parametrize("name", [RECORDS, JOURNAL])
+def test_score_of_a_rung_that_is_gone_is_said(reference: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    marks = {RECORDS: '"event": "rung"', JOURNAL: '"intermediate_value"'}
+    lines = (folder / name).read_text().splitlines(keepends=True)
+    rung = next(number for number, line in enumerate(lines) if marks[name] in line)
+    (folder / name).write_text("".join(lines[:rung] + lines[rung + 1 :]))
+    search = Search.open(config(), RunDir(folder))
+    (note,) = search.store.notes
+    assert "disagree on the score of 1 trial(s)" in note and " images: " in note
+    assert ("none and " in note) == (name == JOURNAL)
+    search.close()
+
+
+@pytest.mark.parametrize("name", [RECORDS, JOURNAL])
 def test_new_search_does_not_start_in_folder_of_a_run_that_lost_its_config(
     half: Path, tmp_path: Path, name: str
 ) -> None:
