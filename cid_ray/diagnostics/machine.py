@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import tempfile
 from pathlib import Path
 
 from cid_ray.config import InputError
 from cid_ray.diagnostics.runner import Limited
-from cid_ray.resources.container import available_cpus, cpu_quota, memory_limit
+from cid_ray.resources.container import (
+    address_space_limit,
+    available_cpus,
+    cpu_quota,
+    memory_limit,
+)
 from cid_ray.storage.user_dirs import cache_dir, check_writable, home_dir, home_problem
 from cid_ray.storage.user_dirs import private_temp_dir as instead_of_home
 
@@ -101,8 +105,8 @@ def check_memory() -> str:
     if limit is not None and limit < memory.total:
         text += f", the container's limit is {gib(limit)}"
         usable = min(usable, limit)
-    address_space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if address_space != resource.RLIM_INFINITY:
+    address_space = address_space_limit()
+    if address_space is not None:
         raise Limited(
             f"{text}, and `ulimit -v` is {gib(address_space)}: Ray's processes map far more than "
             "they use and do not start; `ulimit -v unlimited`"

@@ -13,6 +13,18 @@ from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc/self")
+# Ray's processes and torch map far more than they use: with 12 GB they fail at random places.
+MIN_ADDRESS_SPACE = 20 << 30
+
+
+def address_space_limit() -> int | None:
+    """Bytes that a process may map (`ulimit -v`); None without a limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def available_cpus() -> int:

@@ -15,7 +15,11 @@ from cid_ray.config import InputError, error_summary
 from cid_ray.resources import _ray_compat
 from cid_ray.resources.capacity import AliveNode, ClusterCapacity, Resources, with_autoscaler
 from cid_ray.resources.cluster_files import kuberay_capacity, read_cluster_file
-from cid_ray.resources.container import available_cpus
+from cid_ray.resources.container import (
+    MIN_ADDRESS_SPACE,
+    address_space_limit,
+    available_cpus,
+)
 from cid_ray.resources.ray_files import check_ray_temp_dir, ray_temp_dir
 from cid_ray.results.provenance import git_sha
 
@@ -48,7 +52,7 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
 
     Raises:
         InputError: the cluster of RAY_ADDRESS does not answer within JOIN_TIMEOUT_S, or runs
-            another version of Ray or Python.
+            another version of Ray or Python; or `ulimit -v` is too low.
     """
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -56,6 +60,7 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
 
     if ray.is_initialized():
         return
+    _check_address_space()
     metadata = {**(metadata or {}), "git": git_sha() or "unknown"}
     options: dict[str, Any] = {
         "log_to_driver": verbose,
@@ -79,6 +84,15 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
     _ray_compat.add_job_metadata(metadata)
     global _connected
     _connected = True
+
+
+def _check_address_space() -> None:
+    limit = address_space_limit()
+    if limit is not None and limit < MIN_ADDRESS_SPACE:
+        raise InputError(
+            f"`ulimit -v` lets a process map {limit / 2**30:.1f} GiB, and Ray's need "
+            f"{MIN_ADDRESS_SPACE >> 30} GiB; run `ulimit -v unlimited` first"
+        )
 
 
 def stop_ray(timeout_s: float = STOP_TIMEOUT_S) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -82,6 +83,7 @@ def test_running_cluster_is_joined(monkeypatch: pytest.MonkeyPatch, ray_cluster:
         ({"RAY_ADDRESS": "127.0.0.1:1"}, "RAY_ADDRESS=127.0.0.1:1: nothing answers there"),
         ({"RAY_TMPDIR": "long"}, "characters too long for the names of Ray's sockets; name a"),
         ({"TMPDIR": "long"}, "characters too long for the names of Ray's sockets; name a"),
+        ({"ulimit": "12"}, "`ulimit -v` lets a process map 12.0 GiB, and Ray's need 20 GiB"),
     ],
 )
 def test_tune_that_cannot_have_ray_ends_with_one_line_before_it_writes(
@@ -90,6 +92,11 @@ def test_tune_that_cannot_have_ray_ends_with_one_line_before_it_writes(
     folder = tmp_path / ("x" * 100)  # a socket's name has at most 107 characters
     folder.mkdir()
     env = {name: str(folder) if value == "long" else value for name, value in env.items()}
+    limit = int(env.pop("ulimit", 0)) << 30
+
+    def limit_address_space() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
     command = [sys.executable, "-m", "cid_ray.tune", "--out", str(tmp_path / "run")]
     done = subprocess.run(
         command,
@@ -98,6 +105,7 @@ def test_tune_that_cannot_have_ray_ends_with_one_line_before_it_writes(
         text=True,
         timeout=120,
         check=False,
+        preexec_fn=limit_address_space if limit else None,
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert done.stderr.startswith("error: ") and message in done.stderr.splitlines()[-1]
