@@ -19,6 +19,7 @@ class ClassList:
     names: list[str]
     colors: list[list[int]]
     has_colors: bool = False  # whether the data set gives the colours; else they are our defaults
+    notes: tuple[tuple[str, str], ...] = ()  # what was guessed: reason and example, for `Findings`
 
     @classmethod
     def of_names(cls, names: Iterable[str]) -> ClassList:

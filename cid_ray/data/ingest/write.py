@@ -123,6 +123,8 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
 def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, MaskReader]:
     """The classes, guessed if the data set names none, and the reader of their masks."""
     mappings = [plan.mapping, options.mapping]
+    for reason, example in plan.classes.notes if plan.classes else ():
+        plan.findings.add("guessed", reason, example)
     classes = plan.classes
     if classes is None:
         plain = MaskReader(ClassList([], []), mappings, options.ignore_index)
