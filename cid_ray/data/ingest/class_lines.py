@@ -178,7 +178,7 @@ def _in_order(
             if with_alpha:
                 remedy = "of four numbers the first is an id; a colour is three, without alpha"
             elif expected == 0 and int(found) == 1:
-                remedy = "leave the ids out, and import with --map 1=0 --map 2=1 ..."
+                remedy = "leave the ids out, and import with --first-id 1"
             raise ValueError(
                 f"line {row.number}: {row.text!r} has id {int(found)} where {expected} is due: "
                 f"the ids of the lines must be 0, 1, 2, ...; {remedy}"

@@ -138,7 +138,7 @@ REFUSED = {
     "alpha": ("a 1 2 3 255\nb 4 5 6 255\n", "a colour is three, without alpha"),
     "four numbers": ("0 1 2 3\n4 5 6 7\n", "line 1: '0 1 2 3' may be `name r g b` or"),
     "ids from 1": ("1 a\n2 b\n", "has id 1 where 0 is due"),
-    "ids from 1, remedy": ("1 a\n2 b\n", "import with --map 1=0"),
+    "ids from 1, remedy": ("1 a\n2 b\n", "import with --first-id 1"),
     "ids with a gap": ("0 a\n2 b\n", "line 2: '2 b' has id 2 where 1 is due"),
     "id missing": ("0 a\n1 b\nc\n", "line 3: 'c' does not begin with an id"),
     "cells missing": ("name,r,g,b\na,1,2,3\nb,1,2\n", "line 3: 'b,1,2' has 3 cells"),
