@@ -191,8 +191,13 @@ def _describe_unknown(files: Sequence[Path], colors: np.ndarray) -> str:
             )
     shown = ", ".join(str(unpack_color(int(color))) for color in colors[:MAX_SHOWN_COLORS])
     more = ", ..." if len(colors) > MAX_SHOWN_COLORS else ""
-    return (
+    message = (
         f"{files[0]}: a colour mask, one of {len(files)}, and nothing says which class has which "
         f"colour; give the colours in the classes file (`name r g b`). "
         f"The masks hold {len(colors):,} colours: {shown}{more}"
     )
+    palette = pack_colors(voc_palette(256))
+    if np.isin(colors, [*palette, *pack_colors([VOC_VOID])]).all():
+        highest = np.flatnonzero(np.isin(palette, colors)).max(initial=0)
+        message += f". If they are PASCAL VOC's, name its ids 0 to {highest}, `background` first"
+    return message

@@ -204,7 +204,9 @@ def test_vocs_palette_that_does_not_fit_the_names_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=r"0\.png: a colour mask, .*\(`name r g b`\)") as caught:
         read_set(saved(tmp_path, voc_colored(mask)), ClassList.of_names(names))
-    assert "(128, 0, 0)" in str(caught.value)
+    message = str(caught.value)
+    assert "(128, 0, 0)" in message
+    assert f"PASCAL VOC's, name its ids 0 to {mask.max()}, `background` first" in message
 
 
 def test_colors_of_no_known_palette_are_refused(tmp_path: Path) -> None:
