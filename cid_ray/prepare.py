@@ -60,10 +60,14 @@ def add_import_options(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="TABLE", help="folder to make")
     renumber = "renumber mask ids, e.g. 11=255; may be repeated"
     parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW", help=renumber)
+    first = "mask id of the first class (0); lower ids mean no label"
+    parser.add_argument("--first-id", type=int, default=0, help=first)
     parser.add_argument("--ignore-index", type=int, default=255, help="id of `no label` (255)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out bad files, name them")
     unmatched = "pixels whose colour is of no class: an error from 0.1 %% on, or ignored"
     parser.add_argument("--unmatched", choices=("error", "ignore"), default="error", help=unmatched)
+    blurred = "masks that look resized with interpolation: an error, or kept"
+    parser.add_argument("--blurred", choices=("error", "keep"), default="error", help=blurred)
     near = "pool images that look like a held-out image"
     choices = ("remove", "keep")
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
@@ -73,9 +77,11 @@ def import_images(args: argparse.Namespace) -> ImportResult:
     check_output(args.out)
     options = ImportOptions(
         mapping=parse_mapping(args.map),
+        first_id=args.first_id,
         ignore_index=args.ignore_index,
         skip_bad=args.skip_bad,
         unmatched=args.unmatched,
+        blurred=args.blurred,
         near_duplicates=args.near_duplicates,
         progress=lambda files, total: track(files, "reading", total, transient=True),
     )

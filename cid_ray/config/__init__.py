@@ -25,7 +25,7 @@ from cid_ray.config.sharding import (
     shard_range,
     unlabeled_shard,
 )
-from cid_ray.config.text_files import read_utf8
+from cid_ray.config.text_files import read_limited_bytes, read_utf8
 from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig
 from cid_ray.config.validators import check_uri, flatten, holds_secret, parse_label_ratio
 
@@ -57,6 +57,7 @@ __all__ = [
     "labeled_shard",
     "load_config",
     "parse_label_ratio",
+    "read_limited_bytes",
     "read_utf8",
     "read_yaml",
     "shard_range",

@@ -513,7 +513,7 @@ def test_postscript_named_png_is_not_run(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("sky\nStraße\n".encode("latin-1"), "line 2: not text in UTF-8"),
+        (b"sky\n\x81\n", "neither in UTF-8 nor in UTF-16 or Latin-1"),
         (b"sky 0 0 256\n", "'sky 0 0 256' has a colour above 255"),
         (b"sky\x00\n", "has control characters"),
         ("\n".join(map(str, range(256))).encode(), "names 256 classes, at most 255"),

@@ -27,8 +27,13 @@ from tests.helpers.fuzzing import (
 )
 from tests.helpers.image_tables import labeled_row, random_image, random_mask, write_table
 
-CLASSES = b"road 128 64 128\nsky\nsign symbol 192,128,128  # as in CamVid\ncar\n"
-NAMED_COLORS = {"road": [128, 64, 128], "sign symbol": [192, 128, 128]}
+CLASSES = b"road 128 64 128\nsky 1 2 3\nsign symbol 192,128,128  # as in CamVid\ncar #0a0b0c\n"
+NAMED_COLORS = {
+    "road": [128, 64, 128],
+    "sky": [1, 2, 3],
+    "sign symbol": [192, 128, 128],
+    "car": [10, 11, 12],
+}
 NUM_IMAGES = 9
 LABELED = np.arange(4)
 
@@ -117,7 +122,7 @@ def test_damaged_class_file(tmp_path_factory: pytest.TempPathFactory, edits: lis
     classes = check_classes(path)
     if classes is None:
         return
-    lines = content.decode().splitlines()
+    lines = content.decode(errors="replace").splitlines()
     for line in CLASSES.decode().splitlines():
         if line in lines:
             found = NAMED_COLORS.keys() & {name for name in classes.names if line.startswith(name)}

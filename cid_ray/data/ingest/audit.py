@@ -3,19 +3,26 @@
 An import passes every mask through one `Audit`, which keeps counts and first examples, never
 pixels. It tells two kinds of errors apart. A *bad file* (unreadable, truncated, sizes that differ,
 a copy of a held-out image) may be left out with --skip-bad. A *bad set* (ids outside the classes,
-masks of 0 and 255 only) may not: no model could learn from what is left.
+masks of 0 and 255 only, blurred masks) may not: no model could learn from what is left.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
+from cid_ray.data.ingest.blur import BlurCheck
 from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.findings import Findings
+from cid_ray.data.ingest.mask_colors import UnmatchedColors, format_share
+from cid_ray.data.ingest.mask_reader import MaskContent
 
 RARE_CLASS_FRACTION = 0.05  # of train's labeled pixels, for the warning about two classes
+MAX_UNMATCHED_SHARE = 0.001  # of the pixels of colour masks
+MAX_SHOWN_IDS = 10
 
 
 @dataclass
@@ -29,6 +36,16 @@ class Audit:
     unknown_id_example: dict[int, str] = field(default_factory=dict)  # mask id -> first file
     mask_values: set[int] = field(default_factory=set)
     class_pixels: dict[str, np.ndarray] = field(default_factory=dict)  # split -> i64[K]
+    unmatched_rule: Literal["error", "ignore"] = "error"
+    blurred_rule: Literal["error", "keep"] = "error"
+    unmatched: UnmatchedColors = field(default_factory=UnmatchedColors)
+    blur: BlurCheck = field(default_factory=BlurCheck)
+
+    def add_content(self, path: str, content: MaskContent) -> None:
+        """Add what was seen in a mask besides its ids."""
+        self.unmatched.add(content.unmatched, path)
+        if content.edges is not None:
+            self.blur.add(path, content.edges)
 
     def check_mask(
         self, path: str, split: str, mask: np.ndarray, image_size: tuple[int, int]
@@ -57,6 +74,9 @@ class Audit:
     def errors(self, skip_bad: bool) -> list[str]:
         """Why no table can be written, a message each; empty if it can."""
         found = [] if skip_bad else list(self.bad_files)
+        blur = self.blur.error()
+        if blur is not None and self.blurred_rule == "error":
+            return [*found, blur]  # what else would be said of wrong ids is not true
         if self._masks_are_0_and_255():
             return [
                 *found,
@@ -64,9 +84,19 @@ class Audit:
                 "nothing would be learned. "
                 "If 255 is the object, import with `--map 255=1`",
             ]
+        if self.unmatched_rule == "error" and self.unmatched.share > MAX_UNMATCHED_SHARE:
+            found.append(self._describe_unmatched())
         if self.unknown_ids:
             found.append(self._describe_unknown_ids())
         return found
+
+    def add_findings(self, findings: Findings) -> None:
+        """Tell what was left out of the masks that are stored."""
+        if self.unmatched.pixels:
+            share = format_share(self.unmatched.share)
+            reason = f"pixels whose colour is of no class, {share} of all in colour masks"
+            example = f"{self.unmatched.first}: {self.unmatched.describe()}"
+            findings.add("left out", reason, example, self.unmatched.pixels)
 
     def _masks_are_0_and_255(self) -> bool:
         """Whether these are binary masks of which the object would be ignored."""
@@ -74,18 +104,48 @@ class Audit:
             return False
         return self.mask_values <= {0, 255}
 
+    def _describe_unmatched(self) -> str:
+        unmatched = self.unmatched
+        message = (
+            f"{format_share(unmatched.share)} of the pixels of colour masks have a colour of no "
+            f"class, the commonest are {unmatched.describe()}, first in {unmatched.first}. "
+        )
+        if unmatched.looks_blurred:
+            return message + (
+                f"One mask holds {unmatched.num_colors:,} such colours: it is blurred (resized "
+                "with interpolation, or once stored as JPEG) or no mask. Export the masks again "
+                "as PNG and resize with nearest neighbour, or ignore these pixels: "
+                "`--unmatched ignore`"
+            )
+        return message + (
+            "Name these classes in the classes file (`name r g b`), or ignore these pixels: "
+            "`--unmatched ignore`"
+        )
+
     def _describe_unknown_ids(self) -> str:
+        shown = sorted(self.unknown_ids.items())[:MAX_SHOWN_IDS]
         files = ", ".join(
             f"{value} (in {count} files, first {self.unknown_id_example[value]})"
-            for value, count in sorted(self.unknown_ids.items())
+            for value, count in shown
         )
-        first_ids = sorted(self.unknown_ids)[:3]
-        remedy = " ".join(f"--map {value}={self.ignore_index}" for value in first_ids)
+        more = len(self.unknown_ids) - len(shown)
+        if more:
+            files += f" and {more} more"
         num_classes = len(self.classes)
-        return (
-            f"mask ids outside the {num_classes} classes (0..{num_classes - 1}): {files}. "
-            f"Name the class in the classes file, or ignore it: `{remedy}`"
-        )
+        outside = f"mask ids outside the {num_classes} classes (0..{num_classes - 1}): {files}"
+        if set(self.unknown_ids) == {num_classes}:
+            if 0 not in self.mask_values:
+                return (
+                    f"{outside}. No mask holds id 0, so the first class has id 1: "
+                    "import with `--first-id 1`"
+                )
+            return (
+                f"{outside}. If id 0 means no label and the first class has id 1, import with "
+                f"`--first-id 1`. Else name the class in the classes file, or ignore it: "
+                f"`--map {num_classes}={self.ignore_index}`"
+            )
+        remedy = " ".join(f"--map {value}={self.ignore_index}" for value, _ in shown[:3])
+        return f"{outside}. Name the class in the classes file, or ignore it: `{remedy}`"
 
     def warnings(self) -> list[str]:
         """What is unusual and allowed, a message each."""
@@ -96,6 +156,14 @@ class Audit:
             if absent:
                 effect = "never learned" if split == "train" else "left out of mIoU"
                 found.append(f"no {split} mask has a pixel of: {', '.join(absent)} ({effect})")
+        if self.blur.num_masks and self.ignore_index != 0 and 0 not in self.mask_values:
+            found.append(
+                "no mask holds id 0; if the first class has id 1 in the masks, import again "
+                "with --first-id 1"
+            )
+        blur = self.blur.warning()
+        if blur is not None:
+            found.append(blur)
         if self._has_rare_class():
             found.append(
                 "two classes, one of them rarer than 5 %: a model may predict background "

@@ -1,24 +1,41 @@
 """How the pixels of a mask file become class ids.
 
 Masks come as ids (single channel or palette), as one bit, or as colours. All become u8[H, W] ids.
+What the colours of a set stand for is decided once for all its masks (`mask_survey.py`): one mask
+alone may look like another code.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from cid_ray.data.image_codec import open_image
+from cid_ray.data.ingest.blur import EdgeCounts, count_edges
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.items import DrawnMask
+from cid_ray.data.ingest.mask_colors import (
+    CHANNELS,
+    Color,
+    ColorTable,
+    UnmatchedColors,
+    channel_ids,
+    count_unmatched,
+)
+from cid_ray.data.ingest.mask_file import MaskPixels, read_pixels
 
-ID_MODES = ("1", "L", "P", "I;16", "I")  # Pillow's modes of which a pixel is an id
+
+@dataclass(frozen=True)
+class ColorCode:
+    """What the colours of a set's masks stand for."""
+
+    channel: int | None = None  # of CHANNELS: ids are in it. None: colours are those of the classes
+    void: tuple[Color, ...] = ()  # colours that mean "no label"
+    palette_by_color: bool = False  # palette masks are colour masks: the index means nothing
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,9 @@ class MaskContent:
     """What was read of one mask."""
 
     ids: np.ndarray  # u8[H, W]
-    unmatched: Counter[tuple[int, int, int]] = field(default_factory=Counter)  # colour -> pixels
+    unmatched: UnmatchedColors = field(default_factory=UnmatchedColors)
+    changes: tuple[str, ...] = ()  # what was changed, each a noun phrase in the plural
+    edges: EdgeCounts | None = None  # of ids before they are renumbered; None: colours, or drawn
 
 
 class MaskReader:
@@ -36,11 +55,19 @@ class MaskReader:
         classes: their colours translate colour masks. Pixels of other colours are ignored.
         mappings: old id -> new id, applied one after the other: the format's own and `--map`.
         ignore_index: the id of pixels without a label.
+        code: what the colours of colour masks stand for.
     """
 
-    def __init__(self, classes: ClassList, mappings: list[Mapping[int, int]], ignore_index: int):
+    def __init__(
+        self,
+        classes: ClassList,
+        mappings: Sequence[Mapping[int, int]],
+        ignore_index: int,
+        code: ColorCode | None = None,
+    ):
         self.classes = classes
         self.ignore_index = ignore_index
+        self.code = code or ColorCode()
         self._new_ids = np.arange(256, dtype=np.uint8)
         for mapping in mappings:
             step = np.arange(256, dtype=np.uint8)
@@ -56,7 +83,8 @@ class MaskReader:
             size: (height, width) of its image; polygons are drawn at it.
 
         Raises:
-            BadFile: it cannot be decoded, or its pixels are neither ids nor the classes' colours.
+            BadFile: it cannot be decoded, was compressed with loss, or its pixels are neither ids
+                nor the classes' colours.
         """
         if isinstance(mask, DrawnMask):
             return MaskContent(self._new_ids[mask.draw(*size)])
@@ -64,25 +92,41 @@ class MaskReader:
 
     def read_file(self, path: Path) -> MaskContent:
         """Read a mask that is an image file."""
-        try:
-            with open_image(path) as image:
-                pixels = np.asarray(image if image.mode in ID_MODES else image.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadFile(f"{path}: unreadable mask ({error})") from None
-        if pixels.ndim == 3:
-            return MaskContent(self._new_ids[self._ids_of_colors(path, pixels)])
-        if pixels.max(initial=0) > 255:
-            raise BadFile(f"{path}: mask ids up to {pixels.max()}, must be below 256")
-        return MaskContent(self._new_ids[pixels.astype(np.uint8)])
-
-    def _ids_of_colors(self, path: Path, pixels: np.ndarray) -> np.ndarray:
-        """u8[H, W]: the class ids of colours u8[H, W, 3]."""
-        class_ids = np.full(pixels.shape[:2], self.ignore_index, np.uint8)
-        for index, color in enumerate(self.classes.colors):
-            class_ids[(pixels == color).all(-1)] = index
-        if (class_ids == self.ignore_index).all():
+        content = self.ids_of(path, read_pixels(path))
+        if content.unmatched.pixels == content.ids.size:
             raise BadFile(
                 f"{path}: a colour mask without one pixel of the classes' colours; "
                 "give the colours in the classes file (`name r g b`)"
             )
-        return class_ids
+        return content
+
+    def ids_of(self, path: Path, pixels: MaskPixels) -> MaskContent:
+        """The class ids of a mask's pixels, or of a part of them.
+
+        Args:
+            path: the file, for messages.
+            pixels: ids or colours.
+
+        Raises:
+            BadFile: it has colours where the other masks of the set have ids.
+        """
+        values = pixels.values
+        if self.code.palette_by_color and pixels.palette is not None:
+            values = pixels.palette[values]
+        elif pixels.is_color and self.code.channel is not None:
+            ids = channel_ids(values, self.code.channel)
+            if ids is None:
+                channel = CHANNELS[self.code.channel]
+                raise BadFile(f"{path}: a colour mask, the others hold ids in {channel} alone")
+            values = ids
+        if values.dtype == np.uint8:
+            edges = count_edges(values)
+            return MaskContent(self._new_ids[values], changes=pixels.changes, edges=edges)
+        ids, unmatched = self._color_table.ids(values, self.ignore_index)
+        counts = count_unmatched(values, unmatched)
+        return MaskContent(self._new_ids[ids], counts, pixels.changes)
+
+    @cached_property
+    def _color_table(self) -> ColorTable:
+        # 16 MB that most sets do not need. Two threads may make it twice, which harms nothing.
+        return ColorTable(self.classes.colors, self.code.void)

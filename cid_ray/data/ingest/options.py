@@ -22,27 +22,33 @@ class ImportOptions:
 
     Attributes:
         mapping: old mask id -> new mask id (`--map`).
+        first_id: the mask id of the first class (`--first-id`). Lower ids become `ignore_index`.
         ignore_index: the mask id that means "no label", 0..255.
         skip_bad: leave bad files out instead of raising.
         unmatched: whether pixels of a colour mask whose colour is of no class are an "error" (from
             0.1 % on) or are told and ignored ("ignore").
+        blurred: whether masks that look blurred are an "error" or are imported ("keep").
         near_duplicates: whether pool images that look like a held-out image are left out
             ("remove") or kept and told ("keep").
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
-        InputError: `ignore_index` is not from 0 to 255.
+        InputError: `ignore_index` or `first_id` is not from 0 to 255.
     """
 
     mapping: Mapping[int, int] = field(default_factory=dict)
+    first_id: int = 0
     ignore_index: int = 255
     skip_bad: bool = False
     unmatched: Literal["error", "ignore"] = "error"
+    blurred: Literal["error", "keep"] = "error"
     near_duplicates: Literal["remove", "keep"] = "remove"
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ignore_index <= 255:
-            raise InputError(
-                f"--ignore-index is {self.ignore_index}, must be a mask id from 0 to 255"
-            )
+        for option, value in (
+            ("--ignore-index", self.ignore_index),
+            ("--first-id", self.first_id),
+        ):
+            if not 0 <= value <= 255:
+                raise InputError(f"{option} is {value}, must be a mask id from 0 to 255")

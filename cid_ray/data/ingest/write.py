@@ -17,7 +17,7 @@ from typing import Any
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.audit import Audit
-from cid_ray.data.ingest.classes import ClassList
+from cid_ray.data.ingest.classes import ClassList, shift_ids
 from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
@@ -25,6 +25,7 @@ from cid_ray.data.ingest.guess_classes import guess_classes
 from cid_ray.data.ingest.image_reader import ImageContent, ImageReader
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
+from cid_ray.data.ingest.mask_survey import survey_masks
 from cid_ray.data.ingest.options import ImportOptions
 from cid_ray.data.table import Table
 from cid_ray.data.table_writer import TableWriter, check_only_table
@@ -87,7 +88,12 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     check_output(out)
     classes, reader = _open_masks(plan, options)
     findings = plan.findings
-    audit = Audit(classes.names, options.ignore_index)
+    audit = Audit(
+        classes.names,
+        options.ignore_index,
+        unmatched_rule=options.unmatched,
+        blurred_rule=options.blurred,
+    )
     duplicates = Duplicates(findings)
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
@@ -101,7 +107,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                 if not duplicates.check(item, image):
                     continue
                 writer.add(audited_row(audit, item, image, mask))
-                for change in image.changes:
+                for change in (*image.changes, *(mask.changes if mask else ())):
                     findings.add("changed", change, item.image)
             except BadFile as error:
                 audit.bad_files.append(str(error))
@@ -112,6 +118,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
         if errors:
             may_skip = bool(audit.bad_files) and not options.skip_bad
             raise InputError(_describe_errors(errors, may_skip))
+        audit.add_findings(findings)
         warnings = [*audit.warnings(), *duplicates.warnings()]
         writer.close(skipped=audit.bad_files, warnings=warnings, findings=findings.to_json())
     except BaseException:  # Ctrl-C too
@@ -122,14 +129,18 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
 
 def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, MaskReader]:
     """The classes, guessed if the data set names none, and the reader of their masks."""
-    mappings = [plan.mapping, options.mapping]
-    classes = plan.classes
-    if classes is None:
-        plain = MaskReader(ClassList([], []), mappings, options.ignore_index)
-        classes = guess_classes(plan.items, plain)
-        names = f"class_0 to {classes.names[-1]}"
-        plan.findings.add("guessed", "classes, by the ids in the masks", names, len(classes.names))
-    return classes, MaskReader(classes, mappings, options.ignore_index)
+    mappings = [plan.mapping, shift_ids(options.first_id, options.mapping, options.ignore_index)]
+    files = [item.mask for item in plan.items if isinstance(item.mask, Path)]
+    findings = plan.findings
+    for reason, example in plan.classes.notes if plan.classes else ():
+        findings.add("guessed", reason, example)
+    named = plan.classes or ClassList([], [])
+    decision = survey_masks(files, named, options.ignore_index, findings)
+    classes = decision.classes
+    if plan.classes is None:
+        plain = MaskReader(classes, mappings, options.ignore_index, decision.code)
+        classes = guess_classes(files, plain, findings, options.blurred == "error")
+    return classes, MaskReader(classes, mappings, options.ignore_index, decision.code)
 
 
 def _make_reader(mask_reader: MaskReader) -> Callable[[ImportItem], Content | BadFile]:
@@ -179,6 +190,7 @@ def audited_row(
     if mask is not None:
         mask_name = str(item.mask_path)
         class_pixels = audit.check_mask(mask_name, item.split, mask.ids, image.size).tolist()
+        audit.add_content(mask_name, mask)
     return {
         "image_id": item.image_id,
         "split": item.split,
