@@ -62,6 +62,17 @@ def test_cityscapes_image_without_mask_names_the_file_and_the_archive(tmp_path: 
         list_cityscapes(tmp_path / "set")
 
 
+def test_cityscapes_ids_are_split_city_and_frame(tmp_path: Path) -> None:
+    """The split ids in cid_ray/results/published.yaml are hashes of these ids."""
+    write_cityscapes(tmp_path / "set")
+    items = list_cityscapes(tmp_path / "set").items
+    assert [item.image_id for item in items if item.mask is not None] == [
+        "train/aachen/aachen_000000_000019",
+        "train/jena/jena_000000_000019",
+        "val/lindau/lindau_000000_000019",
+    ]
+
+
 def test_cityscapes_test_never_trains(tmp_path: Path) -> None:
     write_cityscapes(tmp_path / "set")
     plan = list_cityscapes(tmp_path / "set")

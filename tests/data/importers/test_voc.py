@@ -34,6 +34,12 @@ def test_train_is_every_mask_that_is_not_in_val(root: Path) -> None:
     assert names_of(root, "val") == ["2007_000033"]
 
 
+def test_ids_are_split_and_name(root: Path) -> None:
+    """The split ids in cid_ray/results/published.yaml are hashes of these ids."""
+    ids = [item.image_id for item in list_voc(root).items]
+    assert ids == ["train/2007_000032", "train/2007_000039", "train/2008_000002", "val/2007_000033"]
+
+
 def test_augmented_mask_of_val_image_never_trains(root: Path) -> None:
     assert (root / "SegmentationClassAug" / "2007_000033.png").exists()
     for pool in ("lists", "all"):
