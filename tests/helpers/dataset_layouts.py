@@ -84,8 +84,9 @@ def write_list(path: Path, names: Iterable[str]) -> None:
 
 
 def some_mask(name: str, num_classes: int) -> np.ndarray:
-    """u8[H, W] of class ids with some void pixels. Every class is present."""
-    mask = random_mask(crc32(name.encode()), num_classes, SIZE)
+    """u8[H, W] of class ids in cells of 2 x 2 pixels, some void. Every class is present."""
+    cells = random_mask(crc32(name.encode()), num_classes, (SIZE[0] // 2, SIZE[1] // 2))
+    mask = cells.repeat(2, axis=0).repeat(2, axis=1)
     mask[-1, :3] = VOID
     return mask
 
