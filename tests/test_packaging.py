@@ -72,8 +72,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 def test_wheel_holds_package_and_data_and_nothing_else(installed: Installed) -> None:
     names = set(zipfile.ZipFile(installed.wheel).namelist())
-    for name in ("cid_ray/py.typed", "cid_ray/results/style.css"):
-        assert name in names
+    for name in ("py.typed", "results/style.css", "results/published.yaml"):
+        assert f"cid_ray/{name}" in names
     for folder in ("search_spaces", "cluster"):
         files = [file for file in (ROOT / folder).rglob("*") if file.is_file()]
         assert {f"cid_ray/packaged/{file.relative_to(ROOT)}" for file in files} <= names
@@ -111,7 +111,9 @@ def test_wheel_names_of_packaged_files_work_in_every_folder(installed: Installed
     assert installed.python(*check).startswith(installed.packaged("cluster/aws.yaml"))
     unknown = installed.run(sys.executable, *check[:3], "--space", "demoo", "--cluster", "aws")
     assert unknown.returncode == 2
-    assert unknown.stderr.endswith("; those that come with cid_ray are camvid, demo\n")
+    assert unknown.stderr.endswith(
+        "; those that come with cid_ray are camvid, cityscapes, demo, voc\n"
+    )
 
 
 def test_wheel_grafana_copies_packaged_dashboard(installed: Installed) -> None:

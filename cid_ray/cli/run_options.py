@@ -68,13 +68,14 @@ def resolve_paths(config: Config) -> Config:
     changes: dict[str, str] = {}
     may_be_paths = {
         "data.table": config.data.table,
-        "data.split_files": config.data.split_files,
         "model.weights": config.model.weights,
     }
     for key, name in may_be_paths.items():
         # These keys also take words ("demo", "pretrained") and URIs: only what exists is a path.
         if name and Path(name).exists():
             changes[key] = str(Path(name).resolve())
+    if config.data.split_files:  # always a path, which may hold "{ratio}"
+        changes["data.split_files"] = str(Path(config.data.split_files).resolve())
     checkpoint_dir = config.train.checkpoint_dir
     if checkpoint_dir:
         changes["train.checkpoint_dir"] = str(paths.absolute(checkpoint_dir))

@@ -22,6 +22,8 @@ from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
 
 Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
 
+RATIO_FIELD = "{ratio}"  # of data.split_files
+
 # Where a run's data is stored, how fast it works and how it handles faults do not change results.
 NOT_FINGERPRINTED = (
     "data.table",
@@ -51,7 +53,8 @@ class DataConfig(Section):
     label_from: Literal["any", "each_group", "one_group"] = "any"
     # Fraction of the drawn labels that serves as val, so that val costs labels; 0: the table's val.
     val_from_budget: float = Field(0, ge=0, lt=1)
-    # A folder with UniMatch's labeled.txt and unlabeled.txt, used instead of a draw.
+    # A folder with UniMatch's labeled.txt and unlabeled.txt, used instead of a draw. "{ratio}" in
+    # it means data.ratio with "_" for "/": splits/cityscapes/{ratio} has a folder for each.
     split_files: str | None = None
     # H, W to which images are resized when they are decoded; null: their own size.
     image_size: tuple[int, int] | None = None
@@ -97,6 +100,18 @@ class DataConfig(Section):
         if any(side < 16 for side in sides):
             raise ValueError("must be at least 16 pixels a side")
         return value
+
+    @property
+    def split_folder(self) -> str | None:
+        """`split_files` of this ratio.
+
+        Example:
+            >>> DataConfig(ratio="1/16", split_files="splits/cityscapes/{ratio}").split_folder
+            'splits/cityscapes/1_16'
+        """
+        return self.split_files and self.split_files.replace(
+            RATIO_FIELD, self.ratio.replace("/", "_")
+        )
 
     @property
     def crop(self) -> tuple[int, int]:

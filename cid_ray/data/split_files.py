@@ -3,6 +3,9 @@
 A line is an image, and the image's mask after a space if it has one. Published lists name images
 in many ways: with or without mask, in other folders, as bare ids, with spaces in names. A line is
 matched by its relative path first, and by the file's stem where that is unique.
+
+The published lists of UniMatch and UniMatch V2 keep all rules that are checked here: no image is in
+two lists or twice in one, and none of `val.txt` trains.
 Format: https://github.com/LiheYoung/UniMatch-V2, `splits/`.
 """
 
@@ -16,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cid_ray.config import InputError, read_utf8
+from cid_ray.config import DataConfig, InputError, parse_label_ratio, read_utf8
 from cid_ray.data.table import Table
 from cid_ray.storage import paths
 from cid_ray.storage.json_file import MEGABYTE
@@ -44,10 +47,21 @@ def _lines(lines: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_label_count(data: DataConfig, num_labeled: int) -> None:
+    """InputError if `data.ratio` is another number than that of the labels in the list."""
+    _, count = parse_label_ratio(data.ratio)
+    if count not in (None, num_labeled):
+        raise InputError(
+            f"data.ratio is {data.ratio}, but labeled.txt of {data.split_folder} names "
+            f"{num_labeled} images; set data.ratio={num_labeled} or choose other lists"
+        )
+
+
 def read_lists(table: Table, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """i64[n] labeled and i64[m] pool rows of a folder's two lists, in the order of the lists.
 
-    Masks that `unlabeled.txt` names are ignored.
+    Masks that `unlabeled.txt` names are ignored. A `val.txt` beside the folder, as in UniMatch's
+    repository, must name none of these rows.
 
     Raises:
         InputError: a list is missing or empty, or a line names no train image, or an image twice.
@@ -66,6 +80,7 @@ def read_lists(table: Table, folder: Path) -> tuple[np.ndarray, np.ndarray]:
     if len(without_mask):
         first = table.ids(without_mask[:1])[0]
         raise InputError(f"{labeled_file}: {first} has no mask in the table")
+    lookup.check_val_list(folder.parent / "val.txt", folder, np.concatenate([labeled, pool]))
     return labeled, pool
 
 
@@ -73,18 +88,18 @@ class _RowLookup:
     """Finds the train row that a line of a split file names."""
 
     def __init__(self, table: Table):
-        self.by_path: dict[str, int] = {}
-        self.by_stem: dict[str, int | None] = {}  # None: several images share the stem
-        names = _row_names(table)
-        for row in table.rows("train").tolist():
-            self.by_path[names[row]] = row
-            stem = PurePosixPath(names[row]).stem
-            self.by_stem[stem] = None if stem in self.by_stem else row
+        self.table = table
+        self.names = _row_names(table)
+        self.train = _NameIndex(self.names, table.rows("train"))
 
     def rows_of(self, file: Path) -> np.ndarray:
         """i64[n]: the rows of a file's lines, in their order."""
         if not file.is_file():
-            raise InputError(f"split file {file} does not exist")
+            raise InputError(
+                f"split file {file} does not exist (data.split_files). UniMatch's lists are in "
+                "`splits` of https://github.com/LiheYoung/UniMatch; data.split_files=null draws "
+                "labels instead"
+            )
         rows = []
         text = read_utf8(file, MAX_BYTES)
         for number, untrimmed in enumerate(text.splitlines(), 1):
@@ -96,15 +111,49 @@ class _RowLookup:
                     f"{file}, line {number}: has {len(line):,} characters, an image and its mask "
                     f"have at most {MAX_LINE_CHARS:,}"
                 )
-            row = self._row_of(line, f"{file}, line {number}")
+            where = f"{file}, line {number}"
+            row = self.train.row_of(line, where)
             if row is None:
-                raise InputError(f"{file}, line {number}: no train image of the table is {line!r}")
+                raise InputError(f"{where}: {self._describe_unknown(line, where)}")
             rows.append(row)
         if len(set(rows)) != len(rows):
-            raise InputError(f"{file} names an image twice")
+            first = next(row for row, count in Counter(rows).items() if count > 1)
+            raise InputError(f"{file} names an image twice, first {self.names[first]}")
         return np.array(rows, dtype=np.int64)
 
-    def _row_of(self, line: str, where: str) -> int | None:
+    def _describe_unknown(self, line: str, where: str) -> str:
+        for split in ("val", "test"):
+            if _NameIndex(self.names, self.table.rows(split)).row_of(line, where) is not None:
+                return f"{line!r} is a {split} image of the table, which must not train"
+        return f"no train image of the table is {line!r}"
+
+    def check_val_list(self, file: Path, folder: Path, rows: np.ndarray) -> None:
+        """InputError if a file of val images, which may be absent, names one of the rows i64[n]."""
+        if not file.is_file():
+            return
+        lines = map(str.strip, read_utf8(file, MAX_BYTES).splitlines())
+        val = {self.train.row_of(line[:MAX_LINE_CHARS], str(file)) for line in lines if line}
+        leaked = [row for row in rows.tolist() if row in val]
+        if leaked:
+            raise InputError(
+                f"{folder}: {len(leaked)} images of its lists are in {file} too, first "
+                f"{self.names[leaked[0]]}: a val image must not train"
+            )
+
+
+class _NameIndex:
+    """Rows by the path and, where it is unique, by the stem of their names."""
+
+    def __init__(self, names: list[str], rows: np.ndarray):
+        self.by_path: dict[str, int] = {}
+        self.by_stem: dict[str, int | None] = {}  # None: several images share the stem
+        for row in rows.tolist():
+            self.by_path[names[row]] = row
+            stem = PurePosixPath(names[row]).stem
+            self.by_stem[stem] = None if stem in self.by_stem else row
+
+    def row_of(self, line: str, where: str) -> int | None:
+        """The row that a line names, or None; `where` is the line's place, for messages."""
         # A path may hold spaces, so each space may be the one between image and mask: the
         # candidates for the image are the first word, the first two words, and so on.
         words = line.split(" ")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from cid_ray.config import DataConfig
+from cid_ray.config.schema import RATIO_FIELD
 from cid_ray.data import split_files
 from cid_ray.data.label_draw import choose_val, draw_labels
 from cid_ray.data.table import Table
@@ -31,7 +32,7 @@ def _no_rows() -> np.ndarray:
 class Split:
     """The rows of a table, i64 arrays, by their purpose."""
 
-    ratio: str  # as configured: "1/16", or a count such as "23"
+    ratio: str  # as configured: "1/16", or a count such as "23"; of split files their count
     labeled: np.ndarray  # rows to train on with their masks
     pool: np.ndarray  # rows to train on without masks
     manifest: dict[str, Any]  # what was drawn, from what, by which seeds
@@ -96,24 +97,28 @@ def make_split(table: Table, data: DataConfig) -> Split:
         >>> split.ratio_name, len(split.pool)
         ('1/8 (24)', 168)
     """
-    if data.split_files:
-        budget, pool = split_files.read_lists(table, Path(data.split_files))
+    if data.split_folder:
+        budget, pool = split_files.read_lists(table, Path(data.split_folder))
+        split_files.check_label_count(data, len(budget))
         # A list may be sorted by name or drive, so its order is not a draw. Val needs one.
         order = np.random.default_rng([data.split_seed, data.draw]).permutation(budget)
         val_of_budget = choose_val(table, data, order)
-        source = str(data.split_files)
+        source = data.split_folder
+        # One list for any ratio: data.ratio says nothing about it.
+        ratio = data.ratio if RATIO_FIELD in str(data.split_files) else str(len(budget))
     else:
         budget = draw_labels(table, data)
         pool = np.setdiff1d(table.rows("train"), budget)
         val_of_budget = choose_val(table, data, budget)
         source = "draw"
+        ratio = data.ratio
     labeled = budget[~np.isin(budget, val_of_budget)]
     manifest = _make_manifest(table, data, labeled, pool, val_of_budget, source)
     masked = {split: _masked_rows(table, split) for split in ("val", "test")}
     val = val_of_budget if len(val_of_budget) else masked["val"]
     test_split = "test" if len(masked["test"]) else "val"
     test = masked[test_split] if len(masked[test_split]) else val
-    return Split(data.ratio, labeled, pool, manifest, val, test, test_split)
+    return Split(ratio, labeled, pool, manifest, val, test, test_split)
 
 
 def _masked_rows(table: Table, split: str) -> np.ndarray:

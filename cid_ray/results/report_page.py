@@ -29,6 +29,7 @@ from cid_ray.results.formatting import (
     repeats_text,
 )
 from cid_ray.results.markdown import markdown
+from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
 from cid_ray.results.tables import hyperparameter_table, pareto_table, repeat_table
@@ -67,6 +68,8 @@ def write_page(folder: Path, out: Path, records: list[Record], config: Config) -
         "has_repeats": any(summary.repeats for summary in summaries),
         "caution": caution(summaries),
         "importance_methods": importance_methods(summaries),
+        "published": published_tables(records, summaries),
+        "published_note": NOTE,
         "hyperparameters": hyperparameter_table(summaries),
         "pareto_points": pareto_table(summaries),
         "legend": class_legend(records),

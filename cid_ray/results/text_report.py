@@ -14,6 +14,7 @@ from rich.table import Table
 from cid_ray.config import Config, InputError
 from cid_ray.config.plain_text import printable
 from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
+from cid_ray.results.published import NOTE, PublishedTable, published_tables
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
 from cid_ray.results.summary import RatioSummary, result_table, summarize
@@ -66,6 +67,8 @@ def write_report(
     for point in pareto_table(summaries):
         score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")
+    for table in published_tables(records, summaries):
+        log(published_table(table.of_encoder(config.model.encoder)))
     write_page(run_dir.local, out or run_dir.local / "report", records, config)
     log(f"wrote {out or paths.join(run_dir.uri, 'report')}/index.html")
 
@@ -98,6 +101,21 @@ def comparison_table(summaries: list[RatioSummary]) -> str:
         table.add_row(
             printable(line["ratio"]), name, *scores, *middle, _score(line["best_on_val_test"])
         )
+    return _render(table)
+
+
+def published_table(published: PublishedTable) -> str:
+    """Other people's numbers as plain text, marked as theirs."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("method", "backbone", *map(printable, published.ratios), "source"):
+        is_text = name in ("method", "backbone", "source")
+        table.add_column(name, justify="left" if is_text else "right")
+    for row in published.rows:
+        table.add_row(row.method, row.backbone, *map(_score, row.scores), row.source)
+    return f"published numbers, {published.title}. {NOTE}\n{_render(table)}"
+
+
+def _render(table: Table) -> str:
     # Plain text: a name in square brackets is no markup, and a log file gets no colours.
     console = Console(
         width=TERMINAL_WIDTH, force_terminal=False, highlight=False, markup=False, emoji=False

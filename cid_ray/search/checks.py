@@ -8,6 +8,7 @@ from typing import Literal
 import optuna
 
 from cid_ray.config import Config, InputError, error_summary
+from cid_ray.config.schema import RATIO_FIELD
 from cid_ray.search.plugins import make_pruner, make_sampler
 from cid_ray.search.space import Space
 from cid_ray.search.trial_spec import StudyKey, trial_config
@@ -26,6 +27,13 @@ def check_search(config: Config) -> Space:
     if not search.space and search.trials > 1:
         raise InputError(
             "search.space is empty: there is nothing to search; see search_spaces/demo.yaml"
+        )
+    lists = config.data.split_files
+    if lists and RATIO_FIELD not in lists and len(search.ratios) > 1:
+        raise InputError(
+            f"data.split_files={lists} is one list of labels, but search.ratios has "
+            f"{len(search.ratios)}: write {RATIO_FIELD} in it for a folder each, such as "
+            f"splits/pascal/{RATIO_FIELD}, or search one ratio"
         )
     space = Space.parse(search.space, search.points_to_evaluate)
     for ratio in search.ratios:

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -385,7 +386,7 @@ def test_image_in_both_lists_raises(table: Table, tmp_path: Path) -> None:
 
 def test_image_twice_in_a_list_raises(table: Table, tmp_path: Path) -> None:
     message = list_error(table, tmp_path, "img/t005.jpg\nt005\n")
-    assert "labeled.txt names an image twice" in message
+    assert "labeled.txt names an image twice, first img/t005.jpg" in message
 
 
 def test_unknown_list_line_names_file_and_line(table: Table, tmp_path: Path) -> None:
@@ -397,8 +398,44 @@ def test_unknown_list_line_names_file_and_line(table: Table, tmp_path: Path) -> 
 
 
 def test_held_out_image_in_list_raises(table: Table, tmp_path: Path) -> None:
-    assert "line 1" in list_error(table, tmp_path, "img/v0.jpg seg/v0.png\n")
-    assert "unlabeled.txt, line 2" in list_error(table, tmp_path, "t005\n", "u000\nimg/v0.jpg\n")
+    message = list_error(table, tmp_path, "img/v0.jpg seg/v0.png\n")
+    assert "line 1: 'img/v0.jpg seg/v0.png' is a val image of the table" in message
+    message = list_error(table, tmp_path, "t005\n", "u000\nimg/v0.jpg\n")
+    assert "unlabeled.txt, line 2: 'img/v0.jpg' is a val image" in message
+
+
+def test_image_of_val_list_beside_the_folder_is_rejected(table: Table, tmp_path: Path) -> None:
+    """The table may hold another val: what the lists' own val.txt names must not train either."""
+    folder = write_lists(tmp_path / "12", "img/t005.jpg seg/t005.png\n", "img/t006.jpg\nu001\n")
+    (tmp_path / "val.txt").write_text("img/v0.jpg seg/v0.png\nimg/elsewhere.jpg\nimg/t007.jpg\n")
+    assert table.ids(read_lists(table, folder).pool) == ["train/t006", "train/u001"]
+    (tmp_path / "val.txt").write_text("img/v0.jpg seg/v0.png\nimg/t006.jpg seg/t006.png\n")
+    with pytest.raises(InputError, match=r"1 images of its lists are in .*val.txt too, first img"):
+        read_lists(table, folder)
+
+
+def test_ratio_in_split_files_names_the_folder_of_each_ratio(table: Table, tmp_path: Path) -> None:
+    write_lists(tmp_path / "1_16", "t001\nt002\n", "u000\n")
+    write_lists(tmp_path / "3", "t001\nt002\nt003\n", "u000\n")
+    lists = str(tmp_path / "{ratio}")
+    sixteenth = split_of(table, "1/16", split_files=lists)
+    three = split_of(table, "3", split_files=lists)
+    assert (len(sixteenth.labeled), sixteenth.ratio_name) == (2, "1/16 (2)")
+    assert (len(three.labeled), three.ratio_name) == (3, "3 labels")
+    assert three.manifest["source"] == str(tmp_path / "3")
+    with pytest.raises(InputError, match=r"1_8/labeled.txt does not exist .*UniMatch's lists are"):
+        split_of(table, "1/8", split_files=lists)
+
+
+def test_count_that_is_not_that_of_the_list_is_rejected(table: Table, tmp_path: Path) -> None:
+    write_lists(tmp_path / "3", "t001\nt002\n", "u000\n")
+    with pytest.raises(InputError, match=r"data.ratio is 3, but labeled.txt of .* names 2 images"):
+        split_of(table, "3", split_files=str(tmp_path / "{ratio}"))
+
+
+def test_one_list_is_named_by_its_count_whatever_the_ratio(table: Table, tmp_path: Path) -> None:
+    split = read_lists(table, write_lists(tmp_path, "t001\nt002\n", "u000\n"))
+    assert split.ratio_name == "2 labels"
 
 
 @pytest.mark.parametrize(
@@ -442,6 +479,8 @@ PUBLISHED = {
         "1_8": (1323, 9259),
         "1_4": (2646, 7936),
         "u2pl_1_16": (662, 9920),
+        "u2pl_1_8": (1323, 9259),
+        "u2pl_1_4": (2646, 7936),
     },
     "cityscapes": {
         "1_30": (100, 2875),
@@ -491,6 +530,48 @@ def test_published_lists_have_their_published_counts(
     assert {*split.labeled.tolist(), *split.pool.tolist()} == set(range(len(table)))
     lines = (published / name / field / "labeled.txt").read_text().split()
     assert table.index["image_path"].take(split.labeled).to_pylist() == lines[::2]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_lists_keep_every_rule(published: Path, name: str) -> None:
+    """None names an image twice, or one of another list of it, or one of val."""
+
+    def images(file: Path) -> list[str]:
+        return [line.split()[0] for line in file.read_text().splitlines()]
+
+    val = images(published / name / "val.txt")
+    assert len(val) == len(set(val)) == {"pascal": 1449, "cityscapes": 500}[name]
+    folders = {path.name for path in (published / name).iterdir() if path.is_dir()}
+    assert folders == set(PUBLISHED[name])
+    for folder in folders:
+        labeled = images(published / name / folder / "labeled.txt")
+        unlabeled = images(published / name / folder / "unlabeled.txt")
+        together = [*labeled, *unlabeled]
+        assert len(together) == len(set(together)) == {"pascal": 10582, "cityscapes": 2975}[name]
+        assert not set(together) & set(val)
+
+
+@pytest.mark.data
+def test_published_val_list_is_checked_against_the_lists(
+    published: Path, published_tables: dict[str, Table], tmp_path: Path
+) -> None:
+    shutil.copytree(published / "pascal" / "92", tmp_path / "92")
+    text = (published / "pascal" / "val.txt").read_text()
+    first = (tmp_path / "92" / "labeled.txt").read_text().splitlines()[0]
+    (tmp_path / "val.txt").write_text(f"{text.rstrip()}\n{first}\n")
+    with pytest.raises(InputError, match=f"1 images of its lists .* first {first.split()[0]}"):
+        read_lists(published_tables["pascal"], tmp_path / "92")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("ratio", ["92", "1/16"])
+def test_published_lists_of_each_ratio_are_found(
+    published: Path, published_tables: dict[str, Table], ratio: str
+) -> None:
+    lists = str(published / "pascal" / "{ratio}")
+    split = split_of(published_tables["pascal"], ratio, split_files=lists)
+    assert split.ratio_name == {"92": "92 labels", "1/16": "1/16 (662)"}[ratio]
 
 
 @pytest.mark.data

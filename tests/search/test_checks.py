@@ -18,6 +18,16 @@ def test_check_search_point_without_valid_config_names_key() -> None:
         check_search(config)
 
 
+def test_one_list_of_labels_for_several_ratios_is_rejected() -> None:
+    changes: dict[str, Any] = {"search.ratios": ["92", "183"]}
+    one_list: dict[str, Any] = {"data.split_files": "splits/pascal/92"}
+    of_each: dict[str, Any] = {"data.split_files": "splits/pascal/{ratio}"}
+    with pytest.raises(InputError, match=r"write \{ratio\} in it .* splits/pascal/\{ratio\}"):
+        check_search(simulated_config(**changes | one_list))
+    check_search(simulated_config(**one_list | {"search.ratios": ["92"]}))
+    check_search(simulated_config(**changes | of_each))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

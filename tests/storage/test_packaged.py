@@ -54,7 +54,7 @@ def test_bare_name_is_a_packaged_file_in_every_folder(
     (tmp_path / "search_spaces").mkdir()
     (tmp_path / "search_spaces" / "mine.yaml").touch()
     assert named_file("mine", "search_spaces") == Path("search_spaces", "mine.yaml")
-    assert packaged_names("search_spaces") == ["camvid", "demo", "mine"]
+    assert packaged_names("search_spaces") == ["camvid", "cityscapes", "demo", "mine", "voc"]
 
 
 @pytest.mark.parametrize("name", ["a.yaml", "./demo", "x/demo", "/demo", "demo/", "../demo.yml"])
@@ -68,7 +68,7 @@ def test_name_with_suffix_or_separator_is_a_path(name: str) -> None:
         (
             "dem",
             "search_spaces",
-            r"no search_spaces/dem.yaml; did you mean demo\?; those .*camvid, demo",
+            r"no search_spaces/dem.yaml; did you mean demo\?; .*camvid, cityscapes, demo, voc",
         ),
         (
             "prices",

@@ -4,8 +4,20 @@ A lister opens no image. It returns an `ImportPlan`, which `data/ingest` reads, 
 the same for all formats. `formats.py` has them all with their options.
 """
 
+from cid_ray.data.importers.ade20k import list_ade20k
 from cid_ray.data.importers.camvid import list_camvid
+from cid_ray.data.importers.cityscapes import list_cityscapes
+from cid_ray.data.importers.cvat import list_cvat
 from cid_ray.data.importers.folders import list_folders
 from cid_ray.data.importers.formats import FORMATS
+from cid_ray.data.importers.voc import list_voc
 
-__all__ = ["FORMATS", "list_camvid", "list_folders"]
+__all__ = [
+    "FORMATS",
+    "list_ade20k",
+    "list_camvid",
+    "list_cityscapes",
+    "list_cvat",
+    "list_folders",
+    "list_voc",
+]

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cid_ray.data.importers.ade20k import list_ade20k
 from cid_ray.data.importers.camvid import list_camvid
+from cid_ray.data.importers.cityscapes import list_cityscapes
+from cid_ray.data.importers.cvat import list_cvat
 from cid_ray.data.importers.folders import list_folders
+from cid_ray.data.importers.voc import POOLS, list_voc
 from cid_ray.data.ingest.items import ImportPlan
 
 
@@ -23,6 +27,7 @@ class Argument:
     metavar: str | None = "DIR"
     required: bool = False
     repeated: bool = False
+    choices: tuple[str, ...] = ()  # the first one is the default
 
     @property
     def dest(self) -> str:
@@ -34,6 +39,8 @@ class Argument:
         options: dict[str, Any] = {"help": self.help, "type": self.type, "metavar": self.metavar}
         if self.name.startswith("-"):
             options["required"] = self.required
+        if self.choices:
+            options |= {"choices": self.choices, "default": self.choices[0]}
         if self.repeated:
             options |= {"action": "append", "default": []}
         parser.add_argument(self.name, **options)
@@ -57,6 +64,31 @@ CLASSES = Argument("--classes", "a class a line: name [r g b]", metavar="FILE")
 
 FORMATS = {
     "camvid": Format("images/{train,val,test}, masks/{...}, classes.txt", list_camvid, (ROOT,)),
+    "voc": Format(
+        "PASCAL VOC 2012: JPEGImages, SegmentationClass[Aug], ImageSets/Segmentation",
+        list_voc,
+        (
+            ROOT,
+            Argument(
+                "--pool",
+                "images without a mask: left out (lists, the default), or unlabeled (all)",
+                type=str,
+                metavar=None,
+                choices=POOLS,
+            ),
+        ),
+    ),
+    "cityscapes": Format(
+        "Cityscapes: leftImg8bit, gtFine; train_extra joins the pool", list_cityscapes, (ROOT,)
+    ),
+    "ade20k": Format(
+        "ADEChallengeData2016: {images,annotations}/{training,validation}", list_ade20k, (ROOT,)
+    ),
+    "cvat": Format(
+        "CVAT's export `Segmentation mask 1.1`: labelmap.txt, ImageSets, SegmentationClass",
+        list_cvat,
+        (ROOT, Argument("--images", "their folder, if the export has none")),
+    ),
     "folder": Format(
         "folders of images and masks of equal names",
         list_folders,

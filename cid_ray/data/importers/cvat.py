@@ -1,0 +1,137 @@
+"""CVAT's export "Segmentation mask 1.1": `labelmap.txt`, lists of subsets, and colour masks.
+
+    labelmap.txt                          name:r,g,b:parts:actions, a class a line
+    ImageSets/Segmentation/SUBSET.txt     an image a line; default.txt of a task without subsets
+    SegmentationClass/NAME.png            the masks
+    JPEGImages/NAME.jpg                   the images, if they were exported ("Save images")
+
+Source: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cid_ray.config import InputError, read_utf8
+from cid_ray.data.importers.layout import (
+    NamedFiles,
+    check_disjoint,
+    find_root,
+    hold_out_val,
+    read_list,
+)
+from cid_ray.data.ingest.classes import ClassList
+from cid_ray.data.ingest.findings import Findings
+from cid_ray.data.ingest.items import ImportItem, ImportPlan
+
+LABEL = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(:.*)?")
+LISTS = "ImageSets/Segmentation"
+PARTS = ("labelmap.txt", LISTS, "SegmentationClass")
+SPLIT_OF_SUBSET = {
+    "default": "train",
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+def list_cvat(root: Path, images: Path | None = None) -> ImportPlan:
+    """List the images and masks of an export of CVAT.
+
+    Args:
+        root: the extracted export, or a folder that holds it.
+        images: the folder of the images, if the export has none. None: `JPEGImages`.
+
+    Raises:
+        InputError: a part of the export or an image is missing, a subset's name says no split, or
+            an image is in two subsets.
+
+    Example:
+        >>> plan = list_cvat(Path("task_1"), images=Path("photos"))
+        >>> plan.classes.names[0]
+        'background'
+    """
+    findings = Findings()
+    root = find_root(root, "CVAT's export `Segmentation mask 1.1`", PARTS, findings)
+    masks = NamedFiles(root / "SegmentationClass", findings)
+    photos = NamedFiles(images or root / "JPEGImages", findings)
+    hint = "export again with `Save images`, or give their folder as --images"
+    image_root = root if images is None else images
+    items: list[ImportItem] = []
+    listed: dict[str, Path] = {}
+    for file in sorted((root / LISTS).glob("*.txt")):
+        split = _split_of(file)
+        names = read_list(file, findings)
+        for earlier in dict.fromkeys(listed.values()):
+            check_disjoint([n for n, f in listed.items() if f == earlier], names, (earlier, file))
+        listed |= dict.fromkeys(names, file)
+        photos.require(names, f"images of {file}", "", hint)
+        for name in names:
+            mask = masks.path_of.get(name)
+            if mask is None and split != "train":
+                findings.add("left out", f"{split} images without a mask", name)
+                continue
+            if mask is None:
+                findings.add("guessed", "unlabeled images, listed without a mask", name)
+            item = ImportItem(
+                f"{split}/{name}", split, photos.path_of[name], mask, None, image_root
+            )
+            items.append(item)
+    if not listed:
+        raise InputError(f"{root / LISTS} holds no list of images, such as default.txt")
+    _tell_unlisted(masks, photos, listed, findings)
+    if not any(item.split == "val" for item in items):
+        items = hold_out_val(items, findings)
+    return ImportPlan(items, read_labelmap(root / "labelmap.txt"), findings)
+
+
+def read_labelmap(file: Path) -> ClassList:
+    """The classes of a labelmap.txt with their colours, in the order of the lines.
+
+    Raises:
+        InputError: a line is not name:r,g,b, a channel is above 255, or a name or a colour is given
+            twice.
+    """
+    names: list[str] = []
+    colors: list[list[int]] = []
+    for number, line in enumerate(read_utf8(file).splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        found = LABEL.fullmatch(line.strip())
+        color = [int(found[channel]) for channel in (2, 3, 4)] if found else []
+        if found is None or max(color) > 255:
+            raise InputError(
+                f"{file}, line {number}: {line.strip()[:80]!r} must look like `name:r,g,b::` with "
+                "channels from 0 to 255"
+            )
+        if found[1] in names or color in colors:
+            raise InputError(f"{file}, line {number}: the name or colour of {line!r} comes twice")
+        names.append(found[1])
+        colors.append(color)
+    if not names:
+        raise InputError(f"{file} names no class")
+    return ClassList(names, colors, has_colors=True)
+
+
+def _split_of(file: Path) -> str:
+    try:
+        return SPLIT_OF_SUBSET[file.stem.lower()]
+    except KeyError:
+        raise InputError(
+            f"{file}: the subset {file.stem!r} says no split; rename the file to train.txt, "
+            "val.txt or test.txt"
+        ) from None
+
+
+def _tell_unlisted(
+    masks: NamedFiles, photos: NamedFiles, listed: dict[str, Path], findings: Findings
+) -> None:
+    for files, what in ((photos, "images"), (masks, "masks")):
+        for name in files:
+            if name not in listed:
+                findings.add("left out", f"{what} that no list names", files.path_of[name])
