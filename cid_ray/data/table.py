@@ -22,7 +22,6 @@ import io
 import threading
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.image_codec import decode_image, open_image
+from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
 from cid_ray.data.table_format import (
     MASK_HASH,
     ROW_GROUP_SIZE,
@@ -44,35 +44,6 @@ from cid_ray.storage.paths import PathOrUri
 
 TABLE_FILE = "table.parquet"
 IGNORED = 255  # the class id of pixels without a label, in every mask that a Table returns
-# What decoding damaged bytes raises, in pyarrow and Pillow.
-DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    MemoryError,
-    pa.ArrowException,
-    Image.DecompressionBombError,
-)
-
-
-class UnreadableImage(InputError):
-    """The bytes of one image cannot be decoded. Carries the image's id and the reason."""
-
-    def __init__(self, image_id: str, reason: str, folder: PathOrUri):
-        super().__init__(
-            f"image {image_id} of {folder} cannot be read ({reason}); import again with --skip-bad"
-        )
-        self.image_id = image_id
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is unpickled by its class and message, and this class takes three arguments.
-        # Another process needs the message alone, so it gets an InputError.
-        return InputError, (str(self),)
 
 
 class Table:
@@ -229,7 +200,7 @@ class Table:
         try:
             yield
         except DECODE_ERRORS as error:
-            if _is_of_the_store(error):
+            if is_of_the_store(error):
                 raise
             # The text of an UnidentifiedImageError is an address in memory: no help to anybody.
             is_picture = not isinstance(error, UnidentifiedImageError)
@@ -267,9 +238,3 @@ class Table:
         names = ", ".join(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
         return lines
-
-
-def _is_of_the_store(error: BaseException) -> bool:
-    """Whether a disk or an object store failed. Arrow's errors of damaged bytes have no errno."""
-    is_error = isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError)
-    return is_error and (getattr(error, "errno", None) is not None or "AWS Error" in str(error))
