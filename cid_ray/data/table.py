@@ -39,6 +39,7 @@ from cid_ray.data.table_format import (
     check_index,
 )
 from cid_ray.data.table_meta import read_meta
+from cid_ray.data.tile_ids import TileOrigin, check_tile_ids, parse_tile_id
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
@@ -54,6 +55,8 @@ class Table:
         classes: the K class names, in the order of the ids in the masks.
         colors: [r, g, b] of each class, 0..255.
         ignore_index: the id that meant "no label" in the imported masks.
+        tile: side of the tiles into which images were cut, in pixels; None: rows are whole images.
+        overlap: pixels that neighbouring tiles share at least.
         fingerprint: 16 hex digits that name the content: ids, splits, images, masks, classes.
         index: the columns of SCHEMA without `image` and `mask`, N rows.
 
@@ -90,6 +93,8 @@ class Table:
         self.colors = meta.colors
         self.ignore_index = meta.ignore_index
         self.fingerprint = meta.fingerprint
+        self.tile = meta.tile
+        self.overlap = meta.overlap
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             digest = hashlib.sha256(file.read()).hexdigest()
             if meta.index_sha256 not in (None, digest):
@@ -99,6 +104,8 @@ class Table:
             file.seek(0)
             self.index = pq.read_table(file)
         check_index(self.index, len(self.classes))
+        if self.tile is not None:
+            check_tile_ids(self.index["image_id"])
         # Before it is opened: a file that is replaced meanwhile gets an id that no other file has.
         self._stamp = paths.file_stamp(paths.join(self.folder, TABLE_FILE))
         opened = self._open_parquet(None)
@@ -165,6 +172,20 @@ class Table:
         """str[n]: the groups of some rows i64[n]; "" for images without a group."""
         names = self.index["group"].take(pa.array(rows)).to_pylist()
         return np.array([name or "" for name in names], dtype=object)
+
+    def image_ids(self, rows: np.ndarray) -> list[str]:
+        """The ids of the images that some rows i64[n] are, or are tiles of."""
+        ids = self.ids(rows)
+        return ids if self.tile is None else [parse_tile_id(name).image_id for name in ids]
+
+    def tile_of(self, row: int) -> TileOrigin | None:
+        """The image of a tile and its first row and column in it; None if rows are whole images.
+
+        Example:
+            >>> table.tile_of(7)
+            TileOrigin(image_id='train/field', y=512, x=0)
+        """
+        return None if self.tile is None else parse_tile_id(self.ids(np.array([row]))[0])
 
     def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
         """Read and decode one image, with its mask if that is asked for.
@@ -234,7 +255,13 @@ class Table:
             rows = self.rows(split)
             masks = int(self.labeled[rows].sum())
             unlabeled = len(rows) - masks
-            lines.append(f"{split}: {len(rows)} images, {masks} with masks, {unlabeled} unlabeled")
+            counted = f"{len(rows)} images"
+            if self.tile is not None:
+                counted = f"{len(rows)} tiles of {len(set(self.image_ids(rows)))} images"
+            lines.append(f"{split}: {counted}, {masks} with masks, {unlabeled} unlabeled")
+        if self.tile is not None:
+            side = f"{self.tile} x {self.tile} pixels, overlap {self.overlap}"
+            lines.append(f"tiles of {side}; labels are counted in tiles")
         names = ", ".join(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
         return lines
