@@ -71,6 +71,10 @@ def add_import_options(parser: Parser) -> None:
     near = "pool images that look like a held-out image"
     choices = ("remove", "keep")
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
+    side = "cut larger images into tiles of SIZE x SIZE pixels"
+    parser.add_argument("--tile", type=int, metavar="SIZE", help=side)
+    shared = "pixels that neighbouring tiles share (0)"
+    parser.add_argument("--overlap", type=int, default=0, metavar="N", help=shared)
 
 
 def import_images(args: argparse.Namespace) -> ImportResult:
@@ -83,6 +87,8 @@ def import_images(args: argparse.Namespace) -> ImportResult:
         unmatched=args.unmatched,
         blurred=args.blurred,
         near_duplicates=args.near_duplicates,
+        tile=args.tile,
+        overlap=args.overlap,
         progress=lambda files, total: track(files, "reading", total, transient=True),
     )
     return write_table(FORMATS[args.kind].list(args), args.out, options)

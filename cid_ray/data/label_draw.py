@@ -6,6 +6,9 @@ of 1/8, and those among 1/4: scores at two ratios differ by the added labels, no
 A draw covers the classes by rejection: of 64 seeded orders the first is taken whose leading 1/16
 shows every class of train, else the order that shows most. Picking images rich in classes first
 would be simpler, and would bias the small ratios.
+
+In a table of tiles the labels are tiles. Val takes whole images of the label budget even so: tiles
+of one image overlap, and a score on pixels that were trained on selects what remembers best.
 """
 
 from __future__ import annotations
@@ -52,12 +55,13 @@ def label_order(table: Table, masked: np.ndarray, data: DataConfig) -> np.ndarra
     has_class = table.class_pixels[masked] > 0  # bool[n, K]
     num_classes = int(has_class.any(0).sum())
     groups = table.groups(masked)
+    images = np.array(table.image_ids(masked), dtype=object)
     num_leading = max(1, int(COVERED_FRACTION * len(masked) + 0.5))
     best_order = np.arange(len(masked))
     best_covered = -1
     for attempt in range(MAX_TRIED_ORDERS):
         rng = np.random.default_rng([data.split_seed, data.draw, attempt])
-        order = _order_by_group(rng, groups, data.label_from)
+        order = _order_by_group(rng, groups, images, data.label_from)
         covered = int(has_class[order[:num_leading]].any(0).sum())
         if covered > best_covered:
             best_order, best_covered = order, covered
@@ -66,8 +70,10 @@ def label_order(table: Table, masked: np.ndarray, data: DataConfig) -> np.ndarra
     return masked[best_order]
 
 
-def _order_by_group(rng: np.random.Generator, groups: np.ndarray, label_from: str) -> np.ndarray:
-    """i64[n]: a random order of n images that treats their groups as `data.label_from` says."""
+def _order_by_group(
+    rng: np.random.Generator, groups: np.ndarray, images: np.ndarray, label_from: str
+) -> np.ndarray:
+    """i64[n]: a random order of n rows that treats their groups as `data.label_from` says."""
     order = rng.permutation(len(groups))
     if label_from == "any":
         return order
@@ -75,34 +81,63 @@ def _order_by_group(rng: np.random.Generator, groups: np.ndarray, label_from: st
     number_of = {name: number for number, name in enumerate(names)}
     group_numbers = np.array([number_of[name] for name in groups[order]])
     if label_from == "one_group":  # all images of a group, then those of the next group
-        return order[np.argsort(group_numbers, kind="stable")]
+        # All tiles of an image, too: it stands where its first tile does.
+        return order[np.lexsort((_first_places(images[order]), group_numbers))]
     # each_group: the k-th of a group's n images gets the time (k + 1/2) / n. Sorted by time, every
     # leading part holds images of each group in proportion to the group's size.
-    times = np.zeros(len(order))
-    for number in range(len(names)):
-        members = np.flatnonzero(group_numbers == number)
-        times[members] = (np.arange(len(members)) + 0.5) / len(members)
+    counts = np.bincount(group_numbers)
+    by_group = np.argsort(group_numbers, kind="stable")
+    place_in_group = np.empty(len(order), np.int64)
+    place_in_group[by_group] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    times = (place_in_group + 0.5) / counts[group_numbers]
     return order[np.argsort(times, kind="stable")]
+
+
+def _first_places(names: np.ndarray) -> np.ndarray:
+    """i64[n]: where each of n names first occurs among them."""
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    return first[which]
 
 
 def choose_val(table: Table, data: DataConfig, budget: np.ndarray) -> np.ndarray:
     """i64[m]: the rows of a label budget i64[n] that are val; none without `val_from_budget`.
 
-    They are evenly spaced in the order of the draw, so val is nested over ratios as the labels are.
-    With `label_from: each_group` they are evenly spaced group by group, so each group is in val.
+    Their images are evenly spaced in the order of the draw, so val is nested over ratios as the
+    labels are. With `label_from: each_group` they are evenly spaced group by group, so each group
+    is in val. All tiles of a val image are val.
     """
     fraction = data.val_from_budget
     if not fraction:
         return np.empty(0, np.int64)
     if data.label_from == "each_group":
         budget = budget[np.argsort(table.groups(budget).astype(str), kind="stable")]
-    val_so_far = np.floor(np.arange(len(budget) + 1) * fraction + 0.5)
+    image_ids = table.image_ids(budget)
+    images = list(dict.fromkeys(image_ids))
+    val_so_far = np.floor(np.arange(len(images) + 1) * fraction + 0.5)
     is_val = np.diff(val_so_far) > 0
     is_val[-1] |= not is_val.any()
-    num_left = int((~is_val).sum())
+    val_images = {image for image, chosen in zip(images, is_val, strict=True) if chosen}
+    val = np.array([image in val_images for image in image_ids])
+    num_left = int((~val).sum())
     if num_left < 2:
         raise InputError(
             f"data.val_from_budget={fraction:g} leaves {num_left} of {len(budget)} labeled images "
             "to train on, must leave at least 2: lower it, or raise data.ratio"
+            + _describe_tiles(table, len(images))
         )
-    return np.sort(budget[is_val])
+    return np.sort(budget[val])
+
+
+def _describe_tiles(table: Table, num_images: int) -> str:
+    """What the message about too few labels adds in a table of tiles."""
+    if table.tile is None:
+        return ""
+    return f" (these are tiles of {num_images} images, and val takes whole images)"
+
+
+def leave_out_val_images(table: Table, pool: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """i64[m]: pool rows i64[n] without the other tiles of val's images, which show its pixels."""
+    if table.tile is None or not len(val):
+        return pool
+    val_images = set(table.image_ids(val))
+    return pool[[image not in val_images for image in table.image_ids(pool)]]

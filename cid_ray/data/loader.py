@@ -26,7 +26,8 @@ from PIL import Image
 from cid_ray.config import DataConfig, InputError
 from cid_ray.data.cache import CachedReader
 from cid_ray.data.sampling import LABELED, SampleOrder, SamplingPlan
-from cid_ray.data.table import IGNORED, UnreadableImage
+from cid_ray.data.table import IGNORED
+from cid_ray.data.table_errors import UnreadableImage
 
 MAX_SUBSTITUTES = 20  # images that are tried for one position before the run ends
 Batch = dict[str, np.ndarray]

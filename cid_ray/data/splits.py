@@ -20,8 +20,10 @@ import numpy as np
 from cid_ray.config import DataConfig
 from cid_ray.config.schema import RATIO_FIELD
 from cid_ray.data import split_files
-from cid_ray.data.label_draw import choose_val, draw_labels
+from cid_ray.data.label_draw import choose_val, draw_labels, leave_out_val_images
 from cid_ray.data.table import Table
+
+MAX_SHOWN_GROUPS = 12  # with tiles, each image may be a group
 
 
 def _no_rows() -> np.ndarray:
@@ -68,8 +70,11 @@ class Split:
 
     def describe(self) -> list[str]:
         """Lines for a person: counts and groups, and a warning if labels lack a class."""
-        groups = self.manifest["groups"].items()
-        counts = ", ".join(f"{name or '(none)'} {count}" for name, count in groups)
+        groups = list(self.manifest["groups"].items())
+        shown = [f"{name or '(none)'} {count}" for name, count in groups[:MAX_SHOWN_GROUPS]]
+        if len(groups) > len(shown):
+            shown.append(f"and {len(groups) - len(shown)} more")
+        counts = ", ".join(shown)
         lines = [
             f"{self.ratio_name} labeled, {len(self.pool)} in the pool; "
             f"groups: {counts}; id {self.split_id}"
@@ -113,6 +118,7 @@ def make_split(table: Table, data: DataConfig) -> Split:
         source = "draw"
         ratio = data.ratio
     labeled = budget[~np.isin(budget, val_of_budget)]
+    pool = leave_out_val_images(table, pool, val_of_budget)
     manifest = _make_manifest(table, data, labeled, pool, val_of_budget, source)
     masked = {split: _masked_rows(table, split) for split in ("val", "test")}
     val = val_of_budget if len(val_of_budget) else masked["val"]

@@ -22,7 +22,6 @@ import io
 import threading
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +30,7 @@ from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.image_codec import decode_image, open_image
+from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
 from cid_ray.data.table_format import (
     MASK_HASH,
     ROW_GROUP_SIZE,
@@ -39,40 +39,12 @@ from cid_ray.data.table_format import (
     check_index,
 )
 from cid_ray.data.table_meta import read_meta
+from cid_ray.data.tile_ids import TileOrigin, check_tile_ids, parse_tile_id
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
 TABLE_FILE = "table.parquet"
 IGNORED = 255  # the class id of pixels without a label, in every mask that a Table returns
-# What decoding damaged bytes raises, in pyarrow and Pillow.
-DECODE_ERRORS = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    TypeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    MemoryError,
-    pa.ArrowException,
-    Image.DecompressionBombError,
-)
-
-
-class UnreadableImage(InputError):
-    """The bytes of one image cannot be decoded. Carries the image's id and the reason."""
-
-    def __init__(self, image_id: str, reason: str, folder: PathOrUri):
-        super().__init__(
-            f"image {image_id} of {folder} cannot be read ({reason}); import again with --skip-bad"
-        )
-        self.image_id = image_id
-        self.reason = reason
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An exception is unpickled by its class and message, and this class takes three arguments.
-        # Another process needs the message alone, so it gets an InputError.
-        return InputError, (str(self),)
 
 
 class Table:
@@ -83,6 +55,8 @@ class Table:
         classes: the K class names, in the order of the ids in the masks.
         colors: [r, g, b] of each class, 0..255.
         ignore_index: the id that meant "no label" in the imported masks.
+        tile: side of the tiles into which images were cut, in pixels; None: rows are whole images.
+        overlap: pixels that neighbouring tiles share at least.
         fingerprint: 16 hex digits that name the content: ids, splits, images, masks, classes.
         index: the columns of SCHEMA without `image` and `mask`, N rows.
 
@@ -119,6 +93,8 @@ class Table:
         self.colors = meta.colors
         self.ignore_index = meta.ignore_index
         self.fingerprint = meta.fingerprint
+        self.tile = meta.tile
+        self.overlap = meta.overlap
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             digest = hashlib.sha256(file.read()).hexdigest()
             if meta.index_sha256 not in (None, digest):
@@ -128,6 +104,8 @@ class Table:
             file.seek(0)
             self.index = pq.read_table(file)
         check_index(self.index, len(self.classes))
+        if self.tile is not None:
+            check_tile_ids(self.index["image_id"])
         # Before it is opened: a file that is replaced meanwhile gets an id that no other file has.
         self._stamp = paths.file_stamp(paths.join(self.folder, TABLE_FILE))
         opened = self._open_parquet(None)
@@ -195,6 +173,20 @@ class Table:
         names = self.index["group"].take(pa.array(rows)).to_pylist()
         return np.array([name or "" for name in names], dtype=object)
 
+    def image_ids(self, rows: np.ndarray) -> list[str]:
+        """The ids of the images that some rows i64[n] are, or are tiles of."""
+        ids = self.ids(rows)
+        return ids if self.tile is None else [parse_tile_id(name).image_id for name in ids]
+
+    def tile_of(self, row: int) -> TileOrigin | None:
+        """The image of a tile and its first row and column in it; None if rows are whole images.
+
+        Example:
+            >>> table.tile_of(7)
+            TileOrigin(image_id='train/field', y=512, x=0)
+        """
+        return None if self.tile is None else parse_tile_id(self.ids(np.array([row]))[0])
+
     def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
         """Read and decode one image, with its mask if that is asked for.
 
@@ -229,7 +221,7 @@ class Table:
         try:
             yield
         except DECODE_ERRORS as error:
-            if _is_of_the_store(error):
+            if is_of_the_store(error):
                 raise
             # The text of an UnidentifiedImageError is an address in memory: no help to anybody.
             is_picture = not isinstance(error, UnidentifiedImageError)
@@ -263,13 +255,13 @@ class Table:
             rows = self.rows(split)
             masks = int(self.labeled[rows].sum())
             unlabeled = len(rows) - masks
-            lines.append(f"{split}: {len(rows)} images, {masks} with masks, {unlabeled} unlabeled")
+            counted = f"{len(rows)} images"
+            if self.tile is not None:
+                counted = f"{len(rows)} tiles of {len(set(self.image_ids(rows)))} images"
+            lines.append(f"{split}: {counted}, {masks} with masks, {unlabeled} unlabeled")
+        if self.tile is not None:
+            side = f"{self.tile} x {self.tile} pixels, overlap {self.overlap}"
+            lines.append(f"tiles of {side}; labels are counted in tiles")
         names = ", ".join(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
         return lines
-
-
-def _is_of_the_store(error: BaseException) -> bool:
-    """Whether a disk or an object store failed. Arrow's errors of damaged bytes have no errno."""
-    is_error = isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError)
-    return is_error and (getattr(error, "errno", None) is not None or "AWS Error" in str(error))

@@ -27,6 +27,8 @@ class TableMeta(BaseModel):
     ignore_index: Byte
     fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
     index_sha256: str | None = None  # of index.parquet; tables of an older import have none
+    tile: int | None = Field(None, ge=1)  # side of the tiles, in pixels; None: rows are images
+    overlap: int = Field(0, ge=0)  # pixels that neighbouring tiles share at least
 
     @field_validator("classes")
     @classmethod

@@ -25,7 +25,8 @@ from PIL import Image
 import cid_ray
 from cid_ray.data import cache
 from cid_ray.data.cache import CachedReader, SharedCacheFile
-from cid_ray.data.table import Table, UnreadableImage
+from cid_ray.data.table import Table
+from cid_ray.data.table_errors import UnreadableImage
 from cid_ray.storage import paths
 from cid_ray.storage.user_dirs import private_temp_dir
 from tests.helpers import object_store

@@ -24,7 +24,9 @@ class Duplicates:
         Raises:
             BadFile: a labeled image is in two splits.
         """
-        path = str(item.image)
+        if content.pixel_hash is None:
+            return True
+        path = item.name
         seen = self.first_seen.setdefault(content.pixel_hash, (item.split, path))
         first_split, first_path = seen
         if first_split == item.split:

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from cid_ray.config import InputError
-from cid_ray.data.ingest.blur import BlurCheck
+from cid_ray.data.ingest.blur import BlurCheck, EdgeCounts
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
-from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
+from cid_ray.data.ingest.mask_reader import MaskReader
 from cid_ray.data.ingest.mask_survey import in_threads
+from cid_ray.data.ingest.row_source import mask_parts
 
 MANY_IDS = 20  # a sample of a set with 182 classes may hold half of them
 MAX_SHOWN_IDS = 20
@@ -36,19 +37,20 @@ def guess_classes(
         InputError: the masks are blurred, or their ids do not count on from 0.
     """
 
-    def read(path: Path) -> MaskContent | None:
+    def read(path: Path) -> list[tuple[np.ndarray, EdgeCounts | None]]:
+        """Which ids are in each part of a mask, bool[256], and its edges."""
         try:
-            return reader.read_file(path)
+            return [(_present(part.ids), part.edges) for part in mask_parts(path, reader)]
         except BadFile:
-            return None
+            return []
 
     present = np.zeros(256, bool)
     blur = BlurCheck()
-    for path, content in zip(files, in_threads(read, files), strict=True):
-        if content is not None:
-            present[content.ids] = True
-            if content.edges is not None:
-                blur.add(str(path), content.edges)
+    for path, parts in zip(files, in_threads(read, files), strict=True):
+        for held, edges in parts:
+            present |= held
+            if edges is not None:
+                blur.add(str(path), edges)
     error = blur.error()
     if error is not None and check_blur:
         raise InputError(error)
@@ -62,6 +64,11 @@ def guess_classes(
         names += f", of which no mask holds {_join(missing)}"
     findings.add("guessed", "classes, by the ids in the masks", names, len(classes.names))
     return classes
+
+
+def _present(ids: np.ndarray) -> np.ndarray:
+    """bool[256]: which ids a mask u8[H, W] holds."""
+    return np.bincount(ids.ravel(), minlength=256) > 0
 
 
 def _check_count_from_0(ids: list[int]) -> None:

@@ -26,7 +26,8 @@ class ImageContent:
 
     encoded: bytes  # what the table stores
     size: tuple[int, int]  # (height, width)
-    pixel_hash: str  # sha256 of the size and the decoded RGB pixels: equal for equal pictures
+    # sha256 of the size and the decoded RGB pixels, equal for equal pictures; None: not compared
+    pixel_hash: str | None
     changes: tuple[str, ...] = ()  # what was changed, each a noun phrase in the plural
 
 

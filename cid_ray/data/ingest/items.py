@@ -34,6 +34,12 @@ class ImportItem:
     mask: Path | DrawnMask | None  # None: unlabeled
     group: str | None  # what similar images share: a drive, a patient, a site
     root: Path  # the table stores paths relative to it
+    part: str = ""  # which tile of the image this is, for messages: "@y512_x0"
+
+    @property
+    def name(self) -> str:
+        """The image in a message: its file, and which part of it."""
+        return f"{self.image}{self.part}"
 
     @property
     def mask_path(self) -> Path | None:

@@ -10,6 +10,8 @@ from cid_ray.config import InputError
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # (files, their number) -> the same files
 
+MIN_TILE = 32  # the smallest input of the usual encoders, which halve it five times
+
 
 def no_progress(files: Iterable[Any], total: int) -> Iterable[Any]:
     """The default `Progress`: shows nothing."""
@@ -30,10 +32,17 @@ class ImportOptions:
         blurred: whether masks that look blurred are an "error" or are imported ("keep").
         near_duplicates: whether pool images that look like a held-out image are left out
             ("remove") or kept and told ("keep").
+        tile: side of the tiles into which larger images are cut, in pixels; None: images stay
+            whole.
+        overlap: pixels that neighbouring tiles share at least.
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
-        InputError: `ignore_index` or `first_id` is not from 0 to 255.
+        InputError: `ignore_index` or `first_id` is not from 0 to 255, `tile` is less than MIN_TILE,
+            or `overlap` is not from 0 to `tile` - 1.
+
+    Example:
+        >>> options = ImportOptions(tile=512, overlap=64)
     """
 
     mapping: Mapping[int, int] = field(default_factory=dict)
@@ -43,6 +52,8 @@ class ImportOptions:
     unmatched: Literal["error", "ignore"] = "error"
     blurred: Literal["error", "keep"] = "error"
     near_duplicates: Literal["remove", "keep"] = "remove"
+    tile: int | None = None
+    overlap: int = 0
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
@@ -52,3 +63,17 @@ class ImportOptions:
         ):
             if not 0 <= value <= 255:
                 raise InputError(f"{option} is {value}, must be a mask id from 0 to 255")
+        if self.tile is not None and self.tile < MIN_TILE:
+            raise InputError(f"--tile is {self.tile}, must be at least {MIN_TILE} pixels")
+        if self.tile is None and self.overlap:
+            raise InputError(
+                f"--overlap {self.overlap} needs --tile SIZE: images stay whole without"
+            )
+        if self.tile is not None and not 0 <= self.overlap < self.tile:
+            raise InputError(
+                f"--overlap is {self.overlap}, must be from 0 to {self.tile - 1}: less than --tile"
+            )
+
+    def tile_meta(self) -> dict[str, int]:
+        """What `meta.json` stores of the tiles; nothing where images stay whole."""
+        return {} if self.tile is None else {"tile": self.tile, "overlap": self.overlap}

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
@@ -27,6 +29,7 @@ from cid_ray.data.ingest.items import ImportItem, ImportPlan
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
 from cid_ray.data.ingest.mask_survey import survey_masks
 from cid_ray.data.ingest.options import ImportOptions
+from cid_ray.data.ingest.tiles import Content, TileReader, why_left_out
 from cid_ray.data.table import Table
 from cid_ray.data.table_writer import TableWriter, check_only_table
 
@@ -34,7 +37,7 @@ WRITE_ORDER = {"test": 0, "val": 1, "train": 2}
 READ_THREADS = 4  # also the number of images that are held decoded: a bound of the memory
 MAX_SHOWN_ERRORS = 10
 
-Content = tuple[ImageContent, MaskContent | None]
+Read = Callable[[ImportItem], Content | BadFile]
 
 
 @dataclass(frozen=True)
@@ -98,29 +101,38 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
-        read = _read_ahead(ordered, _make_reader(reader))
-        for item, content in options.progress(read, len(ordered)):
+        for item, content in _read_all(ordered, reader, options, findings):
             try:
                 if isinstance(content, BadFile):
                     raise content
                 image, mask = content
                 if not duplicates.check(item, image):
                     continue
-                writer.add(audited_row(audit, item, image, mask))
+                row = audited_row(audit, item, image, mask)
+                reason = options.tile and why_left_out(content, options.ignore_index)
+                if reason:
+                    findings.add("left out", reason, item.name)
+                    continue
+                writer.add(row)
                 for change in (*image.changes, *(mask.changes if mask else ())):
                     findings.add("changed", change, item.image)
             except BadFile as error:
                 audit.bad_files.append(str(error))
         errors = audit.errors(options.skip_bad)
-        if not errors and "train" not in audit.class_pixels:
-            reason = "no train image with a mask is left: nothing could be learned"
+        if not errors and not np.any(audit.class_pixels.get("train", 0)):
+            reason = "no train image with a labeled pixel is left: nothing could be learned"
             errors = [reason, *audit.bad_files]
         if errors:
             may_skip = bool(audit.bad_files) and not options.skip_bad
             raise InputError(_describe_errors(errors, may_skip))
         audit.add_findings(findings)
         warnings = [*audit.warnings(), *duplicates.warnings()]
-        writer.close(skipped=audit.bad_files, warnings=warnings, findings=findings.to_json())
+        writer.close(
+            skipped=audit.bad_files,
+            warnings=warnings,
+            findings=findings.to_json(),
+            **options.tile_meta(),
+        )
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
@@ -143,7 +155,18 @@ def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, Ma
     return classes, MaskReader(classes, mappings, options.ignore_index, decision.code)
 
 
-def _make_reader(mask_reader: MaskReader) -> Callable[[ImportItem], Content | BadFile]:
+def _read_all(
+    items: Sequence[ImportItem], masks: MaskReader, options: ImportOptions, findings: Findings
+) -> Iterable[tuple[ImportItem, Content | BadFile]]:
+    """Each item with its content; with `tile`, each tile as an item of its own."""
+    read = _make_reader(masks)
+    if options.tile is None:
+        return options.progress(_read_ahead(items, read), len(items))
+    tiles = TileReader(options.tile, options.overlap, read, masks, findings)
+    return tiles.read(options.progress(items, len(items)))
+
+
+def _make_reader(mask_reader: MaskReader) -> Read:
     image_reader = ImageReader()
 
     def read(item: ImportItem) -> Content | BadFile:
@@ -160,7 +183,7 @@ def _make_reader(mask_reader: MaskReader) -> Callable[[ImportItem], Content | Ba
 
 
 def _read_ahead(
-    items: Sequence[ImportItem], read: Callable[[ImportItem], Content | BadFile]
+    items: Sequence[ImportItem], read: Read
 ) -> Iterator[tuple[ImportItem, Content | BadFile]]:
     """Each item with its content in the order of the items; READ_THREADS are read ahead."""
     waiting: deque[tuple[ImportItem, Future[Content | BadFile]]] = deque()

@@ -1,0 +1,47 @@
+"""What reading a table's rows raises: the error of one image, and the errors of decoders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image, UnidentifiedImageError
+
+from cid_ray.config import InputError
+from cid_ray.storage.paths import PathOrUri
+
+# What decoding damaged bytes raises, in pyarrow and Pillow.
+DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    pa.ArrowException,
+    Image.DecompressionBombError,
+)
+
+
+class UnreadableImage(InputError):
+    """The bytes of one image cannot be decoded. Carries the image's id and the reason."""
+
+    def __init__(self, image_id: str, reason: str, folder: PathOrUri):
+        super().__init__(
+            f"image {image_id} of {folder} cannot be read ({reason}); import again with --skip-bad"
+        )
+        self.image_id = image_id
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception is unpickled by its class and message, and this class takes three arguments.
+        # Another process needs the message alone, so it gets an InputError.
+        return InputError, (str(self),)
+
+
+def is_of_the_store(error: BaseException) -> bool:
+    """Whether a disk or an object store failed. Arrow's errors of damaged bytes have no errno."""
+    is_error = isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError)
+    return is_error and (getattr(error, "errno", None) is not None or "AWS Error" in str(error))
