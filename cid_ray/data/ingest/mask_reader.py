@@ -27,6 +27,7 @@ class MaskContent:
 
     ids: np.ndarray  # u8[H, W]
     unmatched: Counter[tuple[int, int, int]] = field(default_factory=Counter)  # colour -> pixels
+    changes: tuple[str, ...] = ()  # what was changed, each a noun phrase in the plural
 
 
 class MaskReader:
@@ -59,7 +60,8 @@ class MaskReader:
             BadFile: it cannot be decoded, or its pixels are neither ids nor the classes' colours.
         """
         if isinstance(mask, DrawnMask):
-            return MaskContent(self._new_ids[mask.draw(*size)])
+            drawing = mask.draw(*size)
+            return MaskContent(self._new_ids[drawing.ids], changes=drawing.changes)
         return self.read_file(mask)
 
     def read_file(self, path: Path) -> MaskContent:

@@ -87,7 +87,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     check_output(out)
     classes, reader = _open_masks(plan, options)
     findings = plan.findings
-    audit = Audit(classes.names, options.ignore_index)
+    audit = Audit(classes.names, options.ignore_index, bad_files=[*plan.bad_files])
     duplicates = Duplicates(findings)
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
@@ -101,7 +101,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                 if not duplicates.check(item, image):
                     continue
                 writer.add(audited_row(audit, item, image, mask))
-                for change in image.changes:
+                for change in (*image.changes, *(mask.changes if mask else ())):
                     findings.add("changed", change, item.image)
             except BadFile as error:
                 audit.bad_files.append(str(error))
