@@ -5,7 +5,23 @@ the same for all formats. `formats.py` has them all with their options.
 """
 
 from cid_ray.data.importers.camvid import list_camvid
+from cid_ray.data.importers.coco import list_coco
+from cid_ray.data.importers.cocostuff import list_cocostuff
+from cid_ray.data.importers.datumaro_import import list_datumaro
 from cid_ray.data.importers.folders import list_folders
 from cid_ray.data.importers.formats import FORMATS
+from cid_ray.data.importers.label_studio import list_label_studio
+from cid_ray.data.importers.labelme import list_labelme
+from cid_ray.data.importers.yolo import list_yolo
 
-__all__ = ["FORMATS", "list_camvid", "list_folders"]
+__all__ = [
+    "FORMATS",
+    "list_camvid",
+    "list_coco",
+    "list_cocostuff",
+    "list_datumaro",
+    "list_folders",
+    "list_label_studio",
+    "list_labelme",
+    "list_yolo",
+]
