@@ -33,7 +33,5 @@ def assemble(
         replace(item, group=own or item.group) for item, own in zip(plan.items, groups, strict=True)
     ]
     if not any(item.split == "val" for item in items):
-        labeled = [item for item in items if item.mask is not None and item.split == "train"]
-        rest = [item for item in items if item.mask is None or item.split != "train"]
-        items = [*hold_out_val(labeled, plan.findings, val_option), *rest]
+        items = hold_out_val(items, plan.findings, val_option)
     return replace(plan, items=[*items, *list_unlabeled(unlabeled, group, plan.findings)])

@@ -88,21 +88,21 @@ def draw_shape(kind: Kind, points: np.ndarray, size: tuple[int, int]) -> Patch:
         size: (height, width) of the image.
 
     Example:
-        >>> draw_shape("polygon", np.array([[1, 1], [3, 1], [3, 2]]), (8, 8)).mask.astype(int)
-        array([[1, 1, 1],
-               [0, 1, 1]])
+        >>> draw_shape("polygon", np.array([[1, 1], [3, 1], [3, 2]]), (8, 5)).mask.astype(int)
+        array([[0, 1, 1, 1, 0],
+               [0, 0, 1, 1, 0]])
     """
     corners = np.trunc(points).astype(np.int64)
     if kind != "polygon":
         corners = np.stack([corners.min(0), corners.max(0)])
-    left, top = np.maximum(corners.min(0), 0).tolist()
-    right, bottom = np.minimum(corners.max(0), (size[1] - 1, size[0] - 1)).tolist()
-    if right < left or bottom < top:
+    top, bottom = max(int(corners[:, 1].min()), 0), min(int(corners[:, 1].max()), size[0] - 1)
+    if bottom < top:
         return Patch(0, 0, np.zeros((0, 0), bool))
-    canvas = Image.new("L", (right - left + 1, bottom - top + 1))
-    shifted = [(x - left, y - top) for x, y in corners.tolist()]
+    # Rows are drawn whole: Pillow's polygons depend on the columns that are cut off.
+    canvas = Image.new("L", (size[1], bottom - top + 1))
+    shifted = [(x, y - top) for x, y in corners.tolist()]
     getattr(ImageDraw.Draw(canvas), kind)(shifted, fill=1, outline=1)
-    return Patch(top, left, np.asarray(canvas, bool))
+    return Patch(top, 0, np.asarray(canvas, bool))
 
 
 def paint(

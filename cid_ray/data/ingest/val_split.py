@@ -16,15 +16,18 @@ def hold_out_val(
     """Every fifth labeled image as val.
 
     Args:
-        items: labeled images.
+        items: of train, labeled or not; those of other splits are left as they are.
         findings: is told of each val image.
         option: what would have named the val images.
     """
     chosen = []
-    for index, item in enumerate(items):
-        if index % VAL_EVERY == VAL_EVERY - 1:
-            item = replace(item, split="val")
-            reason = f"val images (no {option}: every fifth labeled image)"
-            findings.add("guessed", reason, item.image)
+    seen = 0
+    for item in items:
+        if item.split == "train" and item.mask is not None:
+            seen += 1
+            if seen % VAL_EVERY == 0:
+                item = replace(item, split="val")
+                reason = f"val images (no {option}: every fifth labeled image)"
+                findings.add("guessed", reason, item.image)
         chosen.append(item)
     return chosen
