@@ -6,6 +6,7 @@ Python's JSON reader raises RecursionError for deep nesting and takes any size o
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from cid_ray.config import InputError
@@ -15,14 +16,20 @@ from cid_ray.storage.paths import PathOrUri
 MEGABYTE = 1_000_000
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(
+    text: str | bytes, object_hook: Callable[[dict[str, Any]], Any] | None = None
+) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: the text.
+        object_hook: called with each object, innermost first; its result takes the object's place.
 
     Raises:
         ValueError: it is no JSON, nested too deeply, or holds a number of thousands of digits.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

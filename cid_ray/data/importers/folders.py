@@ -7,18 +7,15 @@ Folders of unlabeled images join train.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from cid_ray.config import InputError
 from cid_ray.data.ingest.class_file import read_classes
 from cid_ray.data.ingest.findings import Findings
-from cid_ray.data.ingest.groups import find_groups
-from cid_ray.data.ingest.items import ImportItem, ImportPlan
-from cid_ray.data.ingest.listing import list_images
+from cid_ray.data.ingest.items import ImportPlan
 from cid_ray.data.ingest.pairing import pair_masks
-
-VAL_EVERY = 5  # without a val folder: the fifth, tenth, ... labeled image is val
+from cid_ray.data.ingest.unlabeled import list_unlabeled
+from cid_ray.data.ingest.val_split import hold_out_val
 
 
 def list_folders(
@@ -58,12 +55,11 @@ def list_folders(
     held_out = _pair_folders(val=(val_images, val_masks), test=(test_images, test_masks))
     items = pair_masks(images, masks, "train", group, images.parent, findings)
     if "val" not in held_out:
-        items = _hold_out_val(items, findings)
+        items = hold_out_val(items, findings)
     for split, (split_images, split_masks) in held_out.items():
         root = split_images.parent
         items += pair_masks(split_images, split_masks, split, group, root, findings)
-    for number, folder in enumerate(unlabeled):
-        items += _list_unlabeled(folder, number, group, findings)
+    items += list_unlabeled(unlabeled, group, findings)
     return ImportPlan(items, read_classes(classes) if classes else None, findings)
 
 
@@ -77,28 +73,3 @@ def _pair_folders(**folders: tuple[Path | None, Path | None]) -> dict[str, tuple
         if images is not None and masks is not None:
             paired[split] = (images, masks)
     return paired
-
-
-def _hold_out_val(items: list[ImportItem], findings: Findings) -> list[ImportItem]:
-    """Every fifth labeled image as val."""
-    chosen = []
-    for index, item in enumerate(items):
-        if index % VAL_EVERY == VAL_EVERY - 1:
-            item = replace(item, split="val")
-            reason = "val images (no --val-images: every fifth labeled image)"
-            findings.add("guessed", reason, item.image)
-        chosen.append(item)
-    return chosen
-
-
-def _list_unlabeled(
-    folder: Path, number: int, group: str | None, findings: Findings
-) -> list[ImportItem]:
-    found = list_images(folder, findings)
-    names = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
-    groups = find_groups(group, names)
-    return [
-        # Two folders may hold the same names, so the folder's number is part of the id.
-        ImportItem(f"pool{number}/{name}", "train", path, None, own or folder.name, folder)
-        for path, name, own in zip(found, names, groups, strict=True)
-    ]

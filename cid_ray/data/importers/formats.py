@@ -11,9 +11,15 @@ from typing import Any
 from cid_ray.data.importers.ade20k import list_ade20k
 from cid_ray.data.importers.camvid import list_camvid
 from cid_ray.data.importers.cityscapes import list_cityscapes
+from cid_ray.data.importers.coco import list_coco
+from cid_ray.data.importers.cocostuff import list_cocostuff
 from cid_ray.data.importers.cvat import list_cvat
+from cid_ray.data.importers.datumaro_import import list_datumaro
 from cid_ray.data.importers.folders import list_folders
+from cid_ray.data.importers.label_studio import list_label_studio
+from cid_ray.data.importers.labelme import list_labelme
 from cid_ray.data.importers.voc import POOLS, list_voc
+from cid_ray.data.importers.yolo import MISSING, list_yolo
 from cid_ray.data.ingest.items import ImportPlan
 
 
@@ -61,6 +67,10 @@ class Format:
 
 ROOT = Argument("root")
 CLASSES = Argument("--classes", "a class a line: name [r g b]", metavar="FILE")
+UNLABELED = Argument("--unlabeled", "images without masks; may be repeated", repeated=True)
+GROUP = Argument(
+    "--group", "its first group, found in the name, is the image's group", str, metavar="REGEX"
+)
 
 FORMATS = {
     "camvid": Format("images/{train,val,test}, masks/{...}, classes.txt", list_camvid, (ROOT,)),
@@ -95,18 +105,81 @@ FORMATS = {
         (
             Argument("--images", "labeled training images", required=True),
             Argument("--masks", "their masks: one id per pixel", required=True),
-            Argument("--unlabeled", "images without masks; may be repeated", repeated=True),
+            UNLABELED,
             Argument("--val-images"),
             Argument("--val-masks"),
             Argument("--test-images"),
             Argument("--test-masks"),
             CLASSES,
+            GROUP,
+        ),
+    ),
+    "coco": Format(
+        "COCO's instances, stuff or panoptic JSON",
+        list_coco,
+        (
+            Argument("--annotations", "JSON of the train images", metavar="FILE", required=True),
+            Argument("--images", "the train images", required=True),
+            Argument("--val-annotations", metavar="FILE"),
+            Argument("--val-images", "default: --images"),
+            Argument("--test-annotations", metavar="FILE"),
+            Argument("--test-images", "default: --images"),
+            UNLABELED,
+            GROUP,
+        ),
+    ),
+    "cocostuff": Format("COCO-Stuff's label maps", list_cocostuff, (ROOT, UNLABELED, GROUP)),
+    "labelme": Format(
+        "a folder of labelme's JSON files",
+        list_labelme,
+        (
+            ROOT,
+            Argument("--images", "where images are found by name; default: as the JSON says"),
+            Argument("--val", "JSON files of val"),
+            Argument("--test", "JSON files of test"),
+            UNLABELED,
+            CLASSES,
+            GROUP,
+        ),
+    ),
+    "label_studio": Format(
+        "Label Studio's JSON export, and its PNG export",
+        list_label_studio,
+        (
+            Argument("--tasks", "the JSON export", metavar="FILE", required=True),
+            Argument("--images", "where images are found by name", required=True),
+            Argument("--masks", "the PNG export; default: the regions of the JSON"),
+            Argument("--image-key", "the field that names the image", str, metavar="NAME"),
+            UNLABELED,
+            CLASSES,
+            GROUP,
+        ),
+    ),
+    "yolo": Format(
+        "data.yaml, images/ and polygons in labels/ (Ultralytics)",
+        list_yolo,
+        (
+            Argument("data", "data.yaml or its folder", metavar="DATA"),
+            Argument("--root", "what its paths are relative to"),
             Argument(
-                "--group",
-                "its first group, found in the name, is the image's group",
-                type=str,
-                metavar="REGEX",
+                "--missing-labels",
+                "what an image without a label file is (default: background)",
+                str,
+                metavar=None,
+                choices=MISSING,
             ),
+            UNLABELED,
+            GROUP,
+        ),
+    ),
+    "datumaro": Format(
+        "any format that datumaro reads",
+        list_datumaro,
+        (
+            ROOT,
+            Argument("--format", "datumaro's name of it", str, metavar="NAME", required=True),
+            UNLABELED,
+            GROUP,
         ),
     ),
 }

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.findings import Findings
+from cid_ray.data.ingest.shapes import Drawing
+from cid_ray.data.ingest.unpacked import UnpackedImages
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class DrawnMask:
     """A mask that is drawn from polygons or run lengths, not read from an image file."""
 
     path: Path  # the file that describes it, for messages
-    draw: Callable[[int, int], np.ndarray]  # (height, width) -> class ids u8[H, W]; raises BadFile
+    draw: Callable[[int, int], Drawing]  # (height, width) -> class ids; raises BadFile
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,5 @@ class ImportPlan:
     classes: ClassList | None  # None: class_0, class_1, ... by the ids in the masks
     findings: Findings = field(default_factory=Findings)
     mapping: Mapping[int, int] = field(default_factory=dict)
+    bad_files: list[str] = field(default_factory=list)  # what is wrong with files that were listed
+    unpacked: UnpackedImages = field(default_factory=UnpackedImages)  # removed with the plan

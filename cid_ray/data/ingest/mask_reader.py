@@ -87,7 +87,8 @@ class MaskReader:
                 nor the classes' colours.
         """
         if isinstance(mask, DrawnMask):
-            return MaskContent(self._new_ids[mask.draw(*size)])
+            drawing = mask.draw(*size)
+            return MaskContent(self._new_ids[drawing.ids], changes=drawing.changes)
         return self.read_file(mask)
 
     def read_file(self, path: Path) -> MaskContent:

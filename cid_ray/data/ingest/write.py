@@ -94,6 +94,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     audit = Audit(
         classes.names,
         options.ignore_index,
+        bad_files=[*plan.bad_files],
         unmatched_rule=options.unmatched,
         blurred_rule=options.blurred,
     )

@@ -27,6 +27,7 @@ from cid_ray.data.ingest import (
     write_table,
 )
 from cid_ray.data.ingest.classes import ClassList
+from cid_ray.data.ingest.shapes import Drawing
 from cid_ray.data.ingest.tile_grid import cut_axis
 from cid_ray.data.table import IGNORED, Table
 from tests.helpers.image_tables import (
@@ -290,8 +291,8 @@ def test_colour_masks_are_read_by_windows(tmp_path: Path) -> None:
 
 
 def draw_mask(mask: np.ndarray, file: Path) -> DrawnMask:
-    def draw(height: int, width: int) -> np.ndarray:
-        return mask[:height, :width]
+    def draw(height: int, width: int) -> Drawing:
+        return Drawing(mask[:height, :width])
 
     return DrawnMask(file, draw)
 
