@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
@@ -178,13 +179,14 @@ class Table:
     def class_pixels(self) -> np.ndarray:
         """i64[N, K]: pixels per class, zeros for unlabeled rows."""
         pixels = np.zeros((len(self), self.num_classes), np.int64)
-        for row in np.flatnonzero(self.labeled):
-            pixels[row] = self.index["class_pixels"][int(row)].as_py()
+        # `flatten` passes over nulls: what is left are K numbers for each labeled row.
+        counts = self.index["class_pixels"].combine_chunks().flatten().to_numpy()
+        pixels[self.labeled] = counts.reshape(-1, self.num_classes)
         return pixels
 
     def rows(self, split: str) -> np.ndarray:
         """i64[n]: the rows of `train`, `val` or `test`, in table order."""
-        return np.flatnonzero(self.index["split"].to_numpy(zero_copy_only=False) == split)
+        return np.flatnonzero(pc.equal(self.index["split"], split).to_numpy())
 
     def ids(self, rows: np.ndarray) -> list[str]:
         """The image ids of some rows i64[n]."""

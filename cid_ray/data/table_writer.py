@@ -22,6 +22,7 @@ from cid_ray.data.table_format import (
 from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import LOCK_FILE, RunLock
 
+AUDIT_FILE = "audit.html"  # a page about the table, which can be made again
 TABLE_FILES = {"meta.json", "table.parquet", "index.parquet"}
 
 
@@ -31,7 +32,8 @@ def check_only_table(folder: Path) -> None:
     A link in it that leads elsewhere is refused too: writing the table would follow it.
     """
     boundary.check_links(folder)
-    names = {path.name for path in folder.iterdir()} - {LOCK_FILE, "table.parquet.partial"}
+    known = {LOCK_FILE, AUDIT_FILE, "table.parquet.partial"}
+    names = {path.name for path in folder.iterdir()} - known
     others = sorted(names - TABLE_FILES if "meta.json" in names else names)
     if others:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -102,6 +104,7 @@ class TableWriter:
         else:
             index = SCHEMA.empty_table().select(INDEX_COLUMNS)
         (self.folder / "meta.json").unlink(missing_ok=True)
+        (self.folder / AUDIT_FILE).unlink(missing_ok=True)  # of the table that is replaced
         self._partial.replace(self.folder / "table.parquet")
         index = index.append_column(MASK_HASH, pa.array(self._mask_hashes, MASK_HASH.type))
         encoded = pa.BufferOutputStream()
@@ -119,6 +122,8 @@ class TableWriter:
         with contextlib.suppress(OSError, pa.ArrowException):  # a full disk cannot be flushed
             self._file.close()
         self._partial.unlink(missing_ok=True)
+        if not (self.folder / "meta.json").exists():
+            (self.folder / AUDIT_FILE).unlink(missing_ok=True)
         self._lock.remove()
         with contextlib.suppress(OSError):
             self.folder.rmdir()

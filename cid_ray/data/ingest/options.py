@@ -28,6 +28,7 @@ class ImportOptions:
             0.1 % on) or are told and ignored ("ignore").
         near_duplicates: whether pool images that look like a held-out image are left out
             ("remove") or kept and told ("keep").
+        provenance: what `meta.json` keeps of how the table was made: format, options, date.
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
@@ -39,6 +40,7 @@ class ImportOptions:
     skip_bad: bool = False
     unmatched: Literal["error", "ignore"] = "error"
     near_duplicates: Literal["remove", "keep"] = "remove"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:

@@ -113,7 +113,12 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
             may_skip = bool(audit.bad_files) and not options.skip_bad
             raise InputError(_describe_errors(errors, may_skip))
         warnings = [*audit.warnings(), *duplicates.warnings()]
-        writer.close(skipped=audit.bad_files, warnings=warnings, findings=findings.to_json())
+        writer.close(
+            imported=dict(options.provenance),
+            skipped=audit.bad_files,
+            warnings=warnings,
+            findings=findings.to_json(),
+        )
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
