@@ -9,12 +9,13 @@ Format: https://github.com/LiheYoung/UniMatch-V2, `splits/`.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cid_ray.config import InputError, read_utf8
 from cid_ray.data.table import Table
@@ -29,19 +30,13 @@ def write_lists(
     table: Table, labeled: np.ndarray, pool: np.ndarray, manifest: dict[str, Any], out: Path
 ) -> None:
     """Write `labeled.txt`, `unlabeled.txt` and `manifest.json` of labeled and pool rows i64[n]."""
-    names = _row_names(table)
-    masks = table.index["mask_path"]
-
-    def with_mask(row: int) -> str:
-        return f"{names[row]} {masks[row]}" if table.labeled[row] else names[row]
-
-    paths.write_text(out / "labeled.txt", _lines(with_mask(int(row)) for row in labeled))
-    paths.write_text(out / "unlabeled.txt", _lines(with_mask(int(row)) for row in pool))
+    for file, rows in (("labeled.txt", labeled), ("unlabeled.txt", pool)):
+        names = _row_names(table, rows)
+        masks = table.index["mask_path"].take(pa.array(rows)).to_pylist()
+        pairs = zip(names, masks, strict=True)
+        lines = (f"{name} {mask}" if mask else name for name, mask in pairs)
+        paths.write_text(out / file, "\n".join(lines) + "\n")
     paths.write_text(out / "manifest.json", json.dumps(manifest, indent=1))
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines) + "\n"
 
 
 def read_lists(table: Table, folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -73,13 +68,17 @@ class _RowLookup:
     """Finds the train row that a line of a split file names."""
 
     def __init__(self, table: Table):
-        self.by_path: dict[str, int] = {}
-        self.by_stem: dict[str, int | None] = {}  # None: several images share the stem
-        names = _row_names(table)
-        for row in table.rows("train").tolist():
-            self.by_path[names[row]] = row
-            stem = PurePosixPath(names[row]).stem
-            self.by_stem[stem] = None if stem in self.by_stem else row
+        rows = table.rows("train")
+        self.by_path = dict(zip(_row_names(table, rows), rows.tolist(), strict=True))
+
+    @cached_property
+    def by_stem(self) -> dict[str, int | None]:
+        """Stem -> row; None: several images share the stem. Lists of full paths need none of it."""
+        found: dict[str, int | None] = {}
+        for name, row in self.by_path.items():
+            stem = PurePosixPath(name).stem
+            found[stem] = None if stem in found else row
+        return found
 
     def rows_of(self, file: Path) -> np.ndarray:
         """i64[n]: the rows of a file's lines, in their order."""
@@ -129,11 +128,11 @@ class _RowLookup:
         return None
 
 
-def _row_names(table: Table) -> list[str]:
-    """How split files name each row: by its path, or by its id if several rows share the path."""
-    paths = table.index["image_path"].to_pylist()
-    ids = table.index["image_id"].to_pylist()
-    count_of = Counter(paths)
-    return [
-        path if count_of[path] == 1 else image_id for path, image_id in zip(paths, ids, strict=True)
-    ]
+def _row_names(table: Table, rows: np.ndarray) -> list[str]:
+    """How split files name rows i64[n]: by path, or by id where several rows share the path."""
+    counts = table.index["image_path"].value_counts()
+    shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    path = table.index["image_path"].take(pa.array(rows))
+    image_id = table.index["image_id"].take(pa.array(rows))
+    names: list[str] = pc.if_else(pc.is_in(path, shared), image_id, path).to_pylist()
+    return names

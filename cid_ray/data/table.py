@@ -1,9 +1,8 @@
 """A data set as one folder: `table.parquet`, `index.parquet` and `meta.json`.
 
 `table.parquet` has one row per image, with the encoded bytes of image and mask inside.
-`index.parquet` has the same rows without bytes, about 100 bytes an image: the part that a process
-holds in memory. A null mask IS "unlabeled": there is no path, no flag and nothing to open by
-mistake.
+`index.parquet` has the same rows without bytes: the part that a process holds in memory. A null
+mask IS "unlabeled": there is no path, no flag and nothing to open by mistake.
 
 What is read is what was written: `index.parquet` has a hash of every image and mask, and
 `meta.json` one of `index.parquet`. (Tables of older versions have those of images alone.)
@@ -37,12 +36,14 @@ from cid_ray.data.table_format import (
     ROW_GROUP_SIZE,
     SCHEMA,
     SPLITS,
+    STORED_SCHEMA,
     check_index,
 )
 from cid_ray.data.table_meta import read_meta
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
+DIGEST_BLOCK = 1 << 20  # bytes
 TABLE_FILE = "table.parquet"
 IGNORED = 255  # the class id of pixels without a label, in every mask that a Table returns
 # What decoding damaged bytes raises, in pyarrow and Pillow.
@@ -121,8 +122,10 @@ class Table:
         self.ignore_index = meta.ignore_index
         self.fingerprint = meta.fingerprint
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-            if meta.index_sha256 not in (None, digest):
+            digest = hashlib.sha256()
+            while block := file.read(DIGEST_BLOCK):
+                digest.update(block)
+            if meta.index_sha256 not in (None, digest.hexdigest()):
                 raise ValueError("index.parquet is not the file that was imported")
             # Not from the bytes that were read: pyarrow's threads would hold on to them, and one
             # that drops them while Python exits aborts the process.
@@ -134,7 +137,8 @@ class Table:
         opened = self._open_parquet(None)
         self._parquet_metadata = opened.metadata
         num_rows = self._parquet_metadata.num_rows
-        if opened.schema_arrow != SCHEMA or num_rows != self.index.num_rows:
+        is_ours = opened.schema_arrow in (STORED_SCHEMA, SCHEMA)  # SCHEMA: before version 3
+        if not is_ours or num_rows != self.index.num_rows:
             raise ValueError("table.parquet and index.parquet come from different imports")
 
     def _open_parquet(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
