@@ -104,6 +104,8 @@ class _RowLookup:
         return np.array(rows, dtype=np.int64)
 
     def _row_of(self, line: str, where: str) -> int | None:
+        if line in self.by_path:  # most lines of a large pool
+            return self.by_path[line]
         # A path may hold spaces, so each space may be the one between image and mask: the
         # candidates for the image are the first word, the first two words, and so on.
         words = line.split(" ")
