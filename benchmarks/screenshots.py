@@ -1,7 +1,8 @@
-"""The two screenshots of README, of real runs: `make screenshots`.
+"""The screenshots of README and docs, of real runs: `make screenshots`.
 
 A search of the demo set is started with its dashboard, photographed while it runs, and stopped. The
-report page is that of the kept CamVid run. Needs chromium; takes about two minutes on two cores.
+report page is that of the kept CamVid run, the audit page that of the demo set. Needs chromium;
+takes about two minutes on two cores.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.harness.browser import browser
+from cid_ray import prepare
 from cid_ray.config import load_config
+from cid_ray.data.sources import open_table
 from cid_ray.results.listening import LOOPBACK, listen
 from cid_ray.results.records import read_records
 from cid_ray.results.report_page import write_page
@@ -31,6 +34,7 @@ OUT = RESULTS / "screenshots"
 WIDTH = 1180  # pixels
 LIVE_HEIGHT = 1500
 REPORT_HEIGHT = 1270
+AUDIT_HEIGHT = 1500
 NUM_COLORS = 128  # of the palette: enough for flat colors, and a small file
 POLL_INTERVAL_S = 0.5
 SEARCH_OPTIONS = (
@@ -51,6 +55,13 @@ def main() -> None:
         config = load_config(KEPT_RUN / "config.yaml")
         page = write_page(KEPT_RUN, Path(folder) / "report", read_records(KEPT_RUN), config)
         shoot(chrome, page.as_uri(), OUT / "report.png", "light", REPORT_HEIGHT)
+        shoot_audit(chrome, Path(folder) / "audit.html")
+
+
+def shoot_audit(chrome: Any, page: Path) -> None:
+    """The audit page of the generated set: photos of others are not ours to publish."""
+    prepare.write_audit(open_table("demo"), str(page))
+    shoot(chrome, page.as_uri(), OUT / "audit.png", "light", AUDIT_HEIGHT)
 
 
 def shoot_running_search(chrome: Any, run: Path) -> None:

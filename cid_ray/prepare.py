@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from rich.progress import track
 
+from cid_ray import __version__
 from cid_ray.cli.parser import Parser, make_parser, run_command
 from cid_ray.cli.printing import say
-from cid_ray.config import build_config
+from cid_ray.config import InputError, build_config
+from cid_ray.data.contact_sheet import make_contact_sheet
 from cid_ray.data.importers import FORMATS
-from cid_ray.data.ingest import ImportOptions, ImportResult, check_output, write_table
-from cid_ray.data.ingest.classes import parse_mapping
+from cid_ray.data.ingest import ImportResult, check_output, write_table
+from cid_ray.data.ingest.command_options import add_import_options, import_options
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split, write_split
+from cid_ray.data.table import Table
+from cid_ray.data.table_summary import summarize_table
+from cid_ray.data.table_writer import AUDIT_FILE
+from cid_ray.storage import paths
 
 EXAMPLES = """
   python -m cid_ray.prepare camvid DIR --out tables/camvid
   python -m cid_ray.prepare folder --images DIR --masks DIR --unlabeled DIR \\
       --classes names.txt --out tables/mine
+  python -m cid_ray.prepare audit tables/mine
   python -m cid_ray.prepare split tables/camvid --ratio 1/8 --draw 0 --out splits/1_8
 """
 
@@ -27,24 +36,31 @@ EXAMPLES = """
 def main(argv: list[str]) -> int:
     args = parse_arguments(argv)
     if args.kind == "split":
-        lines = write_split_files(args)
+        say("\n".join(write_split_files(args)))
+    elif args.kind == "audit":
+        say(f"wrote {write_audit(open_table(args.table), args.out)}")
     else:
         result = import_images(args)
         wrote = f"wrote {args.out} (fingerprint {result.table.fingerprint})"
-        lines = [*result.describe(), f"{wrote}; use it with --set data.table={args.out}"]
-    say("\n".join(lines))
+        # Said first: the table is complete, whatever happens to its page.
+        say("\n".join([*result.describe(), f"{wrote}; use it with --set data.table={args.out}"]))
+        say(f"look at it before you train: {write_audit(result.table)}")
     return 0
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("prepare", __doc__ or "", EXAMPLES)
-    names = ",".join([*FORMATS, "split"])
+    names = ",".join([*FORMATS, "audit", "split"])
     kinds = parser.add_subparsers(dest="kind", metavar=f"{{{names}}}", required=True)
     for name, known in FORMATS.items():
         kind: Parser = kinds.add_parser(name, help=known.help, description=known.help)
         for argument in known.arguments:
             argument.add_to(kind)
         add_import_options(kind)
+
+    audit: Parser = kinds.add_parser("audit", help="the page about a table, made again")
+    audit.add_argument("table", metavar="TABLE")
+    audit.add_argument("--out", metavar="FILE", help=f"default TABLE/{AUDIT_FILE}")
 
     split: Parser = kinds.add_parser("split", help="a label draw as UniMatch's split files")
     split.add_argument("table", metavar="TABLE")
@@ -55,43 +71,26 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def add_import_options(parser: Parser) -> None:
-    """The options that all formats share, `ImportOptions`."""
-    parser.add_argument("--out", type=Path, required=True, metavar="TABLE", help="folder to make")
-    renumber = "renumber mask ids, e.g. 11=255; may be repeated"
-    parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW", help=renumber)
-    first = "mask id of the first class (0); lower ids mean no label"
-    parser.add_argument("--first-id", type=int, default=0, help=first)
-    parser.add_argument("--ignore-index", type=int, default=255, help="id of `no label` (255)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out bad files, name them")
-    unmatched = "pixels whose colour is of no class: an error from 0.1 %% on, or ignored"
-    parser.add_argument("--unmatched", choices=("error", "ignore"), default="error", help=unmatched)
-    blurred = "masks that look resized with interpolation: an error, or kept"
-    parser.add_argument("--blurred", choices=("error", "keep"), default="error", help=blurred)
-    near = "pool images that look like a held-out image"
-    choices = ("remove", "keep")
-    parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
-    side = "cut larger images into tiles of SIZE x SIZE pixels"
-    parser.add_argument("--tile", type=int, metavar="SIZE", help=side)
-    shared = "pixels that neighbouring tiles share (0)"
-    parser.add_argument("--overlap", type=int, default=0, metavar="N", help=shared)
-
-
 def import_images(args: argparse.Namespace) -> ImportResult:
+    def progress(files: Iterable[Any], total: int) -> Iterable[Any]:
+        return track(files, "reading", total, transient=True)
+
     check_output(args.out)
-    options = ImportOptions(
-        mapping=parse_mapping(args.map),
-        first_id=args.first_id,
-        ignore_index=args.ignore_index,
-        skip_bad=args.skip_bad,
-        unmatched=args.unmatched,
-        blurred=args.blurred,
-        near_duplicates=args.near_duplicates,
-        tile=args.tile,
-        overlap=args.overlap,
-        progress=lambda files, total: track(files, "reading", total, transient=True),
-    )
+    options = import_options(args, __version__, progress)
     return write_table(FORMATS[args.kind].list(args), args.out, options)
+
+
+def write_audit(table: Table, out: str | None = None) -> paths.PathOrUri:
+    """Write the audit page of a table and return its file, by default in the table's folder."""
+    from cid_ray.results.audit_page import write_audit_page  # pages need a third of a second
+
+    if out is None and paths.is_remote(table.folder):
+        raise InputError(f"{table.folder} is not on this machine; name a file with --out FILE")
+    file = paths.join(table.folder, AUDIT_FILE) if out is None else Path(out)
+    summary = summarize_table(table)
+    sheet = make_contact_sheet(table, summary.notes.near_duplicates)
+    write_audit_page(summary, sheet, file)
+    return file
 
 
 def write_split_files(args: argparse.Namespace) -> list[str]:

@@ -1,8 +1,8 @@
 """Laws of the pages in headless Chromium, on a desktop and on a phone, light and dark.
 
 The console stays empty, figures are drawn, nothing scrolls sideways, Tab reaches everything, and
-axe-core finds nothing serious. The pages are those of a real search left half-way and of the kept
-CamVid run.
+axe-core finds nothing serious. The pages are those of a real search left half-way, of the kept
+CamVid run, and of the demo table.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.browser import browser, chromium
+from cid_ray import prepare
 from cid_ray.config import load_config
+from cid_ray.data.table import Table
 from cid_ray.results.records import read_records
 from cid_ray.results.report_page import write_page
 from tests.helpers.dashboard_client import KEPT_RUN, dashboard_of, first_records
@@ -42,6 +44,7 @@ FOCUS = f"""() => [
     getComputedStyle(document.activeElement).outlineStyle]"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 WHITE = "rgb(255, 255, 255)"
+NUM_IMAGES = {"running": 16, "audit": 40}  # two of each of the 20 images that an audit shows
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +63,8 @@ def addresses(
     search_until(running, tiny_search(small_demo), rungs=7)
     config = load_config(KEPT_RUN / "config.yaml")
     report = write_page(KEPT_RUN, folder / "report", read_records(KEPT_RUN), config)
+    audit = folder / "audit.html"
+    prepare.write_audit(Table(small_demo), str(audit))
     with dashboard_of(running, KEPT_RUN) as port:
         site = f"http://127.0.0.1:{port}"
         yield {
@@ -67,13 +72,14 @@ def addresses(
             "finished": f"{site}/run/camvid-cpu",
             "all runs": f"{site}/",
             "report": report.as_uri(),
+            "audit": audit.as_uri(),
             "served report": f"{site}/run/camvid-cpu/report",
         }
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["running", "finished", "all runs", "report"])
+@pytest.mark.parametrize("name", ["running", "finished", "all runs", "report", "audit"])
 def test_page_in_browser_is_complete_and_accessible(
     chrome: Any, addresses: dict[str, str], name: str, scheme: str, size: str
 ) -> None:
@@ -85,10 +91,10 @@ def test_page_in_browser_is_complete_and_accessible(
     page.wait_for_load_state("load")
     assert (page.evaluate(BACKGROUND) == WHITE) == (scheme == "light")
     figures = page.evaluate(FIGURES)
-    assert (len(figures) >= 2) == (name != "all runs")
+    assert (len(figures) >= 2) == (name not in ("all runs", "audit"))
     assert all(marks > 20 and w > 200 and h > 100 for marks, w, h in figures), figures
     images = page.evaluate(IMAGES)
-    assert len(images) == (16 if name == "running" else 0)
+    assert len(images) == NUM_IMAGES.get(name, 0)
     assert all(complete and natural > 0 and alt for complete, natural, alt in images), images
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.evaluate("document.querySelectorAll('details').forEach(box => (box.open = true))")

@@ -40,6 +40,19 @@ def encode_png(array: np.ndarray, palette: list[list[int]] | None = None) -> byt
     return out.getvalue()
 
 
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """An image whose longer side has at most `side` pixels, by the mean of the pixels."""
+    if max(image.size) <= side:
+        return image
+    width, height = (max(1, round(length * side / max(image.size))) for length in image.size)
+    return image.resize((width, height), Image.Resampling.BOX, reducing_gap=3.0)
+
+
+def resize_nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask u8[H, W] at another (width, height): no class id is mixed with its neighbour's."""
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+
+
 def default_colors(count: int) -> list[list[int]]:
     """[r, g, b] of `count` classes: PASCAL VOC's colour map without its black.
 

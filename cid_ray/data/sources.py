@@ -19,7 +19,7 @@ def open_table(name: str) -> Table:
             seconds, in the user's cache folder.
 
     Returns:
-        The table. Only its index is in memory, about 100 bytes an image.
+        The table. Only its index is in memory, about half a kilobyte an image.
 
     Raises:
         InputError: there is no complete table.

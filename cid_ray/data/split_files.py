@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cid_ray.config import DataConfig, InputError, parse_label_ratio, read_utf8
 from cid_ray.data.table import Table
@@ -32,19 +34,13 @@ def write_lists(
     table: Table, labeled: np.ndarray, pool: np.ndarray, manifest: dict[str, Any], out: Path
 ) -> None:
     """Write `labeled.txt`, `unlabeled.txt` and `manifest.json` of labeled and pool rows i64[n]."""
-    names = _row_names(table)
-    masks = table.index["mask_path"]
-
-    def with_mask(row: int) -> str:
-        return f"{names[row]} {masks[row]}" if table.labeled[row] else names[row]
-
-    paths.write_text(out / "labeled.txt", _lines(with_mask(int(row)) for row in labeled))
-    paths.write_text(out / "unlabeled.txt", _lines(with_mask(int(row)) for row in pool))
+    for file, rows in (("labeled.txt", labeled), ("unlabeled.txt", pool)):
+        names = _row_names(table, rows)
+        masks = table.index["mask_path"].take(pa.array(rows)).to_pylist()
+        pairs = zip(names, masks, strict=True)
+        lines = (f"{name} {mask}" if mask else name for name, mask in pairs)
+        paths.write_text(out / file, "\n".join(lines) + "\n")
     paths.write_text(out / "manifest.json", json.dumps(manifest, indent=1))
-
-
-def _lines(lines: Iterable[str]) -> str:
-    return "\n".join(lines) + "\n"
 
 
 def check_label_count(data: DataConfig, num_labeled: int) -> None:
@@ -89,8 +85,7 @@ class _RowLookup:
 
     def __init__(self, table: Table):
         self.table = table
-        self.names = _row_names(table)
-        self.train = _NameIndex(self.names, table.rows("train"))
+        self.train = _NameIndex(table, table.rows("train"))
 
     def rows_of(self, file: Path) -> np.ndarray:
         """i64[n]: the rows of a file's lines, in their order."""
@@ -118,12 +113,12 @@ class _RowLookup:
             rows.append(row)
         if len(set(rows)) != len(rows):
             first = next(row for row, count in Counter(rows).items() if count > 1)
-            raise InputError(f"{file} names an image twice, first {self.names[first]}")
+            raise InputError(f"{file} names an image twice, first {self.name_of(first)}")
         return np.array(rows, dtype=np.int64)
 
     def _describe_unknown(self, line: str, where: str) -> str:
         for split in ("val", "test"):
-            if _NameIndex(self.names, self.table.rows(split)).row_of(line, where) is not None:
+            if _NameIndex(self.table, self.table.rows(split)).row_of(line, where) is not None:
                 return f"{line!r} is a {split} image of the table, which must not train"
         return f"no train image of the table is {line!r}"
 
@@ -137,23 +132,33 @@ class _RowLookup:
         if leaked:
             raise InputError(
                 f"{folder}: {len(leaked)} images of its lists are in {file} too, first "
-                f"{self.names[leaked[0]]}: a val image must not train"
+                f"{self.name_of(leaked[0])}: a val image must not train"
             )
+
+    def name_of(self, row: int) -> str:
+        """How split files name a row."""
+        return _row_names(self.table, np.array([row]))[0]
 
 
 class _NameIndex:
-    """Rows by the path and, where it is unique, by the stem of their names."""
+    """Rows i64[n] by the path and, where it is unique, by the stem of their names."""
 
-    def __init__(self, names: list[str], rows: np.ndarray):
-        self.by_path: dict[str, int] = {}
-        self.by_stem: dict[str, int | None] = {}  # None: several images share the stem
-        for row in rows.tolist():
-            self.by_path[names[row]] = row
-            stem = PurePosixPath(names[row]).stem
-            self.by_stem[stem] = None if stem in self.by_stem else row
+    def __init__(self, table: Table, rows: np.ndarray):
+        self.by_path = dict(zip(_row_names(table, rows), rows.tolist(), strict=True))
+
+    @cached_property
+    def by_stem(self) -> dict[str, int | None]:
+        """Stem -> row; None: several images share the stem. Lists of full paths need none of it."""
+        found: dict[str, int | None] = {}
+        for name, row in self.by_path.items():
+            stem = PurePosixPath(name).stem
+            found[stem] = None if stem in found else row
+        return found
 
     def row_of(self, line: str, where: str) -> int | None:
         """The row that a line names, or None; `where` is the line's place, for messages."""
+        if line in self.by_path:  # most lines of a large pool
+            return self.by_path[line]
         # A path may hold spaces, so each space may be the one between image and mask: the
         # candidates for the image are the first word, the first two words, and so on.
         words = line.split(" ")
@@ -178,11 +183,11 @@ class _NameIndex:
         return None
 
 
-def _row_names(table: Table) -> list[str]:
-    """How split files name each row: by its path, or by its id if several rows share the path."""
-    paths = table.index["image_path"].to_pylist()
-    ids = table.index["image_id"].to_pylist()
-    count_of = Counter(paths)
-    return [
-        path if count_of[path] == 1 else image_id for path, image_id in zip(paths, ids, strict=True)
-    ]
+def _row_names(table: Table, rows: np.ndarray) -> list[str]:
+    """How split files name rows i64[n]: by path, or by id where several rows share the path."""
+    counts = table.index["image_path"].value_counts()
+    shared = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    path = table.index["image_path"].take(pa.array(rows))
+    image_id = table.index["image_id"].take(pa.array(rows))
+    names: list[str] = pc.if_else(pc.is_in(path, shared), image_id, path).to_pylist()
+    return names

@@ -1,9 +1,8 @@
 """A data set as one folder: `table.parquet`, `index.parquet` and `meta.json`.
 
 `table.parquet` has one row per image, with the encoded bytes of image and mask inside.
-`index.parquet` has the same rows without bytes, about 100 bytes an image: the part that a process
-holds in memory. A null mask IS "unlabeled": there is no path, no flag and nothing to open by
-mistake.
+`index.parquet` has the same rows without bytes: the part that a process holds in memory. A null
+mask IS "unlabeled": there is no path, no flag and nothing to open by mistake.
 
 What is read is what was written: `index.parquet` has a hash of every image and mask, and
 `meta.json` one of `index.parquet`. (Tables of older versions have those of images alone.)
@@ -25,6 +24,7 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
@@ -36,6 +36,7 @@ from cid_ray.data.table_format import (
     ROW_GROUP_SIZE,
     SCHEMA,
     SPLITS,
+    STORED_SCHEMA,
     check_index,
 )
 from cid_ray.data.table_meta import read_meta
@@ -43,6 +44,7 @@ from cid_ray.data.tile_ids import TileOrigin, check_tile_ids, parse_tile_id
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
+DIGEST_BLOCK = 1 << 20  # bytes
 TABLE_FILE = "table.parquet"
 IGNORED = 255  # the class id of pixels without a label, in every mask that a Table returns
 
@@ -96,13 +98,16 @@ class Table:
         self.tile = meta.tile
         self.overlap = meta.overlap
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
-            digest = hashlib.sha256(file.read()).hexdigest()
-            if meta.index_sha256 not in (None, digest):
+            digest = hashlib.sha256()
+            while block := file.read(DIGEST_BLOCK):
+                digest.update(block)
+            if meta.index_sha256 not in (None, digest.hexdigest()):
                 raise ValueError("index.parquet is not the file that was imported")
             # Not from the bytes that were read: pyarrow's threads would hold on to them, and one
             # that drops them while Python exits aborts the process.
             file.seek(0)
-            self.index = pq.read_table(file)
+            # `read_table` would load pyarrow.dataset: 30 MB and a third of a second.
+            self.index = pq.ParquetFile(file).read()
         check_index(self.index, len(self.classes))
         if self.tile is not None:
             check_tile_ids(self.index["image_id"])
@@ -111,7 +116,8 @@ class Table:
         opened = self._open_parquet(None)
         self._parquet_metadata = opened.metadata
         num_rows = self._parquet_metadata.num_rows
-        if opened.schema_arrow != SCHEMA or num_rows != self.index.num_rows:
+        is_ours = opened.schema_arrow in (STORED_SCHEMA, SCHEMA)  # SCHEMA: before version 3
+        if not is_ours or num_rows != self.index.num_rows:
             raise ValueError("table.parquet and index.parquet come from different imports")
 
     def _open_parquet(self, metadata: pq.FileMetaData | None) -> pq.ParquetFile:
@@ -156,13 +162,14 @@ class Table:
     def class_pixels(self) -> np.ndarray:
         """i64[N, K]: pixels per class, zeros for unlabeled rows."""
         pixels = np.zeros((len(self), self.num_classes), np.int64)
-        for row in np.flatnonzero(self.labeled):
-            pixels[row] = self.index["class_pixels"][int(row)].as_py()
+        # `flatten` passes over nulls: what is left are K numbers for each labeled row.
+        counts = self.index["class_pixels"].combine_chunks().flatten().to_numpy()
+        pixels[self.labeled] = counts.reshape(-1, self.num_classes)
         return pixels
 
     def rows(self, split: str) -> np.ndarray:
         """i64[n]: the rows of `train`, `val` or `test`, in table order."""
-        return np.flatnonzero(self.index["split"].to_numpy(zero_copy_only=False) == split)
+        return np.flatnonzero(pc.equal(self.index["split"], split).to_numpy())
 
     def ids(self, rows: np.ndarray) -> list[str]:
         """The image ids of some rows i64[n]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -14,7 +14,9 @@ from cid_ray.storage.paths import PathOrUri
 MAX_BYTES = 64 * MEGABYTE  # it names every file that an import left out
 MAX_CLASSES = 255  # an id is a byte, and one of the 256 means "no label"
 MAX_NAME_CHARS = 200
+MAX_PAIRS = 1000  # near-duplicates that are named
 
+Model = TypeVar("Model", bound=BaseModel)
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -40,6 +42,39 @@ class TableMeta(BaseModel):
         return classes
 
 
+class FindingNote(BaseModel):
+    """What an import left out, changed or guessed."""
+
+    kind: str
+    reason: str
+    count: int
+    examples: list[str] = []
+
+
+class PairNote(BaseModel):
+    """Two images that look alike, by their names in the import."""
+
+    first: str
+    second: str
+    distance: int
+    removed: bool
+
+
+class ImportNotes(BaseModel):
+    """What `meta.json` tells a person about an import. Older tables tell less.
+
+    `model_extra` has what else an import stored, such as the window of 16-bit images.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+    imported: dict[str, Any] = {}  # format, options, date and version
+    findings: list[FindingNote] | None = None  # None: not recorded
+    skipped: list[str] = []  # a message per bad file
+    warnings: list[str] = []
+    near_duplicates: list[PairNote] = Field(default=[], max_length=MAX_PAIRS)
+    near_duplicate_pairs: int = 0  # more than are named
+
+
 def check_class_name(name: str) -> None:
     """Raise ValueError for a class name that is empty, long, or holds a control character."""
     if not name.strip() or not name.isprintable() or len(name) > MAX_NAME_CHARS:
@@ -57,13 +92,31 @@ def read_meta(folder: PathOrUri) -> TableMeta:
         ValueError: it is no JSON, or a value breaks its rule.
         InputError: it is too large.
     """
+    meta = _read(TableMeta, folder)
+    if len(meta.colors) != len(meta.classes):
+        raise ValueError(f"meta.json: {len(meta.classes)} classes have {len(meta.colors)} colors")
+    return meta
+
+
+def read_notes(folder: PathOrUri) -> ImportNotes:
+    """What the import of a table left out, changed or guessed, and by which options it was made.
+
+    Raises:
+        ValueError: `meta.json` is no JSON, or a note has another form than an import writes.
+        InputError: it is too large.
+
+    Example:
+        >>> [finding.reason for finding in read_notes(Path("tables/mine")).findings or []]
+        ['hidden files']
+    """
+    return _read(ImportNotes, folder)
+
+
+def _read(model: type[Model], folder: PathOrUri) -> Model:
     content: Any = json_file.parse_json(
         json_file.read_limited(paths.join(folder, "meta.json"), MAX_BYTES)
     )
     try:
-        meta = TableMeta.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         raise ValueError(f"meta.json: {format_validation_error(error)}") from None
-    if len(meta.colors) != len(meta.classes):
-        raise ValueError(f"meta.json: {len(meta.classes)} classes have {len(meta.colors)} colors")
-    return meta

@@ -15,13 +15,17 @@ from cid_ray.config import InputError
 from cid_ray.data.table_format import (
     FORMAT_VERSION,
     INDEX_COLUMNS,
+    INDEX_SCHEMA,
     MASK_HASH,
     ROW_GROUP_SIZE,
     SCHEMA,
+    STORED_SCHEMA,
 )
 from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import LOCK_FILE, RunLock
 
+PARTS_PER_CHUNK = 512
+AUDIT_FILE = "audit.html"  # a page about the table, which can be made again
 TABLE_FILES = {"meta.json", "table.parquet", "index.parquet"}
 
 
@@ -31,7 +35,8 @@ def check_only_table(folder: Path) -> None:
     A link in it that leads elsewhere is refused too: writing the table would follow it.
     """
     boundary.check_links(folder)
-    names = {path.name for path in folder.iterdir()} - {LOCK_FILE, "table.parquet.partial"}
+    known = {LOCK_FILE, AUDIT_FILE, "table.parquet.partial"}
+    names = {path.name for path in folder.iterdir()} - known
     others = sorted(names - TABLE_FILES if "meta.json" in names else names)
     if others:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
@@ -67,12 +72,17 @@ class TableWriter:
             "ignore_index": ignore_index,
         }
         self._pending: list[dict[str, Any]] = []  # rows of the row group that is being filled
-        self._index_parts: list[pa.Table] = []
-        self._mask_hashes: list[str | None] = []
+        self._mask_hashes: list[str | None] = []  # of the pending rows
+        self._index_parts: list[pa.Table] = []  # a row group each, until there are PARTS_PER_CHUNK
+        self._index_chunks: list[pa.Table] = []
         self._digest = hashlib.sha256()
         self._partial = folder / "table.parquet.partial"
         self._file = pq.ParquetWriter(
-            self._partial, SCHEMA, compression="none", use_dictionary=False
+            self._partial,
+            STORED_SCHEMA,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=["sha256"],
         )
 
     def add(self, row: dict[str, Any]) -> None:
@@ -89,21 +99,31 @@ class TableWriter:
     def _flush(self) -> None:
         if self._pending:
             row_group = pa.Table.from_pylist(self._pending, SCHEMA)
-            self._file.write_table(row_group, row_group_size=ROW_GROUP_SIZE)
-            self._index_parts.append(row_group.select(INDEX_COLUMNS))
+            stored = row_group.select(STORED_SCHEMA.names)
+            self._file.write_table(stored, row_group_size=ROW_GROUP_SIZE)
+            hashes = pa.array(self._mask_hashes, MASK_HASH.type)
+            part = row_group.select(INDEX_COLUMNS).append_column(MASK_HASH, hashes)
+            self._index_parts.append(part)
             self._pending = []
+            self._mask_hashes = []
+        if len(self._index_parts) == PARTS_PER_CHUNK:
+            self._pack_index()
+
+    def _pack_index(self) -> None:
+        """Make one chunk of many small tables, which take kilobytes each."""
+        if self._index_parts:
+            self._index_chunks.append(pa.concat_tables(self._index_parts).combine_chunks())
+            self._index_parts = []
 
     def close(self, **meta: Any) -> None:
         """Complete the table. `meta` is stored in `meta.json` too."""
         self._flush()
         self._file.close()
-        if self._index_parts:
-            index = pa.concat_tables(self._index_parts)
-        else:
-            index = SCHEMA.empty_table().select(INDEX_COLUMNS)
+        self._pack_index()
+        index = pa.concat_tables([INDEX_SCHEMA.empty_table(), *self._index_chunks])
         (self.folder / "meta.json").unlink(missing_ok=True)
+        (self.folder / AUDIT_FILE).unlink(missing_ok=True)  # of the table that is replaced
         self._partial.replace(self.folder / "table.parquet")
-        index = index.append_column(MASK_HASH, pa.array(self._mask_hashes, MASK_HASH.type))
         encoded = pa.BufferOutputStream()
         pq.write_table(index, encoded)
         (self.folder / "index.parquet").write_bytes(encoded.getvalue())
@@ -119,6 +139,8 @@ class TableWriter:
         with contextlib.suppress(OSError, pa.ArrowException):  # a full disk cannot be flushed
             self._file.close()
         self._partial.unlink(missing_ok=True)
+        if not (self.folder / "meta.json").exists():
+            (self.folder / AUDIT_FILE).unlink(missing_ok=True)
         self._lock.remove()
         with contextlib.suppress(OSError):
             self.folder.rmdir()

@@ -183,10 +183,10 @@ def class_legend(records: list[Record]) -> list[tuple[str, str]]:
     """[(class, CSS color)] of the newest record that has them."""
     newest = next((r for r in reversed(records) if r.get("colors")), None)
     colors: dict[str, Any] = newest["colors"] if newest else {}
-    return [_legend_entry(name, color) for name, color in colors.items()]
+    return [legend_entry(name, color) for name, color in colors.items()]
 
 
-def _legend_entry(name: str, color: Any) -> tuple[str, str]:
+def legend_entry(name: str, color: Any) -> tuple[str, str]:
     """A class with its color. Of anything but three integers nothing gets into the style."""
     if (
         isinstance(color, list)

@@ -30,6 +30,7 @@ FILES = (
     "meta.json",
     "table.parquet",
     "index.parquet",
+    "audit.html",
 )  # names that cid_ray gives to files alone
 MAX_COMPONENT_BYTES = 255  # of common file systems
 

@@ -156,8 +156,12 @@ def atomic_write(name: PathOrUri) -> Iterator[IO[bytes]]:
 
 def write_text(name: PathOrUri, text: str) -> None:
     """Replace a file by this text in UTF-8: a reader sees the whole old or the whole new file."""
-    with atomic_write(name) as file:
-        file.write(text.encode())
+    try:
+        with atomic_write(name) as file:
+            file.write(text.encode())
+    except OSError as error:
+        error.filename = error.filename or str(name)  # a full disk does not say of which file
+        raise
 
 
 @contextmanager

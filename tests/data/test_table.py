@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from cid_ray.config import InputError
+from cid_ray.data import table_writer
 from cid_ray.data.image_codec import default_colors, encode_png
 from cid_ray.data.ingest.audit import Audit
 from cid_ray.data.sources import open_table
 from cid_ray.data.synthetic import ensure_demo_table, generated_row, write_demo
 from cid_ray.data.synthetic_scenes import SEASONS
 from cid_ray.data.table import Table
-from cid_ray.data.table_format import ROW_GROUP_SIZE
+from cid_ray.data.table_format import ROW_GROUP_SIZE, SCHEMA
 from cid_ray.data.table_writer import TABLE_FILES, TableWriter
 from tests.helpers.image_tables import (
     labeled_row,
@@ -353,3 +354,41 @@ def test_meta_of_another_shape_is_refused(tmp_path: Path, change: dict[str, Any]
     (tmp_path / "meta.json").write_text(json.dumps(meta | change))
     with pytest.raises(InputError, match=r"not a table .ValueError: meta\.json: "):
         Table(tmp_path)
+
+
+def test_table_of_version_2_is_read(tmp_path: Path) -> None:
+    """It had the columns of the index in table.parquet too."""
+    rows = [labeled_row(str(i), random_image(i), random_mask(i)) for i in range(COUNT)]
+    table = write_table(tmp_path, rows)
+    index = pq.read_table(tmp_path / "index.parquet")
+    stored = pq.read_table(tmp_path / "table.parquet")
+    columns = {
+        name: (stored if name in stored.column_names else index)[name] for name in SCHEMA.names
+    }
+    old = pa.table(columns, schema=SCHEMA)
+    pq.write_table(old, tmp_path / "table.parquet", row_group_size=ROW_GROUP_SIZE)
+    again = Table(tmp_path)
+    assert again.file_id != table.file_id
+    for row in range(COUNT):
+        image, mask = again.read(row, mask=True)
+        np.testing.assert_array_equal(np.asarray(image), random_image(row))
+        np.testing.assert_array_equal(mask, random_mask(row))
+
+
+def test_index_of_many_rows_has_every_row_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is packed on the way: small parts take kilobytes each."""
+    monkeypatch.setattr(table_writer, "PARTS_PER_CHUNK", 2)
+    count = 5 * ROW_GROUP_SIZE + 3
+    label = labeled_row("0", random_image(0), random_mask(0))
+    image = label["image"]
+    table = write_table(tmp_path, [label, *(table_row(str(i), image) for i in range(1, count))])
+    assert table.ids(np.arange(count)) == [f"train/{i}" for i in range(count)]
+    assert table.labeled.tolist() == [True] + [False] * (count - 1)
+    assert [group.num_rows for group in row_groups(table)] == [ROW_GROUP_SIZE] * 5 + [3]
+
+
+def row_groups(table: Table) -> list[Any]:
+    metadata = pq.read_metadata(f"{table.folder}/table.parquet")
+    return [metadata.row_group(number) for number in range(metadata.num_row_groups)]

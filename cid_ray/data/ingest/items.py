@@ -24,7 +24,7 @@ class DrawnMask:
     draw: Callable[[int, int], Drawing]  # (height, width) -> class ids; raises BadFile
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a million of them are held
 class ImportItem:
     """One image to import."""
 

@@ -35,6 +35,7 @@ class ImportOptions:
         tile: side of the tiles into which larger images are cut, in pixels; None: images stay
             whole.
         overlap: pixels that neighbouring tiles share at least.
+        provenance: what `meta.json` keeps of how the table was made: format, options, date.
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
@@ -54,6 +55,7 @@ class ImportOptions:
     near_duplicates: Literal["remove", "keep"] = "remove"
     tile: int | None = None
     overlap: int = 0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:

@@ -129,6 +129,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
         audit.add_findings(findings)
         warnings = [*audit.warnings(), *duplicates.warnings()]
         writer.close(
+            imported=dict(options.provenance),
             skipped=audit.bad_files,
             warnings=warnings,
             findings=findings.to_json(),

@@ -1,0 +1,79 @@
+"""The options of `prepare` that all formats share, and the `ImportOptions` that they mean."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cid_ray.data.ingest.classes import parse_mapping
+from cid_ray.data.ingest.options import ImportOptions, Progress
+
+UNSET: tuple[Any, ...] = (None, False, [])  # values of options that were not given
+
+
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options to the parser of one format."""
+    parser.add_argument("--out", type=Path, required=True, metavar="TABLE", help="folder to make")
+    renumber = "renumber mask ids, e.g. 11=255; may be repeated"
+    parser.add_argument("--map", action="append", default=[], metavar="OLD=NEW", help=renumber)
+    first = "mask id of the first class (0); lower ids mean no label"
+    parser.add_argument("--first-id", type=int, default=0, help=first)
+    parser.add_argument("--ignore-index", type=int, default=255, help="id of `no label` (255)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out bad files, name them")
+    unmatched = "pixels whose colour is of no class: an error from 0.1 %% on, or ignored"
+    parser.add_argument("--unmatched", choices=("error", "ignore"), default="error", help=unmatched)
+    blurred = "masks that look resized with interpolation: an error, or kept"
+    parser.add_argument("--blurred", choices=("error", "keep"), default="error", help=blurred)
+    near = "pool images that look like a held-out image"
+    choices = ("remove", "keep")
+    parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
+    side = "cut larger images into tiles of SIZE x SIZE pixels"
+    parser.add_argument("--tile", type=int, metavar="SIZE", help=side)
+    shared = "pixels that neighbouring tiles share (0)"
+    parser.add_argument("--overlap", type=int, default=0, metavar="N", help=shared)
+
+
+def import_options(args: argparse.Namespace, version: str, progress: Progress) -> ImportOptions:
+    """What the parsed arguments mean.
+
+    Args:
+        args: of a parser with `add_import_options`; `kind` is the format.
+        version: of cid_ray, for `meta.json`.
+        progress: wraps the files that are read.
+
+    Raises:
+        InputError: a value breaks its rule.
+    """
+    return ImportOptions(
+        mapping=parse_mapping(args.map),
+        first_id=args.first_id,
+        ignore_index=args.ignore_index,
+        skip_bad=args.skip_bad,
+        unmatched=args.unmatched,
+        blurred=args.blurred,
+        near_duplicates=args.near_duplicates,
+        tile=args.tile,
+        overlap=args.overlap,
+        provenance=_provenance(args, version),
+        progress=progress,
+    )
+
+
+def _provenance(args: argparse.Namespace, version: str) -> dict[str, Any]:
+    """Format, date, version and every argument: what `meta.json` keeps of the command."""
+    given = {name: _plain(value) for name, value in vars(args).items() if value not in UNSET}
+    return {
+        "format": given.pop("kind"),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "cid_ray": version,
+        **given,
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: paths become strings."""
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, bool | int | float) else str(value)
