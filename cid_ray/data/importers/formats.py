@@ -23,6 +23,8 @@ class Argument:
     metavar: str | None = "DIR"
     required: bool = False
     repeated: bool = False
+    default: str | None = None
+    choices: tuple[str, ...] | None = None
 
     @property
     def dest(self) -> str:
@@ -34,8 +36,11 @@ class Argument:
         options: dict[str, Any] = {"help": self.help, "type": self.type, "metavar": self.metavar}
         if self.name.startswith("-"):
             options["required"] = self.required
+            options["default"] = self.default
         if self.repeated:
             options |= {"action": "append", "default": []}
+        if self.choices:
+            options |= {"choices": self.choices, "metavar": None}
         parser.add_argument(self.name, **options)
 
 
@@ -54,6 +59,12 @@ class Format:
 
 ROOT = Argument("root")
 CLASSES = Argument("--classes", "a class a line: name [r g b]", metavar="FILE")
+NAMES = (  # how the names of images and masks differ, `NameRule`
+    Argument("--image-suffix", "end of an image's name, e.g. _leftImg8bit", str, "END", default=""),
+    Argument("--mask-suffix", "end of a mask's name, e.g. _mask", str, "END", default=""),
+    Argument("--image-glob", "which files are images, e.g. '*.jpg'", str, "PATTERN"),
+    Argument("--mask-glob", "which files are masks, e.g. '*_label.png'", str, "PATTERN"),
+)
 
 FORMATS = {
     "camvid": Format("images/{train,val,test}, masks/{...}, classes.txt", list_camvid, (ROOT,)),
@@ -62,7 +73,7 @@ FORMATS = {
         list_folders,
         (
             Argument("--images", "labeled training images", required=True),
-            Argument("--masks", "their masks: one id per pixel", required=True),
+            Argument("--masks", "their masks: one id per pixel (the folder of --images)"),
             Argument("--unlabeled", "images without masks; may be repeated", repeated=True),
             Argument("--val-images"),
             Argument("--val-masks"),
@@ -74,6 +85,14 @@ FORMATS = {
                 "its first group, found in the name, is the image's group",
                 type=str,
                 metavar="REGEX",
+            ),
+            *NAMES,
+            Argument(
+                "--unmasked",
+                "train images without a mask: an error, or unlabeled images of the pool",
+                type=str,
+                default="error",
+                choices=("error", "pool"),
             ),
         ),
     ),

@@ -25,6 +25,7 @@ from cid_ray.data.ingest.guess_classes import guess_classes
 from cid_ray.data.ingest.image_reader import ImageContent, ImageReader
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
+from cid_ray.data.ingest.names import safe_name, shown_name
 from cid_ray.data.ingest.options import ImportOptions
 from cid_ray.data.table import Table
 from cid_ray.data.table_writer import TableWriter, check_only_table
@@ -104,7 +105,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                 for change in image.changes:
                     findings.add("changed", change, item.image)
             except BadFile as error:
-                audit.bad_files.append(str(error))
+                audit.bad_files.append(shown_name(error))
         errors = audit.errors(options.skip_bad)
         if not errors and "train" not in audit.class_pixels:
             reason = "no train image with a mask is left: nothing could be learned"
@@ -185,7 +186,7 @@ def audited_row(
         "group": item.group,
         "height": image.size[0],
         "width": image.size[1],
-        "image_path": item.image.relative_to(item.root).as_posix(),
+        "image_path": safe_name(item.image.relative_to(item.root).as_posix()),
         "mask_path": _relative_path(item.mask_path, item.root),
         "sha256": hashlib.sha256(image.encoded).hexdigest(),
         "class_pixels": class_pixels,
@@ -198,7 +199,8 @@ def _relative_path(path: Path | None, root: Path) -> str | None:
     """The path below root; the bare name of a mask that is elsewhere."""
     if path is None:
         return None
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return safe_name(relative)
 
 
 def _describe_errors(errors: list[str], may_skip: bool) -> str:
