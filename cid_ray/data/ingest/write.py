@@ -89,7 +89,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     classes, reader = _open_masks(plan, options)
     findings = plan.findings
     audit = Audit(classes.names, options.ignore_index)
-    duplicates = Duplicates(findings)
+    duplicates = Duplicates(findings, options.near_duplicates)
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
@@ -113,8 +113,11 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
         if errors:
             may_skip = bool(audit.bad_files) and not options.skip_bad
             raise InputError(_describe_errors(errors, may_skip))
-        warnings = [*audit.warnings(), *duplicates.warnings()]
-        writer.close(skipped=audit.bad_files, warnings=warnings, findings=findings.to_json())
+        alike = duplicates.report()
+        warnings = [*audit.warnings(), *alike.warnings]
+        writer.close(
+            skipped=audit.bad_files, warnings=warnings, findings=findings.to_json(), **alike.meta
+        )
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
