@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 # Pillow would also open EPS, for which it runs Ghostscript, and many formats that nobody tested.
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 
 
 def open_image(source: bytes | Path) -> Image.Image:

@@ -18,6 +18,7 @@ from tests.helpers.image_tables import (
     prepare_folder,
     random_image,
     random_mask,
+    write_folders,
     write_table,
 )
 from tests.helpers.large_images import NUM_TILES, OPTIONS, write_set
@@ -50,7 +51,9 @@ def test_ratio_counts_tiles_and_one_group_takes_whole_images(drawn_from: Table, 
 @pytest.mark.parametrize("draw", range(5))
 def test_one_group_takes_image_by_image_within_a_group(tmp_path: Path, draw: int) -> None:
     root = write_set(tmp_path / "set", folder="site")
-    table = prepare_folder(root, *OPTIONS, "--group", "(.*)/")
+    val = write_folders(tmp_path / "val", [random_mask(9)], seed=9)
+    val_options = ("--val-images", val / "images", "--val-masks", val / "masks")
+    table = prepare_folder(root, *OPTIONS, "--group", "(.*)/", *val_options)
     assert len(set(table.groups(table.rows("train")))) == 1
     split = split_of(table, str(NUM_TILES), draw=draw, label_from="one_group")
     assert len(images_in(table, split.labeled)) == 1

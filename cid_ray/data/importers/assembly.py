@@ -21,8 +21,8 @@ def assemble(
         plan: what a format listed.
         unlabeled: folders of unlabeled images.
         group: a regular expression on relative names, see `find_groups`.
-        val_option: the option that would have named the val images. Without any, every fifth
-            labeled image is val.
+        val_option: the option that would have named the val images. Without any, val is chosen by
+            `hold_out_val`.
 
     Raises:
         InputError: a folder of unlabeled images is missing or empty, or `group` cannot be matched.
@@ -33,5 +33,6 @@ def assemble(
         replace(item, group=own or item.group) for item, own in zip(plan.items, groups, strict=True)
     ]
     if not any(item.split == "val" for item in items):
-        items = hold_out_val(items, plan.findings, val_option)
-    return replace(plan, items=[*items, *list_unlabeled(unlabeled, group, plan.findings)])
+        items = hold_out_val(items, plan.findings, val_option, by_group=group is not None)
+    pool = list_unlabeled(unlabeled, group, plan.findings, items)
+    return replace(plan, items=[*items, *pool])

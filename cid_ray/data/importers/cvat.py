@@ -10,22 +10,20 @@ Source: https://docs.cvat.ai/docs/dataset_management/formats/format-smask
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from cid_ray.config import InputError, read_utf8
+from cid_ray.config import InputError
 from cid_ray.data.importers.layout import (
     NamedFiles,
     check_disjoint,
     find_root,
-    hold_out_val,
     read_list,
 )
-from cid_ray.data.ingest.classes import ClassList
+from cid_ray.data.ingest.class_file import read_classes
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
+from cid_ray.data.ingest.val_split import hold_out_val
 
-LABEL = re.compile(r"(.+?)\s*:\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\s*(:.*)?")
 LISTS = "ImageSets/Segmentation"
 PARTS = ("labelmap.txt", LISTS, "SegmentationClass")
 SPLIT_OF_SUBSET = {
@@ -86,36 +84,8 @@ def list_cvat(root: Path, images: Path | None = None) -> ImportPlan:
         raise InputError(f"{root / LISTS} holds no list of images, such as default.txt")
     _tell_unlisted(masks, photos, listed, findings)
     if not any(item.split == "val" for item in items):
-        items = hold_out_val(items, findings)
-    return ImportPlan(items, read_labelmap(root / "labelmap.txt"), findings)
-
-
-def read_labelmap(file: Path) -> ClassList:
-    """The classes of a labelmap.txt with their colours, in the order of the lines.
-
-    Raises:
-        InputError: a line is not name:r,g,b, a channel is above 255, or a name or a colour is given
-            twice.
-    """
-    names: list[str] = []
-    colors: list[list[int]] = []
-    for number, line in enumerate(read_utf8(file).splitlines(), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        found = LABEL.fullmatch(line.strip())
-        color = [int(found[channel]) for channel in (2, 3, 4)] if found else []
-        if found is None or max(color) > 255:
-            raise InputError(
-                f"{file}, line {number}: {line.strip()[:80]!r} must look like `name:r,g,b::` with "
-                "channels from 0 to 255"
-            )
-        if found[1] in names or color in colors:
-            raise InputError(f"{file}, line {number}: the name or colour of {line!r} comes twice")
-        names.append(found[1])
-        colors.append(color)
-    if not names:
-        raise InputError(f"{file} names no class")
-    return ClassList(names, colors, has_colors=True)
+        items = hold_out_val(items, findings, "val subset")
+    return ImportPlan(items, read_classes(root / "labelmap.txt"), findings)
 
 
 def _split_of(file: Path) -> str:

@@ -33,6 +33,7 @@ class Argument:
     metavar: str | None = "DIR"
     required: bool = False
     repeated: bool = False
+    default: str | None = None
     choices: tuple[str, ...] = ()  # the first one is the default
 
     @property
@@ -45,10 +46,11 @@ class Argument:
         options: dict[str, Any] = {"help": self.help, "type": self.type, "metavar": self.metavar}
         if self.name.startswith("-"):
             options["required"] = self.required
-        if self.choices:
-            options |= {"choices": self.choices, "default": self.choices[0]}
+            options["default"] = self.default
         if self.repeated:
             options |= {"action": "append", "default": []}
+        if self.choices:
+            options |= {"choices": self.choices, "default": self.choices[0], "metavar": None}
         parser.add_argument(self.name, **options)
 
 
@@ -70,6 +72,12 @@ CLASSES = Argument("--classes", "a class a line: name [r g b]", metavar="FILE")
 UNLABELED = Argument("--unlabeled", "images without masks; may be repeated", repeated=True)
 GROUP = Argument(
     "--group", "its first group, found in the name, is the image's group", str, metavar="REGEX"
+)
+NAMES = (  # how the names of images and masks differ, `NameRule`
+    Argument("--image-suffix", "end of an image's name, e.g. _leftImg8bit", str, "END", default=""),
+    Argument("--mask-suffix", "end of a mask's name, e.g. _mask", str, "END", default=""),
+    Argument("--image-glob", "which files are images, e.g. '*.jpg'", str, "PATTERN"),
+    Argument("--mask-glob", "which files are masks, e.g. '*_label.png'", str, "PATTERN"),
 )
 
 FORMATS = {
@@ -104,7 +112,7 @@ FORMATS = {
         list_folders,
         (
             Argument("--images", "labeled training images", required=True),
-            Argument("--masks", "their masks: one id per pixel", required=True),
+            Argument("--masks", "their masks: one id per pixel (the folder of --images)"),
             UNLABELED,
             Argument("--val-images"),
             Argument("--val-masks"),
@@ -112,6 +120,13 @@ FORMATS = {
             Argument("--test-masks"),
             CLASSES,
             GROUP,
+            *NAMES,
+            Argument(
+                "--unmasked",
+                "train images without a mask: an error, or unlabeled images of the pool",
+                str,
+                choices=("error", "pool"),
+            ),
         ),
     ),
     "coco": Format(

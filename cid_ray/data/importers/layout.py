@@ -7,12 +7,10 @@ expected, and nothing is guessed from names that only look alike.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from cid_ray.config import InputError, read_utf8
 from cid_ray.data.ingest.findings import Findings
-from cid_ray.data.ingest.items import ImportItem
 from cid_ray.data.ingest.listing import list_images
 from cid_ray.storage.json_file import MEGABYTE
 
@@ -175,19 +173,3 @@ def check_disjoint(
             f"{len(shared)} images are in {files[0]} and in {files[1]}, first {shared[0]}; "
             "remove them from one of the lists"
         )
-
-
-def hold_out_val(items: list[ImportItem], findings: Findings) -> list[ImportItem]:
-    """The items with every fifth labeled train image as val, for a set that has no val."""
-    chosen = []
-    seen = 0
-    for item in items:
-        if item.split == "train" and item.mask is not None:
-            seen += 1
-            if seen % VAL_EVERY == 0:
-                reason = "val images (the set has no val: every fifth labeled image)"
-                findings.add("guessed", reason, item.image)
-                name = item.image_id.removeprefix("train/")
-                item = replace(item, split="val", image_id=f"val/{name}")
-        chosen.append(item)
-    return chosen

@@ -88,6 +88,11 @@ def _by_form(lines: list[ClassLine]) -> list[ClassLine]:
     found = [CVAT.fullmatch(line.text) for line in lines]
     if all(found):
         return _with_colors(lines, found)
+    if any(match and match["r"] for match in found):
+        other = lines[found.index(None)]
+        raise ValueError(
+            f"line {other.number}: {other.text!r} must look like `name:r,g,b::`, as other lines do"
+        )
     last = [NAME_LAST.fullmatch(line.text) for line in lines]
     first = [NAME_FIRST.fullmatch(line.text) for line in lines]
     if all(last) and all(first):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from cid_ray.data.ingest.names import shown_name
+
 Kind = Literal["left out", "changed", "guessed"]
 MAX_EXAMPLES = 3
 
@@ -54,7 +56,7 @@ class Findings:
         finding = self._by_key.setdefault((kind, reason), Finding(kind, reason))
         finding.count += count
         if len(finding.examples) < MAX_EXAMPLES:
-            finding.examples.append(str(name))
+            finding.examples.append(shown_name(name))
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._by_key.values())

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.perceptual_hash import Looks, describe_looks
 
 # A larger image is a decompression bomb or a mistake. Pillow itself refuses from 179 million on.
 MAX_PIXELS = 150_000_000
@@ -29,6 +30,7 @@ class ImageContent:
     # sha256 of the size and the decoded RGB pixels, equal for equal pictures; None: not compared
     pixel_hash: str | None
     changes: tuple[str, ...] = ()  # what was changed, each a noun phrase in the plural
+    looks: Looks | None = None  # None: not compared with other images
 
 
 class ImageReader:
@@ -51,7 +53,8 @@ class ImageReader:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadFile(f"{path}: unreadable or truncated image ({error})") from None
         height, width = pixels.shape[:2]
-        return ImageContent(encoded, (height, width), hash_pixels(pixels))
+        looks = describe_looks(pixels)
+        return ImageContent(encoded, (height, width), hash_pixels(pixels), looks=looks)
 
 
 def hash_pixels(pixels: np.ndarray) -> str:

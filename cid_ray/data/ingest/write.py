@@ -28,6 +28,7 @@ from cid_ray.data.ingest.image_reader import ImageContent, ImageReader
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
 from cid_ray.data.ingest.mask_survey import survey_masks
+from cid_ray.data.ingest.names import safe_name, shown_name
 from cid_ray.data.ingest.options import ImportOptions
 from cid_ray.data.ingest.tiles import Content, TileReader, why_left_out
 from cid_ray.data.table import Table
@@ -98,7 +99,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
         unmatched_rule=options.unmatched,
         blurred_rule=options.blurred,
     )
-    duplicates = Duplicates(findings)
+    duplicates = Duplicates(findings, options.near_duplicates)
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
@@ -118,7 +119,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                 for change in (*image.changes, *(mask.changes if mask else ())):
                     findings.add("changed", change, item.image)
             except BadFile as error:
-                audit.bad_files.append(str(error))
+                audit.bad_files.append(shown_name(error))
         errors = audit.errors(options.skip_bad)
         if not errors and not np.any(audit.class_pixels.get("train", 0)):
             reason = "no train image with a labeled pixel is left: nothing could be learned"
@@ -127,13 +128,15 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
             may_skip = bool(audit.bad_files) and not options.skip_bad
             raise InputError(_describe_errors(errors, may_skip))
         audit.add_findings(findings)
-        warnings = [*audit.warnings(), *duplicates.warnings()]
+        alike = duplicates.report()
+        warnings = [*audit.warnings(), *alike.warnings]
         writer.close(
             imported=dict(options.provenance),
             skipped=audit.bad_files,
             warnings=warnings,
             findings=findings.to_json(),
             **options.tile_meta(),
+            **alike.meta,
         )
     except BaseException:  # Ctrl-C too
         writer.discard()
@@ -222,7 +225,7 @@ def audited_row(
         "group": item.group,
         "height": image.size[0],
         "width": image.size[1],
-        "image_path": item.image.relative_to(item.root).as_posix(),
+        "image_path": safe_name(item.image.relative_to(item.root).as_posix()),
         "mask_path": _relative_path(item.mask_path, item.root),
         "sha256": hashlib.sha256(image.encoded).hexdigest(),
         "class_pixels": class_pixels,
@@ -235,7 +238,8 @@ def _relative_path(path: Path | None, root: Path) -> str | None:
     """The path below root; the bare name of a mask that is elsewhere."""
     if path is None:
         return None
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    return safe_name(relative)
 
 
 def _describe_errors(errors: list[str], may_skip: bool) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from cid_ray.config import InputError
-from cid_ray.data.importers.layout import NamedFiles, find_root, hold_out_val, read_list
+from cid_ray.data.importers.layout import NamedFiles, find_root, read_list
 from cid_ray.data.ingest.findings import Findings
-from cid_ray.data.ingest.items import ImportItem
 from tests.helpers.dataset_layouts import write_image, write_list
 
 PARTS = ("images", "lists/train.txt")
@@ -85,15 +84,3 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
         write_image(tmp_path / f"a.{suffix}")
     with pytest.raises(InputError, match=r"a\.jpg and .*a\.png have the same name"):
         NamedFiles(tmp_path, Findings())
-
-
-def test_every_fifth_labeled_image_becomes_val() -> None:
-    mask = Path("m.png")
-    items = [
-        ImportItem(f"train/{i}", "train", Path(f"{i}.jpg"), None if i == 2 else mask, None, Path())
-        for i in range(12)
-    ]
-    findings = Findings()
-    chosen = hold_out_val(items, findings)
-    assert [item.image_id for item in chosen if item.split == "val"] == ["val/5", "val/10"]
-    assert [one.count for one in findings] == [2]

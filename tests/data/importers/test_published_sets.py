@@ -11,7 +11,7 @@ import pytest
 from cid_ray import prepare
 from cid_ray.config import InputError
 from cid_ray.data.importers import ade20k, cityscapes, list_ade20k, list_cityscapes, list_cvat
-from cid_ray.data.importers.cvat import read_labelmap
+from cid_ray.data.ingest.class_file import read_classes
 from cid_ray.data.table import Table
 from tests.helpers.dataset_layouts import (
     write_ade20k,
@@ -165,9 +165,9 @@ def test_cvat_subset_that_is_no_split_is_refused(tmp_path: Path, subset: str, me
     ("line", "message"),
     [
         ("car:1,2::", r"line 2: 'car:1,2::' must look like `name:r,g,b::`"),
-        ("car:1,2,256::", r"line 2: .* channels from 0 to 255"),
-        ("background:1,2,3::", r"line 2: the name or colour of 'background:1,2,3::' comes twice"),
-        ("car:0,0,0::", r"line 2: the name or colour of 'car:0,0,0::' comes twice"),
+        ("car:1,2,256::", r"line 2: .* has a colour above 255"),
+        ("background:1,2,3::", r"line 2: names background twice"),
+        ("car:0,0,0::", r"line 2: car has the colour 0 0 0 of background"),
     ],
 )
 def test_cvat_labelmap_line_that_breaks_a_rule_is_named(
@@ -176,4 +176,4 @@ def test_cvat_labelmap_line_that_breaks_a_rule_is_named(
     file = tmp_path / "labelmap.txt"
     file.write_text(f"background:0,0,0::\n{line}\n")
     with pytest.raises(InputError, match=message):
-        read_labelmap(file)
+        read_classes(file)
