@@ -64,6 +64,9 @@ def add_import_options(parser: Parser) -> None:
     parser.add_argument("--skip-bad", action="store_true", help="leave out bad files, name them")
     unmatched = "pixels whose colour is of no class: an error from 0.1 %% on, or ignored"
     parser.add_argument("--unmatched", choices=("error", "ignore"), default="error", help=unmatched)
+    window = "values that become black and white in images of more than 8 bits"
+    low_high = ("LOW", "HIGH")
+    parser.add_argument("--window", type=float, nargs=2, metavar=low_high, help=window)
     near = "pool images that look like a held-out image"
     choices = ("remove", "keep")
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
@@ -77,6 +80,7 @@ def import_images(args: argparse.Namespace) -> ImportResult:
         skip_bad=args.skip_bad,
         unmatched=args.unmatched,
         near_duplicates=args.near_duplicates,
+        window=args.window and tuple(args.window),
         progress=lambda files, total: track(files, "reading", total, transient=True),
     )
     return write_table(FORMATS[args.kind].list(args), args.out, options)

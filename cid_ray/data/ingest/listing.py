@@ -7,7 +7,8 @@ from pathlib import Path
 from cid_ray.config import InputError
 from cid_ray.data.ingest.findings import Findings
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+PNM_SUFFIXES = (".ppm", ".pgm", ".pnm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", *PNM_SUFFIXES)
 
 
 def list_images(folder: Path, findings: Findings) -> list[Path]:

@@ -17,6 +17,7 @@ from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.items import DrawnMask
+from cid_ray.data.ingest.orientation import read_orientation, turn
 
 ID_MODES = ("1", "L", "P", "I;16", "I")  # Pillow's modes of which a pixel is an id
 
@@ -65,8 +66,10 @@ class MaskReader:
     def read_file(self, path: Path) -> MaskContent:
         """Read a mask that is an image file."""
         try:
-            with open_image(path) as image:
+            # From a path Pillow would map some TIFFs into memory, and not turn those.
+            with open_image(path.read_bytes()) as image:
                 pixels = np.asarray(image if image.mode in ID_MODES else image.convert("RGB"))
+                pixels = turn(pixels, read_orientation(image))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadFile(f"{path}: unreadable mask ({error})") from None
         if pixels.ndim == 3:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cid_ray.config import InputError
+from cid_ray.data.ingest.window import Window
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # (files, their number) -> the same files
 
@@ -28,10 +29,12 @@ class ImportOptions:
             0.1 % on) or are told and ignored ("ignore").
         near_duplicates: whether pool images that look like a held-out image are left out
             ("remove") or kept and told ("keep").
+        window: the values (LOW, HIGH) that become black and white in images of more than 8 bits,
+            in the files' own units. None: percentiles of the train images.
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
-        InputError: `ignore_index` is not from 0 to 255.
+        InputError: `ignore_index` is not from 0 to 255, or LOW of `window` is not below HIGH.
     """
 
     mapping: Mapping[int, int] = field(default_factory=dict)
@@ -39,6 +42,7 @@ class ImportOptions:
     skip_bad: bool = False
     unmatched: Literal["error", "ignore"] = "error"
     near_duplicates: Literal["remove", "keep"] = "remove"
+    window: tuple[float, float] | None = None
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
@@ -46,3 +50,5 @@ class ImportOptions:
             raise InputError(
                 f"--ignore-index is {self.ignore_index}, must be a mask id from 0 to 255"
             )
+        if self.window is not None:
+            Window.parse(*self.window)

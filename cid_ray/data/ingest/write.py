@@ -7,6 +7,7 @@ out there: the held-out set stays the same.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,19 +19,22 @@ from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.audit import Audit
 from cid_ray.data.ingest.classes import ClassList
+from cid_ray.data.ingest.decode_gate import DecodeGate
 from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.guess_classes import guess_classes
-from cid_ray.data.ingest.image_reader import ImageContent, ImageReader
+from cid_ray.data.ingest.image_reader import ImageContent, ImageReader, check_mask_orientation
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
 from cid_ray.data.ingest.options import ImportOptions
+from cid_ray.data.ingest.pixel_arrays import count_pixels
+from cid_ray.data.ingest.window import DepthCount, Window
 from cid_ray.data.table import Table
 from cid_ray.data.table_writer import TableWriter, check_only_table
 
 WRITE_ORDER = {"test": 0, "val": 1, "train": 2}
-READ_THREADS = 4  # also the number of images that are held decoded: a bound of the memory
+READ_THREADS = 4  # also the number of masks that are held decoded
 MAX_SHOWN_ERRORS = 10
 
 Content = tuple[ImageContent, MaskContent | None]
@@ -89,10 +93,12 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     findings = plan.findings
     audit = Audit(classes.names, options.ignore_index)
     duplicates = Duplicates(findings)
+    images = _open_images(plan, options)
+    depths = DepthCount()
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
-        read = _read_ahead(ordered, _make_reader(reader))
+        read = _read_ahead(ordered, _make_reader(images, reader))
         for item, content in options.progress(read, len(ordered)):
             try:
                 if isinstance(content, BadFile):
@@ -101,8 +107,9 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                 if not duplicates.check(item, image):
                     continue
                 writer.add(audited_row(audit, item, image, mask))
+                depths.add(item.image, image.is_deep)
                 for change in image.changes:
-                    findings.add("changed", change, item.image)
+                    findings.add_note(change, item.image)
             except BadFile as error:
                 audit.bad_files.append(str(error))
         errors = audit.errors(options.skip_bad)
@@ -112,8 +119,14 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
         if errors:
             may_skip = bool(audit.bad_files) and not options.skip_bad
             raise InputError(_describe_errors(errors, may_skip))
-        warnings = [*audit.warnings(), *duplicates.warnings()]
-        writer.close(skipped=audit.bad_files, warnings=warnings, findings=findings.to_json())
+        told = depths.finish(findings, options.window is not None)
+        warnings = [*audit.warnings(), *duplicates.warnings(), *told]
+        writer.close(
+            skipped=audit.bad_files,
+            warnings=warnings,
+            findings=findings.to_json(),
+            **depths.meta(images.window),
+        )
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
@@ -132,14 +145,27 @@ def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, Ma
     return classes, MaskReader(classes, mappings, options.ignore_index)
 
 
-def _make_reader(mask_reader: MaskReader) -> Callable[[ImportItem], Content | BadFile]:
-    image_reader = ImageReader()
+def _open_images(plan: ImportPlan, options: ImportOptions) -> ImageReader:
+    """The reader of the images, with the window that the user gave or the images to find one."""
+    window = Window.parse(*options.window) if options.window else None
+    return ImageReader(window, [item.image for item in plan.items if item.split == "train"])
+
+
+def _make_reader(
+    image_reader: ImageReader, mask_reader: MaskReader
+) -> Callable[[ImportItem], Content | BadFile]:
+    gate = DecodeGate()
 
     def read(item: ImportItem) -> Content | BadFile:
         """An item's content, or what is wrong with it."""
         try:
-            image = image_reader.read(item.image)
-            return image, None if item.mask is None else mask_reader.read(item.mask, image.size)
+            with gate.hold(count_pixels(item.image)):
+                image = image_reader.read(item.image)
+                if item.mask is None:
+                    return image, None
+                mask = mask_reader.read(item.mask, image.size)
+                check_mask_orientation(item.image, image, mask.ids.shape)
+                return image, mask
         except BadFile as error:
             return error
         except OSError as error:
@@ -153,7 +179,8 @@ def _read_ahead(
 ) -> Iterator[tuple[ImportItem, Content | BadFile]]:
     """Each item with its content in the order of the items; READ_THREADS are read ahead."""
     waiting: deque[tuple[ImportItem, Future[Content | BadFile]]] = deque()
-    with ThreadPoolExecutor(READ_THREADS) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(READ_THREADS) as threads:
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them is told here
         for item in items:
             waiting.append((item, threads.submit(read, item)))
             if len(waiting) == READ_THREADS:
