@@ -16,6 +16,7 @@ from cid_ray.data.table_format import (
     FORMAT_VERSION,
     INDEX_COLUMNS,
     MASK_HASH,
+    ROW_GROUP_BYTES,
     ROW_GROUP_SIZE,
     SCHEMA,
 )
@@ -67,6 +68,7 @@ class TableWriter:
             "ignore_index": ignore_index,
         }
         self._pending: list[dict[str, Any]] = []  # rows of the row group that is being filled
+        self._pending_bytes = 0  # of their images and masks
         self._index_parts: list[pa.Table] = []
         self._mask_hashes: list[str | None] = []
         self._digest = hashlib.sha256()
@@ -83,15 +85,17 @@ class TableWriter:
         self._digest.update(json.dumps(key).encode())
         self._pending.append(row)
         self._mask_hashes.append(mask_hash)
-        if len(self._pending) == ROW_GROUP_SIZE:
+        self._pending_bytes += len(row["image"]) + len(mask or b"")
+        if len(self._pending) == ROW_GROUP_SIZE or self._pending_bytes >= ROW_GROUP_BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending:
             row_group = pa.Table.from_pylist(self._pending, SCHEMA)
+            self._pending = []  # before the file's own buffers are filled
+            self._pending_bytes = 0
             self._file.write_table(row_group, row_group_size=ROW_GROUP_SIZE)
             self._index_parts.append(row_group.select(INDEX_COLUMNS))
-            self._pending = []
 
     def close(self, **meta: Any) -> None:
         """Complete the table. `meta` is stored in `meta.json` too."""

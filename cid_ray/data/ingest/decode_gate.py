@@ -13,9 +13,14 @@ class DecodeGate:
     """Lets threads decode together while their images are small, and large images alone.
 
     An image larger than the limit waits until no other is being decoded.
+
+    Example:
+        >>> gate = DecodeGate(MAX_PIXELS_IN_FLIGHT)
+        >>> with gate.hold(4000 * 3000):
+        ...     pixels = read_pixels(path)
     """
 
-    def __init__(self, limit: int = MAX_PIXELS_IN_FLIGHT):
+    def __init__(self, limit: int):
         self.limit = limit
         self._held = 0
         self._changed = threading.Condition()

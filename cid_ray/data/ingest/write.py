@@ -19,7 +19,7 @@ from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.audit import Audit
 from cid_ray.data.ingest.classes import ClassList
-from cid_ray.data.ingest.decode_gate import DecodeGate
+from cid_ray.data.ingest.decode_gate import MAX_PIXELS_IN_FLIGHT, DecodeGate
 from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
@@ -154,7 +154,7 @@ def _open_images(plan: ImportPlan, options: ImportOptions) -> ImageReader:
 def _make_reader(
     image_reader: ImageReader, mask_reader: MaskReader
 ) -> Callable[[ImportItem], Content | BadFile]:
-    gate = DecodeGate()
+    gate = DecodeGate(MAX_PIXELS_IN_FLIGHT)
 
     def read(item: ImportItem) -> Content | BadFile:
         """An item's content, or what is wrong with it."""
