@@ -9,6 +9,7 @@ from rich.progress import track
 
 from cid_ray.cli.parser import Parser, make_parser, run_command
 from cid_ray.cli.printing import say
+from cid_ray.cli.signals import interrupt_on_sigterm
 from cid_ray.config import build_config
 from cid_ray.data.importers import FORMATS
 from cid_ray.data.ingest import ImportOptions, ImportResult, check_output, write_table
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> int:
     if args.kind == "split":
         lines = write_split_files(args)
     else:
-        result = import_images(args)
+        with interrupt_on_sigterm():
+            result = import_images(args)
         wrote = f"wrote {args.out} (fingerprint {result.table.fingerprint})"
         lines = [*result.describe(), f"{wrote}; use it with --set data.table={args.out}"]
     say("\n".join(lines))

@@ -23,6 +23,7 @@ from cid_ray.data.table_format import (
 from cid_ray.storage import boundary, paths
 from cid_ray.storage.lock import LOCK_FILE, RunLock
 
+PARTIAL = ".partial"  # of a file that is still being written
 TABLE_FILES = {"meta.json", "table.parquet", "index.parquet"}
 
 
@@ -32,13 +33,28 @@ def check_only_table(folder: Path) -> None:
     A link in it that leads elsewhere is refused too: writing the table would follow it.
     """
     boundary.check_links(folder)
-    names = {path.name for path in folder.iterdir()} - {LOCK_FILE, "table.parquet.partial"}
-    others = sorted(names - TABLE_FILES if "meta.json" in names else names)
+    names = {path.name for path in folder.iterdir()} - {LOCK_FILE}
+    leftovers = {name for name in names if is_leftover(name)}
+    # With a description of it, or the one that a killed import was about to name, it is a table.
+    is_table = bool(names & {"meta.json", "meta.json.partial"})
+    others = sorted(names - leftovers - (TABLE_FILES if is_table else set()))
     if others:
         listed = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
         raise InputError(
             f"--out {folder} holds files that are not of a table ({listed}); choose a new folder"
         )
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file is what an import leaves that was killed: a table's file, not yet named so."""
+    return name.startswith(tuple(TABLE_FILES)) and name.endswith(PARTIAL)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what is half written."""
+    for path in list(folder.glob(f"*{PARTIAL}")):
+        if is_leftover(path.name):
+            path.unlink(missing_ok=True)
 
 
 class TableWriter:
@@ -72,7 +88,8 @@ class TableWriter:
         self._index_parts: list[pa.Table] = []
         self._mask_hashes: list[str | None] = []
         self._digest = hashlib.sha256()
-        self._partial = folder / "table.parquet.partial"
+        remove_leftovers(folder)
+        self._partial = folder / f"table.parquet{PARTIAL}"
         self._file = pq.ParquetWriter(
             self._partial, SCHEMA, compression="none", use_dictionary=False
         )
@@ -105,24 +122,26 @@ class TableWriter:
             index = pa.concat_tables(self._index_parts)
         else:
             index = SCHEMA.empty_table().select(INDEX_COLUMNS)
-        (self.folder / "meta.json").unlink(missing_ok=True)
-        self._partial.replace(self.folder / "table.parquet")
         index = index.append_column(MASK_HASH, pa.array(self._mask_hashes, MASK_HASH.type))
         encoded = pa.BufferOutputStream()
         pq.write_table(index, encoded)
-        (self.folder / "index.parquet").write_bytes(encoded.getvalue())
+        (self.folder / f"index.parquet{PARTIAL}").write_bytes(encoded.getvalue())
         self.meta["index_sha256"] = hashlib.sha256(encoded.getvalue()).hexdigest()
         described = [self.meta["classes"], self.meta["ignore_index"]]
         self._digest.update(json.dumps(described).encode())
         meta = {**self.meta, "fingerprint": self._digest.hexdigest()[:16], **meta}
-        paths.write_text(self.folder / "meta.json", json.dumps(meta, indent=1))
+        paths.write_text(self.folder / f"meta.json{PARTIAL}", json.dumps(meta, indent=1))
+        # All is on the disk, and only names are left to be given.
+        (self.folder / "meta.json").unlink(missing_ok=True)
+        for name in ("table.parquet", "index.parquet", "meta.json"):
+            (self.folder / f"{name}{PARTIAL}").replace(self.folder / name)
         self._lock.remove()
 
     def discard(self) -> None:
         """Remove what was written: the import failed. A folder that is empty then goes too."""
         with contextlib.suppress(OSError, pa.ArrowException):  # a full disk cannot be flushed
             self._file.close()
-        self._partial.unlink(missing_ok=True)
+        remove_leftovers(self.folder)
         self._lock.remove()
         with contextlib.suppress(OSError):
             self.folder.rmdir()

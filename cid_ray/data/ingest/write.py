@@ -7,6 +7,7 @@ out there: the held-out set stays the same.
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,9 @@ def check_output(out: Path) -> None:
         raise InputError(f"--out {out} already holds a table; choose another folder or remove it")
     if out.is_file():
         raise InputError(f"--out {out} is a file, must be a folder to make")
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--out {out} cannot be written: {existing} is read-only for this user")
     if out.is_dir():
         check_only_table(out)
 
