@@ -72,7 +72,9 @@ class PixelArray:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """UnusablePixels for an image of more pixels."""
+    """UnusablePixels for an image of more pixels, or of none."""
+    if width * height == 0:
+        raise UnusablePixels(f"{width} x {height} pixels: nothing to see")
     if width * height > max_pixels:
         raise UnusablePixels(f"{width} x {height} pixels is more than {max_pixels:,}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -145,6 +146,9 @@ def _read_any(encoded: bytes, page: TiffPage, orientation: int, pages: int) -> P
 
 def _decode(encoded: bytes, page: TiffPage, orientation: int) -> np.ndarray:
     """[H, W] or [H, W, C], turned upright."""
+    if len(page.dataoffsets) < math.prod(page.chunked):  # tifffile would fill in zeros
+        parts = f"{len(page.dataoffsets)} of {math.prod(page.chunked)} parts"
+        raise ValueError(f"damaged TIFF: it has {parts}")
     try:
         values = page.asarray()
     except Exception as error:
@@ -157,6 +161,8 @@ def _decode(encoded: bytes, page: TiffPage, orientation: int) -> np.ndarray:
                 f"a TIFF of {page.dtype} compressed by {compression}; {CODECS_HINT}"
             ) from None
         return values_of_pillow
+    if values.shape != page.shape:  # empty where the header names no data
+        raise ValueError(f"damaged TIFF: pixels of shape {values.shape}, must be {page.shape}")
     if page.axes == "SYX":  # a plane for each channel
         values = values.transpose(1, 2, 0)
     return turn(values, orientation)

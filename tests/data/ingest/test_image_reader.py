@@ -544,6 +544,26 @@ def test_truncated_deep_file_is_named(kind: str, root: Path) -> None:
         assert f"{path}: unreadable or truncated image" in import_error(root)
 
 
+def test_tiff_without_pixels_is_named(root: Path) -> None:
+    path = replace_first(root, ".tif")
+    tifffile.imwrite(path, FLOATS, photometric="rgb")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x00\x01\x04\x00\x01\x00\x00\x00")  # tag 256, the width
+    content[at + 8] = 0
+    path.write_bytes(bytes(content))
+    assert f"{path}: 0 x {SIZE[0]} pixels" in import_error(root)
+
+
+def test_tiff_with_fewer_strips_than_rows_is_named(root: Path) -> None:
+    path = replace_first(root, ".tif")
+    tifffile.imwrite(path, FLOATS, photometric="rgb", rowsperstrip=4)
+    content = bytearray(path.read_bytes())
+    at = content.index(b"\x01\x01\x04\x00\x01\x00\x00\x00")  # tag 257, the height
+    content[at + 8] = 2 * SIZE[0]
+    path.write_bytes(bytes(content))
+    assert f"{path}: unreadable or truncated image (damaged TIFF" in import_error(root)
+
+
 def test_compression_that_nothing_reads_names_the_package(root: Path) -> None:
     path = replace_first(root, ".tif")
     tifffile.imwrite(path, FLOATS, photometric="rgb")
