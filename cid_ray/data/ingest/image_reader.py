@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Note
 from cid_ray.data.ingest.orientation import UPRIGHT
 from cid_ray.data.ingest.pixel_arrays import (
+    DECODE_ERRORS,
     MAX_PIXELS,
     PixelArray,
     UnusablePixels,
@@ -71,7 +71,7 @@ class ImageReader:
             pixels = read_pixels(encoded, MAX_PIXELS)
         except UnusablePixels as error:
             raise BadFile(f"{path}: {error}") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except DECODE_ERRORS as error:
             raise BadFile(f"{path}: unreadable or truncated image ({error})") from None
         notes = list(pixels.notes)
         if pixels.orientation != UPRIGHT:

@@ -24,12 +24,25 @@ from cid_ray.data.ingest.pillow_pixels import (
     read_deep,
 )
 
-__all__ = ["MAX_PIXELS", "PixelArray", "UnusablePixels", "count_pixels", "is_deep", "read_pixels"]
+__all__ = [
+    "DECODE_ERRORS",
+    "MAX_PIXELS",
+    "PixelArray",
+    "UnusablePixels",
+    "count_pixels",
+    "is_deep",
+    "read_pixels",
+]
 
 # A larger image is a decompression bomb or a mistake. Pillow itself refuses from 179 million on.
 MAX_PIXELS = 150_000_000
 IMAGE_FORMATS = (*FORMATS, "PPM")  # what can be imported; a table holds FORMATS alone
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
+# What Pillow raises on damaged files, beside its own errors.
+DECODE_ERRORS = (
+    *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
+    Image.DecompressionBombError,
+)
 HEAD_BYTES = 4096  # has the depth of a PNM, whose comments are short
 
 
@@ -42,7 +55,7 @@ def read_pixels(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> PixelArra
 
     Raises:
         UnusablePixels: it is too large, or of a kind that has no RGB or grey pixels.
-        OSError, SyntaxError, ValueError, DecompressionBombError: it is damaged or no image.
+        Exception: one of DECODE_ERRORS, it is damaged or no image.
 
     Example:
         >>> pixels = read_pixels(Path("scan.tif"))
@@ -85,7 +98,7 @@ def is_deep(source: Path) -> bool:
         with open_image(source, IMAGE_FORMATS) as image:
             deep = image.mode in DEEP_GREY or ";16" in raw_mode_of(image)
             return deep or (image.format == "PPM" and netpbm_white(head) > 255)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DECODE_ERRORS:
         return False
 
 
@@ -98,5 +111,5 @@ def count_pixels(source: Path) -> int:
     try:
         with open_image(source, IMAGE_FORMATS) as image:
             return image.width * image.height
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except DECODE_ERRORS:
         return source.stat().st_size

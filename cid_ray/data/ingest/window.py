@@ -17,7 +17,7 @@ import numpy as np
 
 from cid_ray.config import InputError
 from cid_ray.data.ingest.findings import Findings, Note
-from cid_ray.data.ingest.pixel_arrays import PixelArray, is_deep, read_pixels
+from cid_ray.data.ingest.pixel_arrays import DECODE_ERRORS, PixelArray, is_deep, read_pixels
 
 PERCENTILES = (0.5, 99.5)
 MAX_IMAGES = 256  # in the sample
@@ -174,7 +174,7 @@ def _sample(files: Sequence[Path]) -> Iterator[np.ndarray]:
             continue
         try:
             pixels = read_pixels(path)
-        except (OSError, SyntaxError, ValueError):
+        except DECODE_ERRORS:
             continue  # the import names it when it comes to it
         chosen = pixels.colors.reshape(-1)
         if chosen.size > MAX_VALUES:
