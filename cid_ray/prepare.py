@@ -12,6 +12,7 @@ from rich.progress import track
 from cid_ray import __version__
 from cid_ray.cli.parser import Parser, make_parser, run_command
 from cid_ray.cli.printing import say
+from cid_ray.cli.signals import interrupt_on_sigterm
 from cid_ray.config import InputError, build_config
 from cid_ray.data.contact_sheet import make_contact_sheet
 from cid_ray.data.importers import FORMATS
@@ -40,7 +41,8 @@ def main(argv: list[str]) -> int:
     elif args.kind == "audit":
         say(f"wrote {write_audit(open_table(args.table), args.out)}")
     else:
-        result = import_images(args)
+        with interrupt_on_sigterm():
+            result = import_images(args)
         wrote = f"wrote {args.out} (fingerprint {result.table.fingerprint})"
         # Said first: the table is complete, whatever happens to its page.
         say("\n".join([*result.describe(), f"{wrote}; use it with --set data.table={args.out}"]))

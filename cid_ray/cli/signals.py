@@ -54,6 +54,19 @@ def is_listening() -> bool:
 
 
 @contextlib.contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """SIGTERM is a Ctrl-C in this block: for a command that removes what it has half written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    former = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@contextlib.contextmanager
 def stop_signals(
     resume: str, log: Log, interrupt: Callable[[], None] | None = None
 ) -> Iterator[None]:

@@ -12,10 +12,10 @@ from PIL import Image
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 
 
-def open_image(source: bytes | Path) -> Image.Image:
-    """Open an image, encoded or in a file, of one of FORMATS, whatever its name ends with."""
+def open_image(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """Open an image, encoded or in a file, of one of some formats, whatever its name ends with."""
     # A table's row may hold no bytes at all, which Pillow then cannot identify.
-    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS)
+    return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
 
 
 def decode_image(encoded: bytes) -> Image.Image:

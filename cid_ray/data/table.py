@@ -33,7 +33,6 @@ from cid_ray.data.image_codec import decode_image, open_image
 from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
 from cid_ray.data.table_format import (
     MASK_HASH,
-    ROW_GROUP_SIZE,
     SCHEMA,
     SPLITS,
     STORED_SCHEMA,
@@ -146,6 +145,13 @@ class Table:
         digest.update(footer.getvalue())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def _group_starts(self) -> np.ndarray:
+        """i64[G]: the first row of each row group; large images end one early."""
+        metadata = self._parquet_metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        return np.cumsum([0, *counts[:-1]])
+
     def __len__(self) -> int:
         return self.index.num_rows
 
@@ -237,9 +243,9 @@ class Table:
             raise UnreadableImage(image_id, reason, self.folder) from error
 
     def _read_columns(self, row: int, columns: list[str]) -> list[bytes]:
-        group = row // ROW_GROUP_SIZE
+        group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
         values = self._file.read_row_group(group, columns=columns, use_threads=False)
-        found = [values[name][row % ROW_GROUP_SIZE].as_py() for name in columns]
+        found = [values[name][row - self._group_starts[group]].as_py() for name in columns]
         for name, encoded in zip(columns, found, strict=True):
             hashes = "sha256" if name == "image" else MASK_HASH.name
             if hashes not in self.index.column_names:

@@ -6,7 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 FORMAT_VERSION = 3  # of the three files; 2 had all columns in table.parquet
-ROW_GROUP_SIZE = 8  # images that one read from the file brings in
+ROW_GROUP_SIZE = 8  # images, at most, that one read from the file brings in
+ROW_GROUP_BYTES = 64 << 20  # of encoded images and masks, after which a row group ends
 SPLITS = ("train", "val", "test")
 SCHEMA = pa.schema(
     [

@@ -29,6 +29,8 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     near = "pool images that look like a held-out image"
     choices = ("remove", "keep")
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
+    window = "values that become black and white in images of more than 8 bits"
+    parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=window)
     side = "cut larger images into tiles of SIZE x SIZE pixels"
     parser.add_argument("--tile", type=int, metavar="SIZE", help=side)
     shared = "pixels that neighbouring tiles share (0)"
@@ -54,6 +56,7 @@ def import_options(args: argparse.Namespace, version: str, progress: Progress) -
         unmatched=args.unmatched,
         blurred=args.blurred,
         near_duplicates=args.near_duplicates,
+        window=args.window and tuple(args.window),
         tile=args.tile,
         overlap=args.overlap,
         provenance=_provenance(args, version),

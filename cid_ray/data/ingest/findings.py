@@ -16,6 +16,15 @@ Kind = Literal["left out", "changed", "guessed"]
 MAX_EXAMPLES = 3
 
 
+@dataclass(frozen=True)
+class Note:
+    """What a reader changed or guessed of one file. The import adds it to its findings."""
+
+    reason: str  # as `Findings.add` takes it
+    detail: str = ""  # what this file's name is followed by: "12 pages"
+    kind: Kind = "changed"
+
+
 @dataclass
 class Finding:
     """One thing that an import did to `count` files or images."""
@@ -57,6 +66,10 @@ class Findings:
         finding.count += count
         if len(finding.examples) < MAX_EXAMPLES:
             finding.examples.append(shown_name(name))
+
+    def add_note(self, note: Note, name: object) -> None:
+        """Count a file by what its reader noted of it."""
+        self.add(note.kind, note.reason, f"{name} ({note.detail})" if note.detail else name)
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._by_key.values())

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.orientation import read_orientation, turn
 
 COLOR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 GREY_SCALES = {"L;2": 85, "L;4": 17}  # Pillow stretches these ids over 0..255
@@ -62,14 +63,16 @@ def read_pixels(path: Path) -> MaskPixels:
         BadFile: it cannot be decoded, was compressed with loss, or its values are no ids.
     """
     try:
-        with open_image(path) as image:
+        # From a path Pillow would map some TIFFs into memory, and not turn those.
+        with open_image(path.read_bytes()) as image:
             _check_lossless(path, image)
             pages = (SEVERAL_PAGES,) if getattr(image, "n_frames", 1) > 1 else ()
             scale = GREY_SCALES.get(_raw_mode(image)[:3], 1)
             if image.mode in COLOR_MODES:
-                return MaskPixels(_pack_colors(path, image), None, pages)
+                colors = turn(_pack_colors(path, image), read_orientation(image))
+                return MaskPixels(colors, None, pages)
             palette = _palette_of(image) if image.mode == "P" else None
-            values = np.asarray(image)
+            values = turn(np.asarray(image), read_orientation(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(f"{path}: unreadable mask ({error})") from None
     if values.ndim == 3:  # LA, PA

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cid_ray.config import InputError
+from cid_ray.data.ingest.window import Window
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # (files, their number) -> the same files
 
@@ -35,12 +36,14 @@ class ImportOptions:
         tile: side of the tiles into which larger images are cut, in pixels; None: images stay
             whole.
         overlap: pixels that neighbouring tiles share at least.
+        window: the values (LOW, HIGH) that become black and white in images of more than 8 bits,
+            in the files' own units. None: percentiles of the train images.
         provenance: what `meta.json` keeps of how the table was made: format, options, date.
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
         InputError: `ignore_index` or `first_id` is not from 0 to 255, `tile` is less than MIN_TILE,
-            or `overlap` is not from 0 to `tile` - 1.
+            `overlap` is not from 0 to `tile` - 1, or LOW of `window` is not below HIGH.
 
     Example:
         >>> options = ImportOptions(tile=512, overlap=64)
@@ -55,6 +58,7 @@ class ImportOptions:
     near_duplicates: Literal["remove", "keep"] = "remove"
     tile: int | None = None
     overlap: int = 0
+    window: tuple[float, float] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress = no_progress
 
@@ -75,6 +79,8 @@ class ImportOptions:
             raise InputError(
                 f"--overlap is {self.overlap}, must be from 0 to {self.tile - 1}: less than --tile"
             )
+        if self.window is not None:
+            Window.parse(*self.window)
 
     def tile_meta(self) -> dict[str, int]:
         """What `meta.json` stores of the tiles; nothing where images stay whole."""

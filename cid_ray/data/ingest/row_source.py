@@ -18,16 +18,18 @@ from PIL import Image
 
 from cid_ray.data.image_codec import decode_image, open_image
 from cid_ray.data.ingest.errors import BadFile
-from cid_ray.data.ingest.image_reader import MAX_PIXELS, ImageContent
+from cid_ray.data.ingest.findings import Note
+from cid_ray.data.ingest.image_reader import ImageContent
 from cid_ray.data.ingest.items import DrawnMask, ImportItem
 from cid_ray.data.ingest.mask_file import MaskPixels, pack_colors
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
+from cid_ray.data.ingest.pixel_arrays import MAX_PIXELS
 from cid_ray.data.ingest.tiff_windows import NotWindowed, TiffWindows, is_tiff
 
 PART_ROWS = 512
 Rows = Callable[[int, int], np.ndarray]  # (top, bottom) -> rows top to bottom - 1
-SEVERAL_PAGES = "TIFF files of several pages, of which the first was read"
-MORE_CHANNELS = "TIFF files with a channel besides grey or RGB, which was not read"
+SEVERAL_PAGES = Note("TIFF files of several pages, of which the first was read")
+MORE_CHANNELS = Note("TIFF files with a channel besides grey or RGB, which was not read")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class RowSource:
     image_rows: Rows  # u8[h, W, 3]
     mask_rows: Rows | None  # what `mask_of` takes, [h, W] or [h, W, 3]; None: unlabeled
     mask_of: Callable[[np.ndarray], MaskContent]  # class ids of a part of these rows
-    changes: tuple[str, ...] = ()  # as in ImageContent
+    changes: tuple[Note, ...] = ()  # as in ImageContent
+    is_deep: bool = False  # as in ImageContent
 
 
 def open_windows(path: Path, files: ExitStack, is_mask: bool = False) -> TiffWindows | None:
@@ -125,10 +128,11 @@ def decoded_source(item: ImportItem, image: ImageContent, mask: MaskContent | No
         return np.asarray(decoded.crop((0, top, decoded.width, bottom)))
 
     if mask is None:
-        return RowSource(image.size, image_rows, None, MaskContent, image.changes)
+        return RowSource(image.size, image_rows, None, MaskContent, image.changes, image.is_deep)
     _check_mask_size(item, (mask.ids.shape[0], mask.ids.shape[1]), image.size)
     mask_of = _with_remarks_once(mask)
-    return RowSource(image.size, image_rows, _rows_of(mask.ids), mask_of, image.changes)
+    rows = _rows_of(mask.ids)
+    return RowSource(image.size, image_rows, rows, mask_of, image.changes, image.is_deep)
 
 
 def _with_remarks_once(mask: MaskContent) -> Callable[[np.ndarray], MaskContent]:

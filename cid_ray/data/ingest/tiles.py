@@ -23,6 +23,7 @@ from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.image_reader import ImageContent, hash_pixels
 from cid_ray.data.ingest.items import ImportItem
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
+from cid_ray.data.ingest.perceptual_hash import describe_looks
 from cid_ray.data.ingest.row_source import (
     RowSource,
     decoded_source,
@@ -95,7 +96,7 @@ class TileReader:
         shape = f"{len(rows)} x {len(columns)} tiles"
         self.findings.add("changed", "images cut into tiles", f"{item.image}: {shape}")
         for change in source.changes:
-            self.findings.add("changed", change, item.image)
+            self.findings.add_note(change, item.image)
         for row in rows:
             try:
                 yield from self._cut_rows(item, source, row, columns, threads)
@@ -117,7 +118,7 @@ class TileReader:
             labels = source.mask_rows(row.start, row.stop)
 
         def make(column: Span) -> Content:
-            image = _make_image(pixels[:, column.start : column.stop])
+            image = _make_image(pixels[:, column.start : column.stop], source.is_deep)
             if labels is None:
                 return image, None
             tile_labels = labels[:, column.start : column.stop]
@@ -146,13 +147,15 @@ def why_left_out(content: Content, ignore_index: int) -> str | None:
     return NO_LABEL_TILES if (mask.ids == ignore_index).all() else None
 
 
-def _make_image(pixels: np.ndarray) -> ImageContent:
-    """The content of a tile u8[H, W, 3]."""
+def _make_image(pixels: np.ndarray, is_deep: bool) -> ImageContent:
+    """The content of a tile u8[H, W, 3]; `is_deep`: of an image of more than 8 bits."""
     pixels = np.ascontiguousarray(pixels)
     # Tiles of one colour, such as the sea or a border, are alike without being copies.
     is_blank = bool((pixels == pixels[0, 0]).all())
     pixel_hash = None if is_blank else hash_pixels(pixels)
-    return ImageContent(encode_png(pixels), (pixels.shape[0], pixels.shape[1]), pixel_hash)
+    size = (pixels.shape[0], pixels.shape[1])
+    looks = None if is_blank else describe_looks(pixels)
+    return ImageContent(encode_png(pixels), size, pixel_hash, looks=looks, is_deep=is_deep)
 
 
 def _tile_of(item: ImportItem, y: int, x: int) -> ImportItem:

@@ -7,9 +7,7 @@ out there: the held-out set stays the same.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,21 +22,20 @@ from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.guess_classes import guess_classes
-from cid_ray.data.ingest.image_reader import ImageContent, ImageReader
+from cid_ray.data.ingest.image_reader import ImageContent
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
 from cid_ray.data.ingest.mask_survey import survey_masks
 from cid_ray.data.ingest.names import safe_name, shown_name
 from cid_ray.data.ingest.options import ImportOptions
-from cid_ray.data.ingest.tiles import Content, TileReader, why_left_out
+from cid_ray.data.ingest.read import open_images, read_all
+from cid_ray.data.ingest.tiles import why_left_out
+from cid_ray.data.ingest.window import DepthCount
 from cid_ray.data.table import Table
 from cid_ray.data.table_writer import TableWriter, check_only_table
 
 WRITE_ORDER = {"test": 0, "val": 1, "train": 2}
-READ_THREADS = 4  # also the number of images that are held decoded: a bound of the memory
 MAX_SHOWN_ERRORS = 10
-
-Read = Callable[[ImportItem], Content | BadFile]
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,9 @@ def check_output(out: Path) -> None:
         raise InputError(f"--out {out} already holds a table; choose another folder or remove it")
     if out.is_file():
         raise InputError(f"--out {out} is a file, must be a folder to make")
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        raise InputError(f"--out {out} cannot be written: {existing} is read-only for this user")
     if out.is_dir():
         check_only_table(out)
 
@@ -100,10 +100,12 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
         blurred_rule=options.blurred,
     )
     duplicates = Duplicates(findings, options.near_duplicates)
+    images = open_images(plan, options)
+    depths = DepthCount()
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
-        for item, content in _read_all(ordered, reader, options, findings):
+        for item, content in read_all(ordered, images, reader, options, findings):
             try:
                 if isinstance(content, BadFile):
                     raise content
@@ -116,26 +118,25 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                     findings.add("left out", reason, item.name)
                     continue
                 writer.add(row)
-                for change in (*image.changes, *(mask.changes if mask else ())):
+                depths.add(item.image, image.is_deep)
+                for note in image.changes:
+                    findings.add_note(note, item.image)
+                for change in mask.changes if mask else ():
                     findings.add("changed", change, item.image)
             except BadFile as error:
                 audit.bad_files.append(shown_name(error))
-        errors = audit.errors(options.skip_bad)
-        if not errors and not np.any(audit.class_pixels.get("train", 0)):
-            reason = "no train image with a labeled pixel is left: nothing could be learned"
-            errors = [reason, *audit.bad_files]
-        if errors:
-            may_skip = bool(audit.bad_files) and not options.skip_bad
-            raise InputError(_describe_errors(errors, may_skip))
+        _check(audit, options.skip_bad)
         audit.add_findings(findings)
         alike = duplicates.report()
-        warnings = [*audit.warnings(), *alike.warnings]
+        told = depths.finish(findings, options.window is not None)
+        warnings = [*audit.warnings(), *alike.warnings, *told]
         writer.close(
             imported=dict(options.provenance),
             skipped=audit.bad_files,
             warnings=warnings,
             findings=findings.to_json(),
             **options.tile_meta(),
+            **depths.meta(images.window),
             **alike.meta,
         )
     except BaseException:  # Ctrl-C too
@@ -158,49 +159,6 @@ def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, Ma
         plain = MaskReader(classes, mappings, options.ignore_index, decision.code)
         classes = guess_classes(files, plain, findings, options.blurred == "error")
     return classes, MaskReader(classes, mappings, options.ignore_index, decision.code)
-
-
-def _read_all(
-    items: Sequence[ImportItem], masks: MaskReader, options: ImportOptions, findings: Findings
-) -> Iterable[tuple[ImportItem, Content | BadFile]]:
-    """Each item with its content; with `tile`, each tile as an item of its own."""
-    read = _make_reader(masks)
-    if options.tile is None:
-        return options.progress(_read_ahead(items, read), len(items))
-    tiles = TileReader(options.tile, options.overlap, read, masks, findings)
-    return tiles.read(options.progress(items, len(items)))
-
-
-def _make_reader(mask_reader: MaskReader) -> Read:
-    image_reader = ImageReader()
-
-    def read(item: ImportItem) -> Content | BadFile:
-        """An item's content, or what is wrong with it."""
-        try:
-            image = image_reader.read(item.image)
-            return image, None if item.mask is None else mask_reader.read(item.mask, image.size)
-        except BadFile as error:
-            return error
-        except OSError as error:
-            return BadFile(str(error))
-
-    return read
-
-
-def _read_ahead(
-    items: Sequence[ImportItem], read: Read
-) -> Iterator[tuple[ImportItem, Content | BadFile]]:
-    """Each item with its content in the order of the items; READ_THREADS are read ahead."""
-    waiting: deque[tuple[ImportItem, Future[Content | BadFile]]] = deque()
-    with ThreadPoolExecutor(READ_THREADS) as threads:
-        for item in items:
-            waiting.append((item, threads.submit(read, item)))
-            if len(waiting) == READ_THREADS:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
 
 
 def audited_row(
@@ -240,6 +198,17 @@ def _relative_path(path: Path | None, root: Path) -> str | None:
         return None
     relative = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     return safe_name(relative)
+
+
+def _check(audit: Audit, skip_bad: bool) -> None:
+    """InputError if no table can be written of what was read."""
+    errors = audit.errors(skip_bad)
+    if not errors and not np.any(audit.class_pixels.get("train", 0)):
+        reason = "no train image with a labeled pixel is left: nothing could be learned"
+        errors = [reason, *audit.bad_files]
+    if errors:
+        may_skip = bool(audit.bad_files) and not skip_bad
+        raise InputError(_describe_errors(errors, may_skip))
 
 
 def _describe_errors(errors: list[str], may_skip: bool) -> str:
