@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
+from cid_ray.data.band_image import Picture
 from cid_ray.data.image_codec import decode_image, open_image
 from cid_ray.data.table_format import (
     MASK_HASH,
@@ -82,6 +83,9 @@ class Table:
         classes: the K class names, in the order of the ids in the masks.
         colors: [r, g, b] of each class, 0..255.
         ignore_index: the id that meant "no label" in the imported masks.
+        num_channels: C of the images, 3 unless they were imported with another number of bands.
+        band_stats: (mean, standard deviation) of each band over train, in stored values of 0 to
+            255; None for images of three channels, which encoders know.
         fingerprint: 16 hex digits that name the content: ids, splits, images, masks, classes.
         index: the columns of SCHEMA without `image` and `mask`, N rows.
 
@@ -118,6 +122,8 @@ class Table:
         self.colors = meta.colors
         self.ignore_index = meta.ignore_index
         self.fingerprint = meta.fingerprint
+        self.num_channels = meta.num_channels
+        self.band_stats = meta.band_stats
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             digest = hashlib.sha256(file.read()).hexdigest()
             if meta.index_sha256 not in (None, digest):
@@ -201,7 +207,7 @@ class Table:
         names = self.index["group"].take(pa.array(rows)).to_pylist()
         return np.array([name or "" for name in names], dtype=object)
 
-    def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
+    def read(self, row: int, mask: bool) -> tuple[Picture, np.ndarray | None]:
         """Read and decode one image, with its mask if that is asked for.
 
         Args:
@@ -209,8 +215,10 @@ class Table:
             mask: whether to read the mask too. Without it the mask's bytes are not touched.
 
         Returns:
-            The image in RGB at its stored size, and its mask u8[H, W] with ignored pixels as 255.
-            The mask is None if it was not asked for or if the row is unlabeled.
+            The image at its stored size, and its mask u8[H, W] with ignored pixels as 255. The
+            image is a PIL image in RGB, or a `BandImage` where `num_channels` is not 3; of both
+            `np.asarray` is u8[H, W, C]. The mask is None if it was not asked for or if the row is
+            unlabeled.
 
         Raises:
             UnreadableImage: the bytes cannot be decoded.
@@ -222,7 +230,7 @@ class Table:
             encoded = self._read_columns(row, ["image", "mask"] if mask else ["image"])
             has_mask = mask and encoded[1] is not None
             class_ids = self._decode_mask(encoded[1]) if has_mask else None
-            return decode_image(encoded[0]), class_ids
+            return decode_image(encoded[0], self.num_channels), class_ids
 
     def mask(self, row: int) -> np.ndarray:
         """u8[H, W]: the class ids of a labeled row, ignored pixels as 255."""
@@ -272,6 +280,8 @@ class Table:
             lines.append(f"{split}: {len(rows)} images, {masks} with masks, {unlabeled} unlabeled")
         names = ", ".join(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
+        if self.num_channels != 3:
+            lines.append(f"{self.num_channels} channel(s) an image")
         return lines
 
 
