@@ -13,6 +13,7 @@ from cid_ray.config import build_config
 from cid_ray.data.importers import FORMATS
 from cid_ray.data.ingest import ImportOptions, ImportResult, check_output, write_table
 from cid_ray.data.ingest.classes import parse_mapping
+from cid_ray.data.ingest.options import parse_bands
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split, write_split
 
@@ -70,6 +71,8 @@ def add_import_options(parser: Parser) -> None:
     near = "pool images that look like a held-out image"
     choices = ("remove", "keep")
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
+    bands = "bands to keep, counted from 1, in this order: 4,3,2"
+    parser.add_argument("--bands", metavar="N,N,...", help=bands)
 
 
 def import_images(args: argparse.Namespace) -> ImportResult:
@@ -80,6 +83,7 @@ def import_images(args: argparse.Namespace) -> ImportResult:
         skip_bad=args.skip_bad,
         unmatched=args.unmatched,
         near_duplicates=args.near_duplicates,
+        bands=parse_bands(args.bands),
         window=args.window and tuple(args.window),
         progress=lambda files, total: track(files, "reading", total, transient=True),
     )

@@ -18,6 +18,8 @@ from typing import Any
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.audit import Audit
+from cid_ray.data.ingest.band_reader import BandReader, open_bands
+from cid_ray.data.ingest.band_statistics import BandStatistics
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.decode_gate import MAX_PIXELS_IN_FLIGHT, DecodeGate
 from cid_ray.data.ingest.duplicates import Duplicates
@@ -95,10 +97,12 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     duplicates = Duplicates(findings)
     images = _open_images(plan, options)
     depths = DepthCount()
+    bands = open_bands(plan.items, options, findings)
+    statistics = BandStatistics()
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
-        read = _read_ahead(ordered, _make_reader(images, reader))
+        read = _read_ahead(ordered, _make_reader(bands or images, reader))
         for item, content in options.progress(read, len(ordered)):
             try:
                 if isinstance(content, BadFile):
@@ -106,6 +110,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
                 image, mask = content
                 if not duplicates.check(item, image):
                     continue
+                statistics.add(item, image)
                 writer.add(audited_row(audit, item, image, mask))
                 depths.add(item.image, image.is_deep)
                 for change in image.changes:
@@ -126,6 +131,8 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
             warnings=warnings,
             findings=findings.to_json(),
             **depths.meta(images.window),
+            **statistics.meta(),
+            **(bands.meta() if bands else {}),
         )
     except BaseException:  # Ctrl-C too
         writer.discard()
@@ -152,7 +159,7 @@ def _open_images(plan: ImportPlan, options: ImportOptions) -> ImageReader:
 
 
 def _make_reader(
-    image_reader: ImageReader, mask_reader: MaskReader
+    image_reader: ImageReader | BandReader, mask_reader: MaskReader
 ) -> Callable[[ImportItem], Content | BadFile]:
     gate = DecodeGate(MAX_PIXELS_IN_FLIGHT)
 
