@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -32,6 +33,7 @@ from cid_ray.__main__ import COMMANDS, command_list
 from cid_ray.cli.parser import Parser
 from cid_ray.config import Config, build_config, known_keys
 from cid_ray.data import synthetic
+from tests.helpers.band_files import write_tiff
 from tests.helpers.dashboard_client import KEPT_RUN
 from tests.helpers.image_tables import encode_image, random_image, random_mask
 from tests.helpers.markdown import (
@@ -135,6 +137,8 @@ def folder(tmp_path: Path, small_demo: Path, monkeypatch: pytest.MonkeyPatch) ->
     for index in range(20):
         mask = Image.fromarray(random_mask(index, 3, size))
         mask.save(tmp_path / "masks" / f"{index:02d}.png")
+        bands = np.random.default_rng(index).integers(0, 4096, (5, *size), dtype=np.uint16)
+        write_tiff(tmp_path / "scenes" / f"{index:02d}.tif", bands)
     (tmp_path / "names.txt").write_text("road\ncar\nsky\n")
     for name in ("cluster", "search_spaces", "benchmarks"):
         (tmp_path / name).symlink_to(ROOT / name)

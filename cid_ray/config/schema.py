@@ -31,6 +31,7 @@ NOT_FINGERPRINTED = (
     "data.threads",
     "data.cache_mb",
     "data.max_bad_frac",
+    "model.in_channels",  # checked against the table, whose hash is in the fingerprint
     "train.device",
     "train.on_nan",
     "train.checkpoint_steps",
@@ -128,6 +129,8 @@ class ModelConfig(Section):
     encoder: str = "resnet50"
     # Encoder weights: "none", "pretrained" (timm's hub), or a local .safetensors file.
     weights: str = "none"
+    # Channels of the images, 1 to 16; null: the table's.
+    in_channels: int | None = Field(None, ge=1, le=16)
     # Keyword arguments of the decoder.
     decoder_options: dict[str, Any] = Field(default_factory=dict)
 

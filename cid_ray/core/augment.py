@@ -6,6 +6,9 @@ partners are the neighbours (2i, 2i+1), which are on one worker (config/sharding
 without a partner (batch size 1, the last of an odd batch) is not mixed: an image mixed with itself
 is no strong view.
 
+Saturation, hue and gray are defined for red, green and blue. Images of another number of channels
+get brightness and contrast, of one factor for all bands, and blur.
+
     B images of a batch   H,W pixels
     cutmix_box bool[B,H,W]: pixels that come from the partner (UniMatch's `cutmix_box`)
 Source: CutMix (Yun et al. 2019) with the ranges and probabilities of UniMatch's strong view.
@@ -92,15 +95,18 @@ def sample_cutmix_boxes(batch_size: int, size: tuple[int, int], rng: torch.Gener
 
 
 def strong_view(image_u_w: Tensor, params: StrongViewParams) -> Tensor:
-    """Colour jitter, grayscale and blur of u8[B,3,H,W], each image by its own `params`.
+    """Colour jitter, grayscale and blur of u8[B,C,H,W], each image by its own `params`.
 
     The geometry stays. Which images change is decided on the CPU, so nothing waits for the device.
     """
+    changes = {0: _jitter, 1: _gray, 2: _blur}  # column of `chance` -> change
+    if image_u_w.shape[1] != 3:
+        changes = {0: _jitter_bands, 2: _blur}
     limits = torch.tensor([P_JITTER, P_GRAY, P_BLUR])
     # Each change runs on the chosen images only; the others cost nothing.
     chosen = params.chance[:, :3] < limits
     images = image_u_w.to(torch.float32)
-    for column, change in enumerate((_jitter, _gray, _blur)):
+    for column, change in changes.items():
         indices = chosen[:, column].nonzero()[:, 0]
         if len(indices):
             on_device = indices.to(images.device, non_blocking=True)
@@ -115,6 +121,13 @@ def _jitter(images: Tensor, params: StrongViewParams, indices: Tensor) -> Tensor
     images = color.adjust_contrast(images, 1 + contrast)
     images = color.adjust_saturation(images, 1 + saturation)
     return color.adjust_hue(images, hue)
+
+
+def _jitter_bands(images: Tensor, params: StrongViewParams, indices: Tensor) -> Tensor:
+    amounts = params.jitter[indices, :2] * torch.tensor(JITTER[:2])
+    brightness, contrast = amounts.to(images.device, non_blocking=True).T
+    images = color.adjust_brightness(images, 1 + brightness)
+    return color.adjust_band_contrast(images, 1 + contrast)
 
 
 def _gray(images: Tensor, params: StrongViewParams, indices: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ its uint8 result for each image, to within one of 255 levels (tests/core/test_co
 kernels for a batch as for one image.
 
     N images   H,W pixels
-    Images are f32[N,3,H,W] of whole numbers in 0..255, before and after.
+    Images are f32[N,3,H,W] of whole numbers in 0..255, before and after. Brightness, contrast of
+    bands and blur take any number of channels C.
 Source: torchvision.transforms.v2.functional, whose formulas and rounding these follow.
 """
 
@@ -35,6 +36,11 @@ def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
 def adjust_contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean gray of each image; `factor` f32[N], 1 changes nothing, 0 gives gray."""
     return _blend(images, grayscale(images).mean((1, 2, 3), keepdim=True), factor)
+
+
+def adjust_band_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend each band of f32[N,C,H,W] with its own mean, as `adjust_contrast` does a gray image."""
+    return _blend(images, images.mean((2, 3), keepdim=True), factor)
 
 
 def adjust_saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -79,7 +85,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, max_sigma: float) -> Tensor:
     log_weight = -(offsets**2) / (2 * sigma[:, None] ** 2)
     outside = offsets.abs() > torch.ceil(2 * sigma[:, None])
     weight = log_weight.masked_fill(outside, -math.inf).softmax(1)
-    weight = weight.repeat_interleave(channels, 0)[:, None]  # [N*3, 1, taps]
+    weight = weight.repeat_interleave(channels, 0)[:, None]  # [N*C, 1, taps]
     planes = F.pad(images, [radius] * 4, mode="reflect").flatten(0, 1)[None]
     # A Gaussian is separable: one pass along x, one along y.
     for kernel in (weight[:, :, None, :], weight[:, :, :, None]):

@@ -8,7 +8,8 @@ four sets of weights on this one path: `supervised` uses no unlabeled images, `p
 through the student with all weights 0, `mean_teacher` adds pseudo-labels, `cid` adds relations and
 style. A term of weight 0 is not computed and changes no other number.
 
-    B images   K classes   C channels of `feat`   H,W pixels   h,w cells of about 16 pixels
+    B images   I channels of an image   K classes   C channels of `feat`
+    H,W pixels   h,w cells of about 16 pixels
     _x labeled   _u unlabeled   _w weak view   _s strong view   _t teacher
 Source: CID (only its abstract is public) on FixMatch's and UniMatch's weak-to-strong consistency.
 """
@@ -36,7 +37,7 @@ from cid_ray.core.losses import IGNORE_INDEX, ChannelStats
 from cid_ray.core.schedules import LossWeights
 
 Outputs = tuple[Tensor, Tensor]  # logits f[B,K,H,W], feat f[B,C,h,w] on the padded canvas
-Network = Callable[[Tensor], Outputs]  # of images u8[B,3,H,W]
+Network = Callable[[Tensor], Outputs]  # of images u8[B,I,H,W]
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ class Method(nn.Module):
         Args:
             student: images -> (logits, feat), with gradients.
             teacher: the same function of the EMA weights.
-            batch: as in data/loader.py, on the device: image_x u8[B,3,H,W], mask_x u8[B,H,W],
-                image_u u8[B,3,H,W] (weak view), valid_u bool[B,H,W] (False on padding).
+            batch: as in data/loader.py, on the device: image_x u8[B,I,H,W], mask_x u8[B,H,W],
+                image_u u8[B,I,H,W] (weak view), valid_u bool[B,H,W] (False on padding).
             step: from 0; with the seed it determines the strong views.
         """
         image_x = batch["image_x"]
@@ -156,7 +157,7 @@ class Method(nn.Module):
     def _strong_view(
         self, image_u_w: Tensor, shard_u: BatchShard, step: int
     ) -> tuple[Tensor, Tensor]:
-        """The strong view u8[B,3,H,W] of a weak one, and its cutmix_box bool[B,H,W]."""
+        """The strong view u8[B,I,H,W] of a weak one, and its cutmix_box bool[B,H,W]."""
         size = (image_u_w.shape[-2], image_u_w.shape[-1])
         # Drawn for the global batch: else views would depend on the number of workers.
         rng = augment.step_generator(self.config.train.seed, step)

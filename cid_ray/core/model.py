@@ -4,7 +4,7 @@ The whole forward is `segmentation_head(decoder(encoder(x)))`. `feat` is what th
 are padded to a multiple of 32 and logits are cropped back, so any crop or image size works with any
 decoder.
 
-    B images   K classes   C channels of `feat`   H,W pixels
+    B images   I channels of an image   K classes   C channels of `feat`   H,W pixels
     h,w positions of `feat` on the canvas, the padded image
 Source of the EMA: mean teacher (Tarvainen & Valpola 2017), with the ramp of timm's ModelEmaV3.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.models import adapt_input_conv
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from cid_ray.config import InputError, ModelConfig
 
+BandStats = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel
 STRIDE = 32
 # smp's DPT takes ViT encoders only, at fixed sizes.
 ARCHITECTURES = {
@@ -48,27 +51,45 @@ HUB_ERROR_WORDS = (
 
 
 class Segmenter(nn.Module):
-    """A segmentation network: images u8[B,3,H,W] -> (logits f[B,K,H,W], feat f[B,C,h,w]).
+    """A segmentation network: images u8[B,I,H,W] -> (logits f[B,K,H,W], feat f[B,C,h,w]).
 
-    Pixels are normalised here, by the encoder's own mean and standard deviation.
+    Pixels are normalised here: three channels by the encoder's own mean and standard deviation, any
+    other number by those of the data's bands, which are then part of the state dict.
 
     Args:
         config: the `model` section.
         num_classes: K.
+        band_stats: mean and standard deviation of each of the I channels, in values of 0 to 255.
+            None: red, green and blue.
 
     Raises:
         InputError: for a combination that cannot be built.
+
+    Example:
+        >>> net = Segmenter(ModelConfig(encoder="resnet18"), 4, ([90.0] * 5, [40.0] * 5))
+        >>> net.in_channels
+        5
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ModelConfig, num_classes: int):
+    def __init__(self, config: ModelConfig, num_classes: int, band_stats: BandStats | None = None):
         super().__init__()
-        self.net: Any = build_network(config, num_classes)
-        mean, std = encoder_normalization(config.encoder)
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.in_channels = 3 if band_stats is None else len(band_stats[0])
+        self.net: Any = build_network(config, num_classes, self.in_channels)
+        self._set_normalization(config.encoder, band_stats)
+
+    def _set_normalization(self, encoder: str, band_stats: BandStats | None) -> None:
+        if band_stats is None:
+            mean, std = (255 * torch.tensor(part) for part in encoder_normalization(encoder))
+        else:
+            mean, std = (torch.tensor(part, dtype=torch.float32) for part in band_stats)
+            std = std.clamp(min=1)  # a band may hold one value everywhere
+        # A checkpoint holds what only the data knows.
+        persistent = band_stats is not None
+        self.register_buffer("mean", mean.view(-1, 1, 1), persistent=persistent)
+        self.register_buffer("std", std.view(-1, 1, 1), persistent=persistent)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         height, width = image.shape[-2:]
@@ -84,8 +105,11 @@ def pad_to_stride(x: Tensor, value: float = 0.0) -> Tensor:
     return F.pad(x, (0, -x.shape[-1] % STRIDE, 0, -x.shape[-2] % STRIDE), value=value)
 
 
-def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
+def build_network(config: ModelConfig, num_classes: int, in_channels: int = 3) -> nn.Module:
     """The smp model with an encoder of timm.
+
+    Published weights are of three channels. For another number timm repeats the first convolution's
+    weights over the channels, scaled so that the sum of their inputs keeps its size.
 
     Raises:
         InputError: for an unknown decoder, decoder option or encoder, with the names there are; for
@@ -99,6 +123,7 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
             encoder_name=f"tu-{config.encoder}",
             encoder_weights=True if config.weights == "pretrained" else None,
             classes=num_classes,
+            in_channels=in_channels,
             **config.decoder_options,
         )
     # timm and smp raise errors of many types for choices that do not fit together.
@@ -117,7 +142,7 @@ def _check_decoder(config: ModelConfig) -> None:
         )
     known = inspect.signature(architecture.__init__).parameters
     for name in config.decoder_options:
-        if name not in known:
+        if name not in known or name in RESERVED_OPTIONS:
             allowed = [p for p in known if p not in RESERVED_OPTIONS and "encoder_n" not in p]
             raise InputError(
                 f"model.decoder_options has {name!r}; {config.decoder} takes {', '.join(allowed)}"
@@ -185,6 +210,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
         for name in expected
         if name.replace(".", "_") in by_flat_name
     }
+    _adapt_first_convolution(encoder, weights, expected)
     missing = [
         name
         for name in expected
@@ -205,6 +231,21 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
                 f"model.weights {path}: {name} holds values that are no finite numbers"
             )
     encoder.load_state_dict(weights, strict=False)
+
+
+def _adapt_first_convolution(
+    encoder: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]
+) -> None:
+    """Give weights of three channels the encoder's number, in place, as timm does for its own."""
+    pretrained: Any = getattr(encoder, "pretrained_cfg", {})
+    first = pretrained.get("first_conv") or ()
+    names = [first] if isinstance(first, str) else first
+    flat_names = {f"{name}.weight".replace(".", "_") for name in names}
+    for name, weight in weights.items():
+        own, published = expected[name].shape, weight.shape
+        is_first = name.replace(".", "_") in flat_names and len(own) == len(published) == 4
+        if is_first and published[1] == 3 != own[1]:
+            weights[name] = adapt_input_conv(own[1], weight)
 
 
 def encoder_normalization(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,6 +4,8 @@ The cache is one sparse file per file of a table and `image_size`, in a folder o
 
     ready u8[N, 2] (image, mask), then per row: image u8[H, W, 3], and mask u8[H, W] if it has one
 
+An image of C != 3 bands is u8[C, H, W] instead.
+
 A row's offset depends on the table alone, so processes with different `data.cache_mb` share the
 file. Rows that are read most often come first: labeled train images, val, the pool, test. Rows
 beyond `cache_mb` are decoded every time. A ready flag is written AFTER its pixels. A row without
@@ -29,6 +31,7 @@ import PIL
 from PIL import Image
 
 from cid_ray.config import DataConfig
+from cid_ray.data.band_image import Picture, picture_of_bytes
 from cid_ray.data.sources import open_table
 from cid_ray.data.table import Table
 from cid_ray.storage.user_dirs import private_temp_dir
@@ -45,7 +48,7 @@ VAL_PRIORITY = 1
 POOL_PRIORITY = 2
 READ_ONCE_PRIORITY = 3  # test images: read at the end of a run only
 
-Decoded = tuple[Image.Image, np.ndarray | None]  # RGB image, mask u8[H, W]
+Decoded = tuple[Picture, np.ndarray | None]  # image, mask u8[H, W]
 
 
 def cached_reader(data: DataConfig) -> CachedReader:
@@ -79,7 +82,8 @@ class CachedReader:
         except OSError as error:
             warnings.warn(f"decoded images are not shared between processes: {error}", stacklevel=2)
             heights, widths = decoded_sizes(table, image_size)
-            largest = int(4 * (heights * widths).max())  # bytes of one image with its mask
+            bytes_per_pixel = table.num_channels + 1  # of an image with its mask
+            largest = int(bytes_per_pixel * (heights * widths).max())
             capacity = min(cache_mb, FALLBACK_MB) << 20
             self.decode = lru_cache(capacity // largest)(self._decode)
 
@@ -91,8 +95,8 @@ class CachedReader:
             mask: whether to read the mask too.
 
         Returns:
-            The RGB image and its mask u8[H, W] (255 is ignored), both at `image_size`. The mask is
-            None if it was not asked for or if the row is unlabeled.
+            The image, as of `Table.read`, and its mask u8[H, W] (255 is ignored), both at
+            `image_size`. The mask is None if it was not asked for or if the row is unlabeled.
 
         Raises:
             UnreadableImage: the bytes cannot be decoded.
@@ -122,6 +126,7 @@ class SharedCacheFile:
     """The cache file of one table at one size. Raises OSError if the node cannot have one."""
 
     def __init__(self, table: Table, image_size: tuple[int, int] | None, capacity_bytes: int):
+        self.num_channels = table.num_channels
         self.heights, self.widths = decoded_sizes(table, image_size)
         self.offsets, ends = cache_layout(table, self.heights, self.widths)
         self.fits = ends <= capacity_bytes  # bool[N]
@@ -152,15 +157,16 @@ class SharedCacheFile:
             return None
         height, width = int(self.heights[row]), int(self.widths[row])
         area = height * width
-        bytes_per_pixel = 4 if mask else 3
+        channels = self.num_channels
+        bytes_per_pixel = channels + 1 if mask else channels
         pixels = os.pread(descriptor, bytes_per_pixel * area, int(self.offsets[row]))
-        rgb = np.frombuffer(pixels, np.uint8, 3 * area).reshape(height, width, 3)
+        image = picture_of_bytes(pixels, height, width, channels)
         if not mask:
-            return Image.fromarray(rgb), None
-        class_ids = np.frombuffer(pixels, np.uint8, area, 3 * area).reshape(height, width)
-        return Image.fromarray(rgb), class_ids
+            return image, None
+        class_ids = np.frombuffer(pixels, np.uint8, area, channels * area).reshape(height, width)
+        return image, class_ids
 
-    def put(self, row: int, image: Image.Image, class_ids: np.ndarray | None) -> None:
+    def put(self, row: int, image: Picture, class_ids: np.ndarray | None) -> None:
         """Store a decoded row, unless it is beyond the bound or its size is not the table's."""
         shape = (int(self.heights[row]), int(self.widths[row]))
         if not self.fits[row] or (image.height, image.width) != shape:
@@ -168,7 +174,7 @@ class SharedCacheFile:
         with suppress(OSError):  # the disk is full by now: the row is decoded every time
             self._write(row, 0, 0, image.tobytes())
             if class_ids is not None and class_ids.shape == shape and class_ids.dtype == np.uint8:
-                self._write(row, 1, 3 * class_ids.size, class_ids.tobytes())
+                self._write(row, 1, self.num_channels * class_ids.size, class_ids.tobytes())
 
     def _write(self, row: int, part: int, offset: int, pixels: bytes) -> None:
         """Write the image (part 0) or the mask (part 1), then its ready flag."""
@@ -195,7 +201,7 @@ def cache_layout(
     table: Table, heights: np.ndarray, widths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """i64[N] offset and i64[N] end of every row's bytes in the file."""
-    lengths = np.where(table.labeled, 4, 3) * heights * widths
+    lengths = (table.num_channels + table.labeled) * heights * widths  # a mask is a byte more
     order = np.argsort(_priorities(table), kind="stable")
     ends = np.empty(len(table), np.int64)
     ends[order] = 2 * len(table) + np.cumsum(lengths[order])

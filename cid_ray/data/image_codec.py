@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cid_ray.data.band_image import Picture, decode_bands
+
 # Pillow would also open EPS, for which it runs Ghostscript, and many formats that nobody tested.
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 
@@ -18,8 +20,10 @@ def open_image(source: bytes | Path, formats: tuple[str, ...] = FORMATS) -> Imag
     return Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=formats)
 
 
-def decode_image(encoded: bytes) -> Image.Image:
-    """An image in RGB, decoded completely."""
+def decode_image(encoded: bytes, num_channels: int = 3) -> Picture:
+    """An image in RGB, or of another number of channels, decoded completely."""
+    if num_channels != 3:
+        return decode_bands(encoded, num_channels)
     image = open_image(encoded)
     if image.mode != "RGB":
         return image.convert("RGB")

@@ -1,10 +1,10 @@
 """Batches of cropped images, decoded by a process's own threads.
 
-    image_x u8[B,3,H,W]  mask_x u8[B,H,W]  valid_x bool[B,H,W]                labeled
-    image_u u8[B,3,H,W]  valid_u bool[B,H,W]  unreadable_u str[B]             pool
+    image_x u8[B,C,H,W]  mask_x u8[B,H,W]  valid_x bool[B,H,W]                labeled
+    image_u u8[B,C,H,W]  valid_u bool[B,H,W]  unreadable_u str[B]             pool
 
-B is this worker's shard of the global batch and H, W are `data.crop_size`. `valid` is False on
-padding. Masks hold 255 on padding and on ignored pixels.
+C is the table's `num_channels`, B this worker's shard of the global batch, and H, W are
+`data.crop_size`. `valid` is False on padding. Masks hold 255 on padding and on ignored pixels.
 
 Each crop is seeded by the image's position in the order (`data/sampling.py`), so threads, caches
 and the number of workers change no pixel. A pool image that cannot be read is replaced by the next
@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 from cid_ray.config import DataConfig, InputError
+from cid_ray.data.band_image import Picture
 from cid_ray.data.cache import CachedReader
 from cid_ray.data.sampling import LABELED, SampleOrder, SamplingPlan
 from cid_ray.data.table import IGNORED
@@ -89,7 +90,7 @@ def load_shard(
 ) -> Batch:
     """The images at B positions of an order, each in the weak view that its position seeds."""
     count = len(positions)
-    images = np.zeros((count, 3, *data.crop), np.uint8)
+    images = np.zeros((count, reader.table.num_channels, *data.crop), np.uint8)
     valid = np.zeros((count, *data.crop), bool)
     is_labeled = order.kind == LABELED
     masks = np.full((count, *data.crop), IGNORED, np.uint8) if is_labeled else None
@@ -107,7 +108,7 @@ def load_shard(
 
 def read_position(
     reader: CachedReader, order: SampleOrder, position: int
-) -> tuple[Image.Image, np.ndarray | None, str]:
+) -> tuple[Picture, np.ndarray | None, str]:
     """The image at a position, its mask if it is labeled, and a line per image that cannot be read.
 
     Only pool images have substitutes. A labeled image that cannot be read raises UnreadableImage,
@@ -130,7 +131,7 @@ def read_position(
 
 
 def weak_view(
-    image: Image.Image,
+    image: Picture,
     mask: np.ndarray | None,
     data: DataConfig,
     rng: np.random.Generator,
@@ -144,11 +145,11 @@ def weak_view(
     whole image. What is outside the image stays padding.
 
     Args:
-        image: the RGB image.
+        image: the image, of C channels.
         mask: its mask u8[h, w], or None.
         data: crop size, `scale_range` of the random resize, probability of a flip.
         rng: seeded by the image's position.
-        out_image: u8[3, H, W], filled with 0.
+        out_image: u8[C, H, W], filled with 0.
         out_valid: bool[H, W], filled with False.
         out_mask: u8[H, W], filled with 255; None for pool images.
     """

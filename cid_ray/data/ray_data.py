@@ -38,7 +38,6 @@ CLOSE_TIMEOUT_S = 30.0  # for a first block that nobody needs any more
 # From asking Ray Data, with its processes running, to the first block. Generous: the worker's steps
 # may get faster in the meantime, and it must not reach the handover step first.
 STARTUP_MARGIN_S = 12.0
-BYTES_PER_PIXEL = 4  # of a pool image: r, g, b and valid
 
 
 def ray_batches(
@@ -72,7 +71,8 @@ def ray_batches(
     if plan.pool is None:
         yield from local_batches(reader, plan, data, start, stop, rank, world_size)
         return
-    shard = PoolShard(plan.pool, data, rank, world_size, cpus, start, stop)
+    channels = reader.table.num_channels
+    shard = PoolShard(plan.pool, data, rank, world_size, cpus, start, stop, channels)
     step = start
     with closing(Handover(shard)) as handover:
         with closing(local_batches(reader, plan, data, start, stop, rank, world_size)) as batches:
@@ -97,6 +97,7 @@ class PoolShard:
     cpus: float  # reserved for the tasks of this worker
     start: int
     stop: int
+    num_channels: int = 3
 
     def batches(self) -> Iterator[Batch]:
         """This worker's pool batches, one per step: image_u, valid_u, unreadable_u."""
@@ -170,7 +171,8 @@ class PoolShard:
     def num_blocks(self) -> int:
         """Blocks into which the steps are divided, so that a task makes BLOCK_BYTES at most."""
         images = len(self.order.shard(self.rank, self.world_size))
-        step_bytes = images * BYTES_PER_PIXEL * math.prod(self.data.crop)
+        bytes_per_pixel = self.num_channels + 1  # of a pool image: its channels and `valid`
+        step_bytes = images * bytes_per_pixel * math.prod(self.data.crop)
         block_bytes = min(BLOCK_BYTES, self.store_bytes / MAX_BLOCKS_IN_STORE)
         steps_per_block = max(1, int(block_bytes / step_bytes))
         return math.ceil((self.stop - self.start) / steps_per_block)
@@ -200,7 +202,7 @@ def load_steps(
     """Runs in a Ray task: a worker's pool images of S steps, as a block with a row per step.
 
     Returns:
-        image_u u8[S,B,3,H,W], valid_u u8[S,B,H,W], unreadable_u: S JSON lists of B strings.
+        image_u u8[S,B,C,H,W], valid_u u8[S,B,H,W], unreadable_u: S JSON lists of B strings.
     """
     positions = [position for step in steps for position in order.positions(step, rank, world_size)]
     batch = load_shard(cached_reader(data), order, positions, data)

@@ -26,9 +26,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 
 from cid_ray.config import InputError, error_summary
+from cid_ray.data.band_image import Picture
 from cid_ray.data.image_codec import decode_image, open_image
 from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
 from cid_ray.data.table_format import (
@@ -58,6 +59,9 @@ class Table:
         ignore_index: the id that meant "no label" in the imported masks.
         tile: side of the tiles into which images were cut, in pixels; None: rows are whole images.
         overlap: pixels that neighbouring tiles share at least.
+        num_channels: C of the images, 3 unless they were imported with another number of bands.
+        band_stats: (mean, standard deviation) of each band over train, in stored values of 0 to
+            255; None for images of three channels, which encoders know.
         fingerprint: 16 hex digits that name the content: ids, splits, images, masks, classes.
         index: the columns of SCHEMA without `image` and `mask`, N rows.
 
@@ -96,6 +100,8 @@ class Table:
         self.fingerprint = meta.fingerprint
         self.tile = meta.tile
         self.overlap = meta.overlap
+        self.num_channels = meta.num_channels
+        self.band_stats = meta.band_stats
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             digest = hashlib.sha256()
             while block := file.read(DIGEST_BLOCK):
@@ -200,7 +206,7 @@ class Table:
         """
         return None if self.tile is None else parse_tile_id(self.ids(np.array([row]))[0])
 
-    def read(self, row: int, mask: bool) -> tuple[Image.Image, np.ndarray | None]:
+    def read(self, row: int, mask: bool) -> tuple[Picture, np.ndarray | None]:
         """Read and decode one image, with its mask if that is asked for.
 
         Args:
@@ -208,8 +214,10 @@ class Table:
             mask: whether to read the mask too. Without it the mask's bytes are not touched.
 
         Returns:
-            The image in RGB at its stored size, and its mask u8[H, W] with ignored pixels as 255.
-            The mask is None if it was not asked for or if the row is unlabeled.
+            The image at its stored size, and its mask u8[H, W] with ignored pixels as 255. The
+            image is a PIL image in RGB, or a `BandImage` where `num_channels` is not 3; of both
+            `np.asarray` is u8[H, W, C]. The mask is None if it was not asked for or if the row is
+            unlabeled.
 
         Raises:
             UnreadableImage: the bytes cannot be decoded.
@@ -221,7 +229,7 @@ class Table:
             encoded = self._read_columns(row, ["image", "mask"] if mask else ["image"])
             has_mask = mask and encoded[1] is not None
             class_ids = self._decode_mask(encoded[1]) if has_mask else None
-            return decode_image(encoded[0]), class_ids
+            return decode_image(encoded[0], self.num_channels), class_ids
 
     def mask(self, row: int) -> np.ndarray:
         """u8[H, W]: the class ids of a labeled row, ignored pixels as 255."""
@@ -277,4 +285,6 @@ class Table:
             lines.append(f"tiles of {side}; labels are counted in tiles")
         names = ", ".join(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
+        if self.num_channels != 3:
+            lines.append(f"{self.num_channels} channel(s) an image")
         return lines

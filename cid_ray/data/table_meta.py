@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cid_ray.config import format_validation_error
+from cid_ray.data.band_image import MAX_CHANNELS
 from cid_ray.storage import json_file, paths
 from cid_ray.storage.json_file import MEGABYTE
 from cid_ray.storage.paths import PathOrUri
@@ -18,6 +19,8 @@ MAX_PAIRS = 1000  # near-duplicates that are named
 
 Model = TypeVar("Model", bound=BaseModel)
 Byte = Annotated[int, Field(ge=0, le=255)]
+BandValue = Annotated[float, Field(ge=0, le=255)]
+BandStats = tuple[list[float], list[float]]  # mean and standard deviation of each band
 
 
 class TableMeta(BaseModel):
@@ -31,6 +34,10 @@ class TableMeta(BaseModel):
     index_sha256: str | None = None  # of index.parquet; tables of an older import have none
     tile: int | None = Field(None, ge=1)  # side of the tiles, in pixels; None: rows are images
     overlap: int = Field(0, ge=0)  # pixels that neighbouring tiles share at least
+    num_channels: int = Field(3, ge=1, le=MAX_CHANNELS)
+    # Of the stored values, over train. Always there when the channels are not red, green and blue.
+    band_mean: list[BandValue] | None = None
+    band_std: list[BandValue] | None = None
 
     @field_validator("classes")
     @classmethod
@@ -40,6 +47,13 @@ class TableMeta(BaseModel):
         if len(set(classes)) < len(classes):
             raise ValueError("a class is named twice")
         return classes
+
+    @property
+    def band_stats(self) -> BandStats | None:
+        """Mean and standard deviation of each band; None for three channels."""
+        if self.num_channels == 3 or self.band_mean is None or self.band_std is None:
+            return None
+        return self.band_mean, self.band_std
 
 
 class FindingNote(BaseModel):
@@ -95,6 +109,9 @@ def read_meta(folder: PathOrUri) -> TableMeta:
     meta = _read(TableMeta, folder)
     if len(meta.colors) != len(meta.classes):
         raise ValueError(f"meta.json: {len(meta.classes)} classes have {len(meta.colors)} colors")
+    lengths = {len(meta.band_mean or []), len(meta.band_std or [])}
+    if meta.num_channels != 3 and lengths != {meta.num_channels}:
+        raise ValueError(f"meta.json: band_mean and band_std must be of {meta.num_channels} bands")
     return meta
 
 

@@ -147,6 +147,8 @@ class TableWriter:
         (self.folder / f"index.parquet{PARTIAL}").write_bytes(encoded.getvalue())
         self.meta["index_sha256"] = hashlib.sha256(encoded.getvalue()).hexdigest()
         described = [self.meta["classes"], self.meta["ignore_index"]]
+        if meta.get("num_channels", 3) != 3:  # these decide how images are decoded and normalised
+            described += [meta[name] for name in ("num_channels", "band_mean", "band_std")]
         self._digest.update(json.dumps(described).encode())
         meta = {**self.meta, "fingerprint": self._digest.hexdigest()[:16], **meta}
         paths.write_text(self.folder / f"meta.json{PARTIAL}", json.dumps(meta, indent=1))

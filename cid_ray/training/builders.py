@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cid_ray.config import Config, InputError, error_summary, labeled_shard, unlabeled_shard
 from cid_ray.core.dropout import BatchIndex
 from cid_ray.core.grad_cache import MicroBatched
+from cid_ray.core.model import Segmenter
 from cid_ray.data.splits import Split
 from cid_ray.data.table import Table
 from cid_ray.training.device import Device
@@ -73,12 +74,12 @@ def make_optimizer(config: Config, student: nn.Module) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def feat_channels(net: nn.Module, config: Config, device: Device) -> int:
+def feat_channels(net: Segmenter, config: Config, device: Device) -> int:
     """Channels of `feat`; InputError when the decoder cannot take a crop of this size."""
     # A forward pass may draw random numbers. Training must start from the same state without it.
     rng = torch.get_rng_state()
     try:
-        images = torch.zeros(2, 3, *config.data.crop, device=device.torch)
+        images = torch.zeros(2, net.in_channels, *config.data.crop, device=device.torch)
         channels = net(images)[1].shape[1]
     except RuntimeError as error:
         raise InputError(

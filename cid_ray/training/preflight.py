@@ -66,7 +66,7 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         split = make_split(table, variant.data)
         check_split(variant, table, split)
         splits[variant.data.ratio] = split
-    net = Segmenter(config.model, table.num_classes)
+    net = Segmenter(config.model, table.num_classes, table.band_stats)
     content_hashes = {
         "the data set": table.fingerprint,
         "the weights file": weights_hash(config) or config.model.weights,
@@ -78,6 +78,13 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
 
 def check_split(config: Config, table: Table, split: Split) -> None:
     """Raise InputError for what only shows when a configuration meets its data."""
+    in_channels = config.model.in_channels
+    if in_channels not in (None, table.num_channels):
+        raise InputError(
+            f"model.in_channels is {in_channels}, the images of the table {table.folder} have "
+            f"{table.num_channels} channels: leave model.in_channels out, which takes the table's, "
+            "or choose the channels at import with --bands"
+        )
     if config.uses_unlabeled and not len(split.pool):
         raise InputError(
             f"method {config.method} needs unlabeled images, the pool of {split.ratio_name} is "
@@ -125,9 +132,11 @@ def check_workers(config: Config, preflight: Preflight, run: str, verbose: bool)
 def describe_run(config: Config, preflight: Preflight) -> list[str]:
     """Method, data, device and fingerprint of one run, for its log."""
     split = preflight.splits[config.data.ratio]
+    table = preflight.table
+    channels = "" if table.num_channels == 3 else f", {table.num_channels} channels"
     return [
         f"{config.method} at {split.ratio_name}, pool {len(split.pool)}, split {split.split_id}; "
-        f"{preflight.table.num_classes} classes",
+        f"{table.num_classes} classes{channels}",
         f"device: {Device.choose(config.train)}; {config.distributed} worker(s); "
         f"fingerprint {preflight.fingerprint(config)}",
     ]

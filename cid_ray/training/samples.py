@@ -1,5 +1,8 @@
 """Predictions as pictures: a few val images at every rung, a few test images at the end of a run.
 
+An image of more than three bands is shown by its first three as red, green and blue, one of fewer
+by its first in grey.
+
 Image and label are written once for all runs of a command. A run's newer prediction replaces the
 former one.
 """
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 
 from cid_ray.core import iou
+from cid_ray.data.band_image import to_rgb
 from cid_ray.data.image_codec import encode_png
 from cid_ray.storage import paths
 from cid_ray.training.trainer import Trainer
@@ -44,8 +48,8 @@ def save_samples(trainer: Trainer, split: str) -> list[dict[str, Any]]:
         pred = _predict(trainer, image, mask)
         _write(trainer, files["prediction"], encode_png(pred.cpu().numpy(), palette))
         if not _exists(trainer, files["image"]):
-            pixels = image.permute(1, 2, 0)
-            _write(trainer, files["image"], encode_png(pixels.cpu().numpy(), None))
+            pixels = to_rgb(image.permute(1, 2, 0).cpu().numpy())
+            _write(trainer, files["image"], encode_png(pixels))
         if not _exists(trainer, files["label"]):
             _write(trainer, files["label"], encode_png(mask.cpu().numpy(), palette))
         samples.append({"image_id": trainer.table.ids(np.array([row]))[0], **files})
@@ -53,7 +57,7 @@ def save_samples(trainer: Trainer, split: str) -> list[dict[str, Any]]:
 
 
 def _predict(trainer: Trainer, image: Tensor, mask: Tensor) -> Tensor:
-    """The teacher's classes u8[H,W] of an image u8[3,h,w], at the size of its mask."""
+    """The teacher's classes u8[H,W] of an image u8[C,h,w], at the size of its mask."""
     size = (mask.shape[0], mask.shape[1])
     window = trainer.config.train.sliding_window
     with torch.no_grad(), trainer.device.autocast():

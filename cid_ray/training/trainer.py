@@ -91,7 +91,8 @@ class Trainer:
         device = self.device
         # All random weights follow from this seed; nothing before may draw from torch's generator.
         torch.manual_seed(config.train.seed)
-        student: nn.Module = Segmenter(config.model, self.table.num_classes)
+        table = self.table
+        student: nn.Module = Segmenter(config.model, table.num_classes, table.band_stats)
         on_cuda = device.torch.type == "cuda"
         if not on_cuda:
             dilate_pointwise(student)
@@ -103,8 +104,8 @@ class Trainer:
         self.student = student.train()
         self.teacher = make_teacher(self.student, config.train.ema_decay)
         channels = builders.feat_channels(self.teacher.module, config, device)
-        weights = builders.class_weights(config, self.table, self.split)
-        method = Method(config, self.table.num_classes, channels, weights)
+        weights = builders.class_weights(config, table, self.split)
+        method = Method(config, table.num_classes, channels, weights)
         self.method = method.to(device.torch)
 
     # ---- one step ----
@@ -191,7 +192,7 @@ class Trainer:
         return {"val": self.split.val, "test": self.split.test}[split]
 
     def eval_images(self, rows: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images u8[3,H,W] at `data.image_size`, and their masks u8 at the mask's own size."""
+        """Images u8[C,H,W] at `data.image_size`, and their masks u8 at the mask's own size."""
         for row in rows.tolist():
             image, _ = self.reader(row, mask=False)
             mask = torch.from_numpy(self.table.mask(row))

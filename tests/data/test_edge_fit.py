@@ -100,7 +100,7 @@ def test_camvid_masks_turned_or_moved_get_the_lowest_fits(camvid: Table, split: 
     fits = {}
     for number, row in enumerate(rows):
         image, mask = camvid.read(row, mask=True)
-        assert mask is not None
+        assert mask is not None and isinstance(image, Image.Image)
         fits[number] = edge_fit(image, changes[number](mask) if number < 5 else mask)
     found = {number: fit for number, fit in fits.items() if fit is not None}
     assert set(sorted(found, key=lambda number: found[number].fit)[:6]) >= set(range(5))

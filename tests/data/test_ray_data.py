@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from cid_ray.data.loader import Batch, local_batches
 from cid_ray.data.ray_data import Handover, PoolShard, ray_batches
 from cid_ray.data.sampling import LABELED, POOL, SampleOrder, SamplingPlan
 from cid_ray.data.sources import open_table
+from tests.helpers.band_files import write_band_table
 from tests.helpers.image_tables import (
     encode_image,
     labeled_row,
@@ -113,6 +115,24 @@ def test_pool_shard_equals_local_batches(
     unreadable = [line for batch in found for line in batch["unreadable_u"]]
     assert any(f"u{UNREADABLE}: " in line for line in unreadable)
     assert not found[0]["image_u"].flags.owndata, "read from the object store without a copy"
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_pool_shard_of_five_bands_equals_local_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planes = np.random.default_rng(0).integers(0, 256, (14, 5, 40, 50), dtype=np.uint8)
+    masks = [random_mask(n, size=(40, 50)) for n in range(NUM_LABELED)]
+    table = write_band_table(tmp_path / "t", list(planes), masks)
+    data = DataConfig(table=str(table.folder), crop_size=(24, 32), batch_size=4, batch_size_u=8)
+    shard = replace(shard_of(data), num_channels=table.num_channels)
+    # A crop has five bands and `valid`: a block of 8 steps.
+    monkeypatch.setattr(ray_data, "BLOCK_BYTES", 8 * 8 * 6 * math.prod(data.crop))
+    assert shard.num_blocks == 5
+    found = list(shard.batches())
+    assert found[0]["image_u"].shape == (8, 5, 24, 32)
+    assert_equal(found, read_locally(data, 0, STEPS))
 
 
 @pytest.mark.ray

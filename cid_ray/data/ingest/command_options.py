@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cid_ray.data.ingest.classes import parse_mapping
-from cid_ray.data.ingest.options import ImportOptions, Progress
+from cid_ray.data.ingest.options import ImportOptions, Progress, parse_bands
 
 UNSET: tuple[Any, ...] = (None, False, [])  # values of options that were not given
 
@@ -31,6 +31,8 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
     window = "values that become black and white in images of more than 8 bits"
     parser.add_argument("--window", type=float, nargs=2, metavar=("LOW", "HIGH"), help=window)
+    bands = "bands to keep, counted from 1, in this order: 4,3,2"
+    parser.add_argument("--bands", metavar="N,N,...", help=bands)
     side = "cut larger images into tiles of SIZE x SIZE pixels"
     parser.add_argument("--tile", type=int, metavar="SIZE", help=side)
     shared = "pixels that neighbouring tiles share (0)"
@@ -57,6 +59,7 @@ def import_options(args: argparse.Namespace, version: str, progress: Progress) -
         blurred=args.blurred,
         near_duplicates=args.near_duplicates,
         window=args.window and tuple(args.window),
+        bands=parse_bands(args.bands),
         tile=args.tile,
         overlap=args.overlap,
         provenance=_provenance(args, version),

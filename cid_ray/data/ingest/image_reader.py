@@ -45,6 +45,8 @@ class ImageContent:
     looks: Looks | None = None  # None: not compared with other images
     unturned_size: tuple[int, int] | None = None  # before the EXIF orientation was applied
     is_deep: bool = False  # whether it had more than 8 bits and was scaled by the window
+    num_channels: int = 3
+    histogram: np.ndarray | None = None  # i64[C, 256] of the values, where bands were read
 
 
 class ImageReader:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cid_ray.config import InputError
+from cid_ray.data.band_image import MAX_CHANNELS
 from cid_ray.data.ingest.window import Window
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # (files, their number) -> the same files
@@ -17,6 +18,12 @@ MIN_TILE = 32  # the smallest input of the usual encoders, which halve it five t
 def no_progress(files: Iterable[Any], total: int) -> Iterable[Any]:
     """The default `Progress`: shows nothing."""
     return files
+
+
+TILES_OF_BANDS = (
+    "--tile cuts pictures, not images of bands; cut these before the import, for example with "
+    "`gdal_retile.py -ps 512 512 -targetDir tiles FILE`"
+)
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,21 @@ class ImportOptions:
         tile: side of the tiles into which larger images are cut, in pixels; None: images stay
             whole.
         overlap: pixels that neighbouring tiles share at least.
+        bands: which bands of each image are kept, counted from 1, in this order (`--bands`). None:
+            images are pictures, or all bands of TIFF files with more than four.
         window: the values (LOW, HIGH) that become black and white in images of more than 8 bits,
-            in the files' own units. None: percentiles of the train images.
+            and in chosen bands, in the files' own units. None: percentiles of the train images.
         provenance: what `meta.json` keeps of how the table was made: format, options, date.
         progress: wraps the files that are read, e.g. in a progress bar.
 
     Raises:
         InputError: `ignore_index` or `first_id` is not from 0 to 255, `tile` is less than MIN_TILE,
-            `overlap` is not from 0 to `tile` - 1, or LOW of `window` is not below HIGH.
+            `overlap` is not from 0 to `tile` - 1, `bands` are no numbers of bands or given with
+            `tile`, or LOW of `window` is not below HIGH.
 
     Example:
         >>> options = ImportOptions(tile=512, overlap=64)
+        >>> options = ImportOptions(bands=(4, 3, 2), window=(0, 3000))
     """
 
     mapping: Mapping[int, int] = field(default_factory=dict)
@@ -58,6 +69,7 @@ class ImportOptions:
     near_duplicates: Literal["remove", "keep"] = "remove"
     tile: int | None = None
     overlap: int = 0
+    bands: tuple[int, ...] | None = None
     window: tuple[float, float] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     progress: Progress = no_progress
@@ -79,9 +91,44 @@ class ImportOptions:
             raise InputError(
                 f"--overlap is {self.overlap}, must be from 0 to {self.tile - 1}: less than --tile"
             )
+        if self.bands is not None:
+            check_bands(self.bands)
+            if self.tile is not None:
+                raise InputError(TILES_OF_BANDS)
         if self.window is not None:
             Window.parse(*self.window)
 
     def tile_meta(self) -> dict[str, int]:
         """What `meta.json` stores of the tiles; nothing where images stay whole."""
         return {} if self.tile is None else {"tile": self.tile, "overlap": self.overlap}
+
+
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """The numbers in "4,3,2"; None for None.
+
+    Raises:
+        InputError: a part is no number.
+
+    Example:
+        >>> parse_bands("4,3,2")
+        (4, 3, 2)
+    """
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"--bands is {text!r}, must be numbers of bands such as 4,3,2, counted from 1"
+        ) from None
+
+
+def check_bands(bands: tuple[int, ...]) -> None:
+    """Raise InputError for numbers that name no bands, one twice, or too many."""
+    shown = f"--bands is {','.join(map(str, bands))}"
+    if not 1 <= len(bands) <= MAX_CHANNELS:
+        raise InputError(f"{shown}, must be 1 to {MAX_CHANNELS} bands")
+    if min(bands) < 1:
+        raise InputError(f"{shown}: bands are counted from 1")
+    if len(set(bands)) < len(bands):
+        raise InputError(f"{shown}: a band is named twice")

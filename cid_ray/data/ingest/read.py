@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from cid_ray.data.ingest.band_reader import BandReader
 from cid_ray.data.ingest.decode_gate import MAX_PIXELS_IN_FLIGHT, DecodeGate
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
@@ -31,7 +32,7 @@ def open_images(plan: ImportPlan, options: ImportOptions) -> ImageReader:
 
 def read_all(
     items: Sequence[ImportItem],
-    images: ImageReader,
+    images: ImageReader | BandReader,
     masks: MaskReader,
     options: ImportOptions,
     findings: Findings,
@@ -44,7 +45,7 @@ def read_all(
     return tiles.read(options.progress(items, len(items)))
 
 
-def _make_reader(images: ImageReader, masks: MaskReader) -> Read:
+def _make_reader(images: ImageReader | BandReader, masks: MaskReader) -> Read:
     gate = DecodeGate(MAX_PIXELS_IN_FLIGHT)
 
     def read(item: ImportItem) -> Content | BadFile:

@@ -122,11 +122,7 @@ def decoded_source(item: ImportItem, image: ImageContent, mask: MaskContent | No
     Raises:
         BadFile: the mask has not the size of the image.
     """
-    decoded = decode_image(image.encoded)
-
-    def image_rows(top: int, bottom: int) -> np.ndarray:
-        return np.asarray(decoded.crop((0, top, decoded.width, bottom)))
-
+    image_rows = _rows_of(np.asarray(decode_image(image.encoded)))
     if mask is None:
         return RowSource(image.size, image_rows, None, MaskContent, image.changes, image.is_deep)
     _check_mask_size(item, (mask.ids.shape[0], mask.ids.shape[1]), image.size)
@@ -184,5 +180,5 @@ def _ids_of_window(masks: MaskReader, path: Path, pixels: np.ndarray) -> MaskCon
 
 
 def _rows_of(pixels: np.ndarray) -> Rows:
-    """Rows of an array [H, W]."""
+    """Rows of an array [H, W] or [H, W, 3]."""
     return lambda top, bottom: pixels[top:bottom]

@@ -17,6 +17,8 @@ import numpy as np
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.audit import Audit
+from cid_ray.data.ingest.band_reader import open_bands
+from cid_ray.data.ingest.band_statistics import BandStatistics
 from cid_ray.data.ingest.classes import ClassList, shift_ids
 from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
@@ -29,7 +31,7 @@ from cid_ray.data.ingest.mask_survey import survey_masks
 from cid_ray.data.ingest.names import safe_name, shown_name
 from cid_ray.data.ingest.options import ImportOptions
 from cid_ray.data.ingest.read import open_images, read_all
-from cid_ray.data.ingest.tiles import why_left_out
+from cid_ray.data.ingest.tiles import Content, why_left_out
 from cid_ray.data.ingest.window import DepthCount
 from cid_ray.data.table import Table
 from cid_ray.data.table_writer import TableWriter, check_only_table
@@ -90,59 +92,93 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     """
     options = options or ImportOptions()
     check_output(out)
-    classes, reader = _open_masks(plan, options)
-    findings = plan.findings
-    audit = Audit(
-        classes.names,
-        options.ignore_index,
-        bad_files=[*plan.bad_files],
-        unmatched_rule=options.unmatched,
-        blurred_rule=options.blurred,
-    )
-    duplicates = Duplicates(findings, options.near_duplicates)
+    classes, masks = _open_masks(plan, options)
     images = open_images(plan, options)
-    depths = DepthCount()
+    bands = open_bands(plan.items, options, plan.findings)
+    judge = _Judge(classes, plan, options)
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
-        for item, content in read_all(ordered, images, reader, options, findings):
-            try:
-                if isinstance(content, BadFile):
-                    raise content
-                image, mask = content
-                if not duplicates.check(item, image):
-                    continue
-                row = audited_row(audit, item, image, mask)
-                reason = options.tile and why_left_out(content, options.ignore_index)
-                if reason:
-                    findings.add("left out", reason, item.name)
-                    continue
+        for item, content in read_all(ordered, bands or images, masks, options, plan.findings):
+            row = judge.row_of(item, content)
+            if row is not None:
                 writer.add(row)
-                depths.add(item.image, image.is_deep)
-                for note in image.changes:
-                    findings.add_note(note, item.image)
-                for change in mask.changes if mask else ():
-                    findings.add("changed", change, item.image)
-            except BadFile as error:
-                audit.bad_files.append(shown_name(error))
-        _check(audit, options.skip_bad)
-        audit.add_findings(findings)
-        alike = duplicates.report()
-        told = depths.finish(findings, options.window is not None)
-        warnings = [*audit.warnings(), *alike.warnings, *told]
+        meta = judge.finish()
         writer.close(
-            imported=dict(options.provenance),
-            skipped=audit.bad_files,
-            warnings=warnings,
-            findings=findings.to_json(),
-            **options.tile_meta(),
-            **depths.meta(images.window),
-            **alike.meta,
+            **meta,
+            **judge.depths.meta(images.window),
+            **(bands.meta() if bands else {}),
         )
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
-    return ImportResult(Table(out), warnings, audit.bad_files, findings)
+    return ImportResult(Table(out), meta["warnings"], judge.audit.bad_files, plan.findings)
+
+
+class _Judge:
+    """Decides of every image whether it is stored, and tells at the end what was found.
+
+    Attributes:
+        audit: of the masks. depths: of 8-bit and deeper images.
+    """
+
+    def __init__(self, classes: ClassList, plan: ImportPlan, options: ImportOptions):
+        self.audit = Audit(
+            classes.names,
+            options.ignore_index,
+            bad_files=[*plan.bad_files],
+            unmatched_rule=options.unmatched,
+            blurred_rule=options.blurred,
+        )
+        self.depths = DepthCount()
+        self._options = options
+        self._findings = plan.findings
+        self._duplicates = Duplicates(plan.findings, options.near_duplicates)
+        self._statistics = BandStatistics()
+
+    def row_of(self, item: ImportItem, content: Content | BadFile) -> dict[str, Any] | None:
+        """The row of an image; None if it is left out, which is then told."""
+        try:
+            if isinstance(content, BadFile):
+                raise content
+            image, mask = content
+            if not self._duplicates.check(item, image):
+                return None
+            row = audited_row(self.audit, item, image, mask)
+            reason = self._options.tile and why_left_out(content, self._options.ignore_index)
+            if reason:
+                self._findings.add("left out", reason, item.name)
+                return None
+            self._statistics.add(item, image)
+        except BadFile as error:
+            self.audit.bad_files.append(shown_name(error))
+            return None
+        self.depths.add(item.image, image.is_deep)
+        for note in image.changes:
+            self._findings.add_note(note, item.image)
+        for change in mask.changes if mask else ():
+            self._findings.add("changed", change, item.image)
+        return row
+
+    def finish(self) -> dict[str, Any]:
+        """What `meta.json` stores of the import.
+
+        Raises:
+            InputError: no table can be written of what was read.
+        """
+        _check(self.audit, self._options.skip_bad)
+        self.audit.add_findings(self._findings)
+        alike = self._duplicates.report()
+        told = self.depths.finish(self._findings, self._options.window is not None)
+        return {
+            "imported": dict(self._options.provenance),
+            "skipped": self.audit.bad_files,
+            "warnings": [*self.audit.warnings(), *alike.warnings, *told],
+            "findings": self._findings.to_json(),
+            **self._options.tile_meta(),
+            **alike.meta,
+            **self._statistics.meta(),
+        }
 
 
 def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, MaskReader]:

@@ -483,8 +483,10 @@ def test_fourth_channel_that_is_no_alpha_is_told(root: Path) -> None:
 
 
 def test_image_of_five_channels_is_refused(root: Path) -> None:
-    path = replace_first(root, ".tif")
+    """Among pictures. A set whose first image has five channels is one of bands."""
     values = np.concatenate([RGB, RGB[..., :2]], -1)
+    path = root / "images" / "01.tif"
+    (root / "images" / "01.jpg").unlink()
     tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig")
     assert f"{path}: 5 channels, must be 1 (grey) or 3 (RGB)" in import_error(root)
 

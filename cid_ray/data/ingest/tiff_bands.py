@@ -1,0 +1,140 @@
+"""The bands of an image file as planes [C, H, W], in the file's own numbers.
+
+TIFF files are read by tifffile: bands that are stored pixel by pixel (contiguous), one after the
+other (planar), or as a page each. It decodes uncompressed and deflated files by itself, and LZW,
+JPEG, ZSTD and others with the package imagecodecs.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from cid_ray.data.band_image import MAX_VALUES
+from cid_ray.data.image_codec import open_image
+from cid_ray.data.ingest.errors import BadFile
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # "+": BigTIFF
+GDAL_NODATA = 42113  # the tag in which GDAL names the value of pixels without data
+PIXEL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")  # Pillow's modes with plain channels
+# What cannot be read is an error here, so its log would say it twice.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class RawBands:
+    """Chosen bands of one file.
+
+    Attributes:
+        planes: [C, H, W] of whole numbers or floats.
+        nodata: the value of pixels without data, where the file names one.
+    """
+
+    planes: np.ndarray
+    nodata: float | None = None
+
+    def missing(self) -> np.ndarray:
+        """bool[C, H, W]: values that are NaN, infinite, or the file's "no data"."""
+        missing = ~np.isfinite(self.planes)
+        if self.nodata is not None:
+            missing |= self.planes == self.nodata
+        return missing
+
+
+def count_samples(path: Path) -> int:
+    """The channels of a pixel of a TIFF file, from its tags.
+
+    0 for a file of another kind, and for one that cannot be read: its reader says why.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(4) not in TIFF_MAGIC:
+                return 0
+        with tifffile.TiffFile(path) as tiff:
+            return int(tiff.pages.first.samplesperpixel)
+    except Exception:  # damaged tags raise whatever their values lead to
+        return 0
+
+
+def read_bands(path: Path, encoded: bytes, numbers: Sequence[int]) -> RawBands:
+    """Read chosen bands of an image file.
+
+    Args:
+        path: the file, for messages.
+        encoded: its bytes.
+        numbers: the bands in the order in which they are wanted, counted from 1.
+
+    Returns:
+        The bands. Those of PNG and other formats are their colour channels.
+
+    Raises:
+        BadFile: it cannot be decoded, is too large, or lacks a band.
+
+    Example:
+        >>> path = Path("field.tif")
+        >>> read_bands(path, path.read_bytes(), [4, 3, 2]).planes.shape
+        (3, 512, 512)
+    """
+    try:
+        raw = _read_tiff(encoded) if encoded[:4] in TIFF_MAGIC else RawBands(_read_other(encoded))
+    except BadFile as error:
+        raise BadFile(f"{path}: {error}") from None
+    # tifffile and Pillow raise errors of many types for damaged bytes.
+    except Exception as error:
+        hint = "; pip install 'cid_ray[tiff]'" if "imagecodecs" in str(error) else ""
+        raise BadFile(f"{path}: unreadable or truncated image ({error}){hint}") from None
+    if raw.planes.dtype.kind not in "buif":
+        raise BadFile(f"{path}: its values are {raw.planes.dtype}, must be plain numbers")
+    count = len(raw.planes)
+    if max(numbers) > count:
+        raise BadFile(
+            f"{path}: has {count} band(s), so no band {max(numbers)}; "
+            "--bands chooses those that all images have"
+        )
+    if list(numbers) == list(range(1, count + 1)):
+        return raw
+    return RawBands(raw.planes[[number - 1 for number in numbers]], raw.nodata)
+
+
+def _read_tiff(encoded: bytes) -> RawBands:
+    with tifffile.TiffFile(io.BytesIO(encoded)) as file:
+        series = file.series[0]  # all pages of the first one's kind; no overviews
+        _check_size(math.prod(series.shape))
+        nodata = _nodata_of(series.keyframe)
+        values = series.asarray(maxworkers=1)  # the import has threads of its own
+    # The axes of pixels, and one of bands: S samples of a page, or pages.
+    bands = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
+    several = [axis for axis in bands if values.shape[axis] > 1]
+    if len(several) > 1 or not {"Y", "X"} <= set(series.axes):
+        raise BadFile(f"has the axes {series.axes} of {list(series.shape)}, must have one of bands")
+    pixels = [series.axes.index(name) for name in "YX"]
+    ordered = values.transpose(*bands, *pixels)
+    return RawBands(ordered.reshape(-1, *ordered.shape[-2:]), nodata)
+
+
+def _nodata_of(page: Any) -> float | None:
+    tag = page.tags.get(GDAL_NODATA)
+    try:
+        return None if tag is None else float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _read_other(encoded: bytes) -> np.ndarray:
+    with open_image(encoded) as image:
+        _check_size(image.width * image.height * len(image.getbands()))
+        pixels = np.asarray(image if image.mode in PIXEL_MODES else image.convert("RGB"))
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+
+
+def _check_size(num_values: int) -> None:
+    if num_values > MAX_VALUES:
+        raise BadFile(f"{num_values:,} values are more than {MAX_VALUES:,}")
