@@ -9,7 +9,6 @@ not so, a file was cut, emptied, removed or replaced.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,13 @@ from cid_ray.storage.run_dir import RunDir
 
 TRIAL_EVENTS = ("rung", "final", "trial", "retry", "failed", "warning")
 NAMED = 3  # runs that a message names
-FINAL = math.inf  # the moment of the final score, after all rungs
+# Names of what is compared of a trial.
+PARAM, RUNG, FINAL = "hyperparameter ", "score at images ", "final score"
+ENDS = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 Trials = Mapping[str, Sequence[FrozenTrial]]  # study name -> its trials
 
@@ -56,7 +61,7 @@ def check_consistency(
     problems = []
     if trials is not None:
         problems.append(missing_in_studies(records, trials, shared))
-        notes.append(different_scores(records, trials, metric))
+        notes.append(different_trials(records, trials, metric))
     if not shared:
         problems.append(missing_in_records(records, trials or {}))
         try:
@@ -130,59 +135,76 @@ def missing_in_records(records: Sequence[Record], trials: Trials) -> str:
     return _count(lacking, f"finished in {JOURNAL} {{have}} no scores in {RECORDS_FILE}")
 
 
-def different_scores(records: Sequence[Record], trials: Trials, metric: str) -> str:
-    """The finished trials whose scores in the study are not those of their records."""
-    recorded = recorded_scores(records, metric)
+def different_trials(records: Sequence[Record], trials: Trials, metric: str) -> str:
+    """The finished trials whose end, hyperparameters or scores their records tell otherwise."""
+    recorded = recorded_facts(records, metric)
     found = []
     for study in trials.values():
+        searched = {name for trial in study for name in trial.params}
         for trial in study:
-            run = trial.user_attrs.get("run")
-            if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or run not in recorded:
+            run = trial.user_attrs.get("run", "")
+            if trial.state not in ENDS or run not in recorded:
                 continue
-            in_study = study_scores(trial)
-            if len(trial.values or ()) > 1:  # Optuna keeps no rungs of trials with two objectives
-                recorded[run] = {FINAL: recorded[run].get(FINAL, "none")}
-            moments = sorted(in_study.keys() | recorded[run].keys())
-            for moment in moments:
-                pair = in_study.get(moment, "none"), recorded[run].get(moment, "none")
-                if pair[0] != pair[1]:
-                    found.append((run, "end" if moment == FINAL else f"{moment:,} images", *pair))
+            first, second = study_facts(trial), recorded[run]
+            if "end" not in second:  # not recorded yet: a kill came between
+                first.pop("end")
+            # A trial that failed may have recorded a rung that its study never got, and Optuna
+            # keeps no rungs of trials with two objectives.
+            if trial.state == TrialState.FAIL or len(trial.values or ()) > 1:
+                first, second = _without_rungs(first), _without_rungs(second)
+            names = [*first, *(name for name in second if name not in first)]
+            for name in names:
+                values = first.get(name, "none"), second.get(name, "none")
+                # Values that the space fixes are recorded, and not in the study.
+                is_fixed = name not in first and name.removeprefix(PARAM) not in searched
+                if values[0] != values[1] and not (PARAM in name and is_fixed):
+                    found.append((run, name, *values))
                     break
     if not found:
         return ""
-    run, moment_name, told, expected = found[0]
+    run, name, in_study, in_records = found[0]
     return (
-        f"{JOURNAL} and {RECORDS_FILE} disagree on the score of {len(found)} trial(s), such as "
-        f"{run} at {moment_name}: {told} and {expected}; the search chooses by {JOURNAL}"
+        f"{JOURNAL} and {RECORDS_FILE} disagree on {len(found)} trial(s), such as {run}, {name}: "
+        f"{in_study} and {in_records}; the search chooses by {JOURNAL}"
     )
 
 
-def recorded_scores(records: Sequence[Record], metric: str) -> dict[str, dict[float, str]]:
-    """Run -> images seen, or FINAL -> the score at this rung, or at the end."""
-    found: dict[str, dict[float, str]] = {}
+def recorded_facts(records: Sequence[Record], metric: str) -> dict[str, dict[str, str]]:
+    """Run -> what its records tell of its trial: name of a fact -> its value in words."""
+    found: dict[str, dict[str, str]] = {}
     for record in records:
-        if record["event"] in ("rung", "final"):
-            moment = FINAL if record["event"] == "final" else record["images_seen"]
-            value = record.get(metric)
-            # A trial without a final score does not complete.
-            if value is not None or moment != FINAL:
-                found.setdefault(record["run"], {})[moment] = _shown(value)
+        if record["event"] not in ("rung", "final", "trial"):
+            continue
+        facts = found.setdefault(record["run"], {})
+        if record["event"] == "trial":
+            facts["end"] = _shown(record["state"])
+        elif record["event"] == "rung":
+            facts[f"{RUNG}{record['images_seen']}"] = _shown(record.get(metric))
+        elif record.get(metric) is not None:  # a trial without a final score does not complete
+            facts[FINAL] = _shown(record[metric])
+        facts |= {PARAM + name: _shown(value) for name, value in record.get("params", {}).items()}
     return found
 
 
-def study_scores(trial: FrozenTrial) -> dict[float, str]:
-    """The same of a trial in its study."""
-    found: dict[float, str] = {
-        moment: _shown(value) for moment, value in trial.intermediate_values.items()
-    }
+def study_facts(trial: FrozenTrial) -> dict[str, str]:
+    """The same of a finished trial in its study."""
+    facts = {"end": _shown(ENDS[trial.state])}
+    facts |= {PARAM + name: _shown(value) for name, value in trial.params.items()}
+    facts |= {f"{RUNG}{step}": _shown(value) for step, value in trial.intermediate_values.items()}
     if trial.state == TrialState.COMPLETE:  # the value of a pruned one is that of its last rung
-        found[FINAL] = _shown(trial.values[0])
-    return found
+        facts[FINAL] = _shown(trial.values[0])
+    return facts
 
 
-def _shown(value: float | None) -> str:
-    # As text: every digit counts, and NaN equals itself.
-    return "nan" if value is None else repr(float(value))
+def _without_rungs(facts: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in facts.items() if not name.startswith(RUNG)}
+
+
+def _shown(value: Any) -> str:
+    # As text: every digit counts, 1 equals 1.0, and NaN equals itself.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = float(value)
+    return "nan" if value is None else repr(value)
 
 
 def newest_by_run(records: Sequence[Record]) -> dict[str, Record]:

@@ -247,7 +247,7 @@ def test_score_that_differs_between_study_and_records_is_said(
     (folder / RECORDS).write_text("".join(json.dumps(record) + "\n" for record in changed))
     search = Search.open(config(), RunDir(folder))
     (note,) = search.store.notes
-    assert "disagree on the score of 1 trial(s)" in note and final["run"] in note
+    assert "disagree on 1 trial(s)" in note and final["run"] in note
     search.close()
 
 
@@ -261,8 +261,37 @@ def test_score_of_a_rung_that_is_gone_is_said(reference: Path, tmp_path: Path, n
     (folder / name).write_text("".join(lines[:rung] + lines[rung + 1 :]))
     search = Search.open(config(), RunDir(folder))
     (note,) = search.store.notes
-    assert "disagree on the score of 1 trial(s)" in note and " images: " in note
-    assert ("none and " in note) == (name == JOURNAL)
+    assert "disagree on 1 trial(s)" in note and "score at images" in note
+    assert (": none and " in note) == (name == JOURNAL)
+    search.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("param_value_internal", 0.123, "hyperparameter loss.relation_weight: 0.123 and "),
+        ("state", 2, ", end: 'pruned' and 'complete'"),
+    ],
+)
+def test_trial_that_the_journal_tells_otherwise_is_said(
+    reference: Path, tmp_path: Path, field: str, value: float, message: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    changed = False
+    lines = []
+    for line in (folder / JOURNAL).read_text().splitlines():
+        log = json.loads(line)
+        is_param = log.get("param_name") == "loss.relation_weight"
+        if not changed and (is_param or (field == "state" and log.get("state") == 1)):
+            log[field] = value
+            changed = True
+        lines.append(json.dumps(log) + "\n")
+    assert changed
+    (folder / JOURNAL).write_text("".join(lines))
+    search = Search.open(config(), RunDir(folder))
+    (note,) = search.store.notes
+    assert "disagree on 1 trial(s)" in note and message in note
     search.close()
 
 
