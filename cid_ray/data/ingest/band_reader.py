@@ -26,9 +26,10 @@ from cid_ray.data.ingest.band_scaling import (
 )
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings, Note
-from cid_ray.data.ingest.image_reader import ImageContent, hash_pixels
+from cid_ray.data.ingest.image_reader import TURNED, ImageContent, hash_pixels
 from cid_ray.data.ingest.items import ImportItem
 from cid_ray.data.ingest.options import TILES_OF_BANDS, ImportOptions
+from cid_ray.data.ingest.orientation import UPRIGHT
 from cid_ray.data.ingest.tiff_bands import RawBands, count_samples, read_bands
 
 PICTURE_CHANNELS = 4  # red, green, blue and alpha: what a picture has at most
@@ -68,6 +69,8 @@ class BandReader:
             )
         planes, has_missing = scale_to_bytes(raw, self.windows)
         changes = (NO_DATA,) if has_missing else ()
+        if raw.orientation != UPRIGHT:
+            changes += (Note(TURNED, f"orientation {raw.orientation}"),)
         # Of the file's own numbers: two images may look alike in this window.
         return band_content(planes, hash_pixels(raw.planes), changes)
 

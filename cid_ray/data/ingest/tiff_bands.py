@@ -11,7 +11,7 @@ import io
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import tifffile
 from cid_ray.data.band_image import MAX_VALUES
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.orientation import TAG, UPRIGHT, read_orientation, turn
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # "+": BigTIFF
 GDAL_NODATA = 42113  # the tag in which GDAL names the value of pixels without data
@@ -36,10 +37,12 @@ class RawBands:
     Attributes:
         planes: [C, H, W] of whole numbers or floats.
         nodata: the value of pixels without data, where the file names one.
+        orientation: the EXIF orientation by which the planes were turned, 1 for none.
     """
 
     planes: np.ndarray
     nodata: float | None = None
+    orientation: int = UPRIGHT
 
     def missing(self) -> np.ndarray:
         """bool[C, H, W]: values that are NaN, infinite, or the file's "no data"."""
@@ -84,7 +87,7 @@ def read_bands(path: Path, encoded: bytes, numbers: Sequence[int]) -> RawBands:
         (3, 512, 512)
     """
     try:
-        raw = _read_tiff(encoded) if encoded[:4] in TIFF_MAGIC else RawBands(_read_other(encoded))
+        raw = _read_tiff(encoded) if encoded[:4] in TIFF_MAGIC else _read_other(encoded)
     except BadFile as error:
         raise BadFile(f"{path}: {error}") from None
     # tifffile and Pillow raise errors of many types for damaged bytes.
@@ -101,7 +104,7 @@ def read_bands(path: Path, encoded: bytes, numbers: Sequence[int]) -> RawBands:
         )
     if list(numbers) == list(range(1, count + 1)):
         return raw
-    return RawBands(raw.planes[[number - 1 for number in numbers]], raw.nodata)
+    return replace(raw, planes=raw.planes[[number - 1 for number in numbers]])
 
 
 def _read_tiff(encoded: bytes) -> RawBands:
@@ -109,6 +112,7 @@ def _read_tiff(encoded: bytes) -> RawBands:
         series = file.series[0]  # all pages of the first one's kind; no overviews
         _check_size(math.prod(series.shape))
         nodata = _nodata_of(series.keyframe)
+        orientation = int(series.keyframe.tags.valueof(TAG, UPRIGHT))
         values = series.asarray(maxworkers=1)  # the import has threads of its own
     # The axes of pixels, and one of bands: S samples of a page, or pages.
     bands = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
@@ -117,7 +121,8 @@ def _read_tiff(encoded: bytes) -> RawBands:
         raise BadFile(f"has the axes {series.axes} of {list(series.shape)}, must have one of bands")
     pixels = [series.axes.index(name) for name in "YX"]
     ordered = values.transpose(*bands, *pixels)
-    return RawBands(ordered.reshape(-1, *ordered.shape[-2:]), nodata)
+    planes = ordered.reshape(-1, *ordered.shape[-2:])
+    return RawBands(_turn_planes(planes, orientation), nodata, orientation)
 
 
 def _nodata_of(page: Any) -> float | None:
@@ -128,11 +133,17 @@ def _nodata_of(page: Any) -> float | None:
         return None
 
 
-def _read_other(encoded: bytes) -> np.ndarray:
+def _read_other(encoded: bytes) -> RawBands:
     with open_image(encoded) as image:
         _check_size(image.width * image.height * len(image.getbands()))
+        orientation = read_orientation(image)
         pixels = np.asarray(image if image.mode in PIXEL_MODES else image.convert("RGB"))
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    return RawBands(_turn_planes(planes, orientation), orientation=orientation)
+
+
+def _turn_planes(planes: np.ndarray, orientation: int) -> np.ndarray:
+    return np.moveaxis(turn(np.moveaxis(planes, 0, -1), orientation), -1, 0)
 
 
 def _check_size(num_values: int) -> None:

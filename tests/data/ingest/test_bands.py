@@ -82,6 +82,33 @@ def test_bands_come_from_every_way_of_storing(tmp_path: Path, options: dict[str,
     np.testing.assert_array_equal(read(path, 2, 5), planes[[1, 4]])
 
 
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bands_are_turned_by_their_orientation(
+    tmp_path: Path, layout: str, orientation: int, turns: int
+) -> None:
+    planes = raw_planes("uint16")
+    tag = [(274, "H", 1, orientation, True)]
+    path = write_tiff(tmp_path / "a.tif", planes, layout, extratags=tag)
+    np.testing.assert_array_equal(read(path, 5, 1), np.rot90(planes[[4, 0]], turns, (1, 2)))
+
+
+def test_photos_are_turned_by_their_orientation_and_told(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (24, 24, 3), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 3
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "abc":
+        Image.fromarray(pixels + ord(name)).save(tmp_path / f"images/{name}.png", exif=exif)
+        Image.fromarray(random_mask(0, 3, (24, 24))).save(tmp_path / f"masks/{name}.png")
+    table = prepare_folder(tmp_path, "--bands", "3,2,1")
+    image, _ = table.read(int(table.rows("train")[0]), mask=True)
+    np.testing.assert_array_equal(np.asarray(image), (pixels + ord("a"))[::-1, ::-1, ::-1])
+    findings = meta_of(table)["findings"]
+    assert [one["count"] for one in findings if "orientation" in one["reason"]] == [3]
+
+
 def test_overviews_of_a_file_are_no_bands(tmp_path: Path) -> None:
     planes = raw_planes("uint16")
     path = tmp_path / "a.tif"
