@@ -107,12 +107,14 @@ class _Walk:
                     self._take(entry, folders, linked)
 
     def _take(self, entry: os.DirEntry[str], folders: list[str], linked: list[str]) -> None:
-        if entry.is_dir():
+        # Unlike a DirEntry, os.path takes a link to itself for a broken one.
+        is_link = entry.is_symlink()
+        if os.path.isdir(entry) if is_link else entry.is_dir():
             reason = why_folder_left_out(entry.name)
             if reason is None:
-                (linked if entry.is_symlink() else folders).append(entry.path)
+                (linked if is_link else folders).append(entry.path)
                 return
-        elif not entry.is_file():
+        elif not (os.path.isfile(entry) if is_link else entry.is_file()):
             reason = "broken links and special files"
         else:
             reason = why_left_out(entry.name)

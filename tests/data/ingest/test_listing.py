@@ -166,6 +166,14 @@ def test_link_to_a_listed_image_is_left_out(tmp_path: Path) -> None:
     assert listed(folder, unique=False) == (["a.png", "b.png", "c.png", "z.png"], {})
 
 
+def test_link_to_itself_is_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    names, left_out = listed(tmp_path)
+    assert names == ["a.png"]
+    assert left_out == {"broken links and special files": (1, str(tmp_path / "b.png"))}
+
+
 def test_broken_link_and_pipe_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "nowhere.png")
