@@ -47,6 +47,7 @@ class Decision:
 
     classes: ClassList
     code: ColorCode
+    by_color: Path | None = None  # the first mask whose colours are classes, not ids
 
 
 def survey_masks(
@@ -79,7 +80,11 @@ def survey_masks(
     decision = Decision(classes, ColorCode())
     if colored:
         decision = _decide(colored, classes, ignore_index, findings)
-    return replace(decision, code=replace(decision.code, palette_by_color=by_color))
+    first = next(iter(colored if decision.code.channel is None else ()), None)
+    if first is None and by_color:
+        first = indexed[0]
+    code = replace(decision.code, palette_by_color=by_color)
+    return replace(decision, code=code, by_color=first)
 
 
 def in_threads(function: Callable[[In], Out], inputs: Sequence[In]) -> Iterator[Out]:

@@ -190,6 +190,11 @@ def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, Ma
         findings.add("guessed", reason, example)
     named = plan.classes or ClassList([], [])
     decision = survey_masks(files, named, options.ignore_index, findings)
+    if options.first_id and decision.by_color:
+        raise InputError(
+            f"--first-id {options.first_id} is for masks that hold ids, and the classes of "
+            f"{decision.by_color} are told by colours; leave out --first-id"
+        )
     classes = decision.classes
     if plan.classes is None:
         plain = MaskReader(classes, mappings, options.ignore_index, decision.code)

@@ -86,6 +86,15 @@ def test_missing_id_0_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no mask holds id 0; if the first class has id 1" in capsys.readouterr().out
 
 
+def test_first_id_does_not_shift_colors(tmp_path: Path) -> None:
+    colors = np.array([(0, 0, 0), (128, 64, 128), (64, 128, 64)], np.uint8)
+    root = write_folders(tmp_path / "set", [Image.fromarray(colors[mask]) for mask in MASKS])
+    classes = "a 0 0 0\nb 128 64 128\nc 64 128 64\n"
+    message = import_error(root, "--first-id", 1, classes=classes)
+    assert "0.png are told by colours; leave out --first-id" in message
+    np.testing.assert_array_equal(masks_of(prepare_folder(root, classes=classes)), MASKS)
+
+
 @pytest.mark.parametrize("first", ["-1", "256"])
 def test_first_id_outside_0_to_255_is_refused(tmp_path: Path, first: str) -> None:
     root = write_folders(tmp_path / "set", MASKS)
