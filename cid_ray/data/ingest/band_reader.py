@@ -30,6 +30,7 @@ from cid_ray.data.ingest.image_reader import TURNED, ImageContent, hash_pixels
 from cid_ray.data.ingest.items import ImportItem
 from cid_ray.data.ingest.options import TILES_OF_BANDS, ImportOptions
 from cid_ray.data.ingest.orientation import UPRIGHT
+from cid_ray.data.ingest.perceptual_hash import Looks, describe_looks
 from cid_ray.data.ingest.tiff_bands import RawBands, count_samples, read_bands
 
 PICTURE_CHANNELS = 4  # red, green, blue and alpha: what a picture has at most
@@ -94,9 +95,17 @@ def band_content(
         (height, width),
         pixel_hash,
         changes,
+        _looks_of(planes),
         num_channels=num_channels,
         histogram=histogram,
     )
+
+
+def _looks_of(planes: np.ndarray) -> Looks:
+    """What copies are recognised by: three bands as colours, any other number by their mean."""
+    if len(planes) == 3:
+        return describe_looks(np.ascontiguousarray(planes.transpose(1, 2, 0)))
+    return describe_looks(planes.mean(0, dtype=np.float32).astype(np.uint8))
 
 
 def open_bands(

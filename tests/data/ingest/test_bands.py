@@ -109,6 +109,26 @@ def test_photos_are_turned_by_their_orientation_and_told(tmp_path: Path) -> None
     assert [one["count"] for one in findings if "orientation" in one["reason"]] == [3]
 
 
+@pytest.mark.parametrize("bands", ["3,2,1", "1,2"])
+def test_resized_copies_of_val_leave_the_pool(tmp_path: Path, bands: str) -> None:
+    coarse = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3), np.uint8)
+    photos = [Image.fromarray(one).resize((96, 96), Image.Resampling.BICUBIC) for one in coarse]
+    for folder in ("images", "masks", "val", "val_masks", "pool"):
+        (tmp_path / folder).mkdir()
+    for folder, photo in (("images", photos[0]), ("val", photos[1])):
+        photo.save(tmp_path / folder / "a.png")
+    for folder in ("masks", "val_masks"):
+        Image.fromarray(random_mask(0, 3, (96, 96))).save(tmp_path / folder / "a.png")
+    photos[1].resize((72, 72)).save(tmp_path / "pool/copy.png")
+    photos[2].save(tmp_path / "pool/new.png")
+    folders = ("val", "val_masks", "pool")
+    options = zip(("--val-images", "--val-masks", "--unlabeled"), folders, strict=True)
+    arguments = [part for name, folder in options for part in (name, tmp_path / folder)]
+    table = prepare_folder(tmp_path, "--bands", bands, *arguments)
+    assert table.ids(table.rows("train")) == ["train/a", "pool0/new"]
+    assert meta_of(table)["near_duplicate_pairs"] == 1
+
+
 def test_overviews_of_a_file_are_no_bands(tmp_path: Path) -> None:
     planes = raw_planes("uint16")
     path = tmp_path / "a.tif"
