@@ -39,7 +39,7 @@ from cid_ray.data.table_format import (
     STORED_SCHEMA,
     check_index,
 )
-from cid_ray.data.table_meta import read_meta
+from cid_ray.data.table_meta import read_meta, some_names
 from cid_ray.data.tile_ids import TileOrigin, check_tile_ids, parse_tile_id
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
@@ -283,8 +283,8 @@ class Table:
         if self.tile is not None:
             side = f"{self.tile} x {self.tile} pixels, overlap {self.overlap}"
             lines.append(f"tiles of {side}; labels are counted in tiles")
-        names = ", ".join(self.classes)
+        names = some_names(self.classes)
         lines.append(f"{self.num_classes} classes: {names}; ignore_index {self.ignore_index}")
         if self.num_channels != 3:
-            lines.append(f"{self.num_channels} channel(s) an image")
+            lines.append(f"channels of an image: {self.num_channels}")
         return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -15,6 +16,7 @@ from cid_ray.storage.paths import PathOrUri
 MAX_BYTES = 64 * MEGABYTE  # it names every file that an import left out
 MAX_CLASSES = 255  # an id is a byte, and one of the 256 means "no label"
 MAX_NAME_CHARS = 200
+MAX_SHOWN_NAMES = 25
 MAX_PAIRS = 1000  # near-duplicates that are named
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -96,6 +98,13 @@ def check_class_name(name: str) -> None:
             f"{name[:MAX_NAME_CHARS]!r} is no class name: it is empty, has control characters, or "
             f"more than {MAX_NAME_CHARS} characters"
         )
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first names of a list, for a line on a terminal: "road, sky, ... (182)"."""
+    if len(names) <= MAX_SHOWN_NAMES:
+        return ", ".join(names)
+    return ", ".join([*names[: MAX_SHOWN_NAMES - 1], f"... ({len(names)})"])
 
 
 def read_meta(folder: PathOrUri) -> TableMeta:

@@ -174,7 +174,7 @@ def test_cache_holds_a_byte_for_every_band(tables: tuple[Table, Table]) -> None:
 
 def test_table_of_bands_says_how_many(tables: tuple[Table, Table]) -> None:
     assert (tables[0].num_channels, tables[0].band_stats) == (3, None)
-    assert tables[1].num_channels == 6 and "6 channel(s) an image" in tables[1].describe()
+    assert tables[1].num_channels == 6 and "channels of an image: 6" in tables[1].describe()
     stats = tables[1].band_stats
     assert stats is not None and len(stats[0]) == len(stats[1]) == 6
 

@@ -20,7 +20,7 @@ from cid_ray import prepare
 from cid_ray.cli.parser import run_command
 from cid_ray.config import InputError
 from cid_ray.data.table import Table
-from cid_ray.data.table_writer import TABLE_FILES
+from cid_ray.data.table_writer import AUDIT_FILE, TABLE_FILES
 from tests.helpers.services import as_root
 
 pytestmark = pytest.mark.process
@@ -62,7 +62,7 @@ def test_disk_that_fills_up_with_the_last_file_leaves_nothing(
     options = [*command(tmp_path, out), "--classes", str(tmp_path / "classes.txt")]
     done = subprocess.run(options, capture_output=True, text=True, check=True)
     meta_bytes = (out / "meta.json").stat().st_size
-    table_bytes = sum(path.stat().st_size for path in out.iterdir()) - meta_bytes
+    table_bytes = sum((out / name).stat().st_size for name in TABLE_FILES) - meta_bytes
     shutil.rmtree(out)
     free = shutil.disk_usage(small_disk).free
     (small_disk / "filler").write_bytes(bytes(free - table_bytes - meta_bytes // 2))
@@ -96,7 +96,7 @@ def test_stopped_import_leaves_no_table_and_may_be_started_again(
         assert not out.exists()
     again = subprocess.run(command(tmp_path, out), capture_output=True, text=True, check=True)
     assert "wrote" in again.stdout
-    assert {path.name for path in out.iterdir()} == TABLE_FILES
+    assert {path.name for path in out.iterdir()} == TABLE_FILES | {AUDIT_FILE}
     assert len(Table(out)) == 40
 
 
@@ -113,7 +113,9 @@ def test_import_killed_while_it_names_its_files_may_be_started_again(
     with pytest.raises(InputError, match="is not a table"):
         Table(out)
     subprocess.run(command(tmp_path, out), capture_output=True, check=True)
-    assert {path.name for path in out.iterdir()} == TABLE_FILES and len(Table(out)) == 10
+    assert {path.name for path in out.iterdir()} == TABLE_FILES | {AUDIT_FILE} and len(
+        Table(out)
+    ) == 10
 
 
 def test_read_only_disk_is_known_before_a_file_is_read(small_disk: Path, tmp_path: Path) -> None:
@@ -123,8 +125,9 @@ def test_read_only_disk_is_known_before_a_file_is_read(small_disk: Path, tmp_pat
     done = subprocess.run(
         command(tmp_path, small_disk / "a" / "table"), capture_output=True, text=True, check=False
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert f"{small_disk} is read-only" in done.stderr and "damaged" not in done.stderr
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert f"{small_disk / 'a' / 'table'}: Read-only file system" in done.stderr
+    assert "damaged" not in done.stderr
 
 
 def test_read_only_folder_is_one_line(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_page_says_what_the_import_left_out_changed_or_guessed(tmp_path: Path) -
         "0.png: unreadable 1.png: unreadable",
         "And 3 more, in meta.json .",
         "two classes",
-        "31 pairs of images look alike across splits. 2 of them:",
+        "31 pairs of images look alike, within a split or across splits. 2 of them:",
         "/pool/9.jpg: no picture of it in the table",
         "distance 2, left out of the pool",
         "format folder",

@@ -19,6 +19,7 @@ from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.mask_colors import UnmatchedColors, format_share
 from cid_ray.data.ingest.mask_reader import MaskContent
+from cid_ray.data.table_meta import some_names
 
 RARE_CLASS_FRACTION = 0.05  # of train's labeled pixels, for the warning about two classes
 MAX_UNMATCHED_SHARE = 0.001  # of the pixels of colour masks
@@ -155,7 +156,7 @@ class Audit:
             absent = [name for name, count in counts if not count]
             if absent:
                 effect = "never learned" if split == "train" else "left out of mIoU"
-                found.append(f"no {split} mask has a pixel of: {', '.join(absent)} ({effect})")
+                found.append(f"no {split} mask has a pixel of: {some_names(absent)} ({effect})")
         if self.blur.num_masks and self.ignore_index != 0 and 0 not in self.mask_values:
             found.append(
                 "no mask holds id 0; if the first class has id 1 in the masks, import again "

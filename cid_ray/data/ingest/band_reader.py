@@ -69,7 +69,7 @@ class BandReader:
                 "convert one of them, no window suits both"
             )
         planes, has_missing = scale_to_bytes(raw, self.windows)
-        changes = (NO_DATA,) if has_missing else ()
+        changes = (*raw.notes, *((NO_DATA,) if has_missing else ()))
         if raw.orientation != UPRIGHT:
             changes += (Note(TURNED, f"orientation {raw.orientation}"),)
         # Of the file's own numbers: two images may look alike in this window.

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cid_ray.data.image_codec import open_image
+from cid_ray.data.ingest import pixel_arrays
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.orientation import read_orientation, turn
 
@@ -64,7 +65,8 @@ def read_pixels(path: Path) -> MaskPixels:
     """
     try:
         # From a path Pillow would map some TIFFs into memory, and not turn those.
-        with open_image(path.read_bytes()) as image:
+        encoded = path.read_bytes()
+        with open_image(encoded) as image:
             _check_lossless(path, image)
             pages = (SEVERAL_PAGES,) if getattr(image, "n_frames", 1) > 1 else ()
             scale = GREY_SCALES.get(_raw_mode(image)[:3], 1)
@@ -73,12 +75,29 @@ def read_pixels(path: Path) -> MaskPixels:
                 return MaskPixels(colors, None, pages)
             palette = _palette_of(image) if image.mode == "P" else None
             values = turn(np.asarray(image), read_orientation(image))
+    except UnidentifiedImageError:
+        return MaskPixels(_to_ids(path, _read_unusual(path, encoded)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BadFile(f"{path}: unreadable mask ({error})") from None
     if values.ndim == 3:  # LA, PA
         _check_opaque(path, values[..., 1])
         values = values[..., 0]
     return MaskPixels(_to_ids(path, values // scale if scale > 1 else values), palette, pages)
+
+
+def _read_unusual(path: Path, encoded: bytes) -> np.ndarray:
+    """[H, W] of a file that Pillow does not know, such as a TIFF of 64-bit floats."""
+    try:
+        values = pixel_arrays.read_pixels(encoded).values
+    except (pixel_arrays.UnusablePixels, *pixel_arrays.DECODE_ERRORS) as error:
+        reason = "no image" if isinstance(error, UnidentifiedImageError) else error
+        raise BadFile(f"{path}: unreadable mask ({reason})") from None
+    if values.ndim != 2:
+        raise BadFile(
+            f"{path}: a mask of {values.shape[-1]} channels of {values.dtype}; save it as one "
+            "channel of ids, or as colours of 8 bits"
+        )
+    return values
 
 
 def pack_colors(colors: npt.ArrayLike) -> np.ndarray:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from cid_ray.data.ingest.band_reader import BandReader
 from cid_ray.data.ingest.decode_gate import MAX_PIXELS_IN_FLIGHT, DecodeGate
+from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.image_reader import ImageReader, check_mask_orientation
@@ -41,7 +42,8 @@ def read_all(
     read = _make_reader(images, masks)
     if options.tile is None:
         return options.progress(_read_ahead(items, read), len(items))
-    tiles = TileReader(options.tile, options.overlap, read, masks, findings)
+    wholes = Duplicates(findings, options.near_duplicates)
+    tiles = TileReader(options.tile, options.overlap, read, masks, findings, wholes)
     return tiles.read(options.progress(items, len(items)))
 
 

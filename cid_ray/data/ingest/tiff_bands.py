@@ -19,13 +19,14 @@ import numpy as np
 import tifffile
 
 from cid_ray.data.band_image import MAX_VALUES
-from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.errors import BadFile
-from cid_ray.data.ingest.orientation import TAG, UPRIGHT, read_orientation, turn
+from cid_ray.data.ingest.findings import Note
+from cid_ray.data.ingest.orientation import TAG, UPRIGHT, turn
+from cid_ray.data.ingest.pixel_arrays import read_pixels
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # "+": BigTIFF
 GDAL_NODATA = 42113  # the tag in which GDAL names the value of pixels without data
-PIXEL_MODES = ("L", "LA", "RGB", "RGBA", "I;16", "I", "F")  # Pillow's modes with plain channels
+PAGES = "files of several pages, of which the first is used"
 # What cannot be read is an error here, so its log would say it twice.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -38,11 +39,13 @@ class RawBands:
         planes: [C, H, W] of whole numbers or floats.
         nodata: the value of pixels without data, where the file names one.
         orientation: the EXIF orientation by which the planes were turned, 1 for none.
+        notes: what its reader changed or guessed.
     """
 
     planes: np.ndarray
     nodata: float | None = None
     orientation: int = UPRIGHT
+    notes: tuple[Note, ...] = ()
 
     def missing(self) -> np.ndarray:
         """bool[C, H, W]: values that are NaN, infinite, or the file's "no data"."""
@@ -134,12 +137,13 @@ def _nodata_of(page: Any) -> float | None:
 
 
 def _read_other(encoded: bytes) -> RawBands:
-    with open_image(encoded) as image:
-        _check_size(image.width * image.height * len(image.getbands()))
-        orientation = read_orientation(image)
-        pixels = np.asarray(image if image.mode in PIXEL_MODES else image.convert("RGB"))
-    planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    return RawBands(_turn_planes(planes, orientation), orientation=orientation)
+    """The colour channels of a picture, exact and upright, with what its reader notes."""
+    picture = read_pixels(encoded, MAX_VALUES // 3)
+    values = picture.values
+    planes = values[None] if values.ndim == 2 else np.moveaxis(values, -1, 0)
+    pages = Note(PAGES, f"{picture.pages} pages")
+    notes = (*picture.notes, *((pages,) if picture.pages > 1 else ()))
+    return RawBands(planes, orientation=picture.orientation, notes=notes)
 
 
 def _turn_planes(planes: np.ndarray, orientation: int) -> np.ndarray:

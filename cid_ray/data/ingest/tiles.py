@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cid_ray.data.image_codec import encode_png
+from cid_ray.data.ingest.duplicates import Duplicates
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.image_reader import ImageContent, hash_pixels
@@ -30,12 +31,14 @@ from cid_ray.data.ingest.row_source import (
     open_windows,
     windowed_source,
 )
+from cid_ray.data.ingest.tiff_windows import TiffWindows
 from cid_ray.data.ingest.tile_grid import Span, cut_axis
 from cid_ray.data.tile_ids import format_tile_id
 
 Content = tuple[ImageContent, MaskContent | None]
 
 ENCODE_THREADS = 4
+OVERVIEW_SIDE, OVERVIEW_ROWS = 1024, 32
 NO_LABEL_TILES = "tiles of labeled images, without a labeled pixel to learn or to score"
 BLANK_TILES = "unlabeled tiles of one colour"
 
@@ -50,6 +53,7 @@ class TileReader:
         read_whole: reads an item that is not read by windows.
         masks: reads the windows of masks.
         findings: is told of what was cut and left out.
+        wholes: the images before they are cut. Tiles of a copy of another size do not look alike.
     """
 
     size: int
@@ -57,6 +61,7 @@ class TileReader:
     read_whole: Callable[[ImportItem], Content | BadFile]
     masks: MaskReader
     findings: Findings
+    wholes: Duplicates
 
     def read(self, items: Iterable[ImportItem]) -> Iterator[tuple[ImportItem, Content | BadFile]]:
         """The tiles of each item as items, with their content, or with what is wrong with it."""
@@ -75,12 +80,16 @@ class TileReader:
         with ExitStack() as files:
             windows = open_windows(item.image, files)
             if windows is not None and max(windows.size) > self.size:
+                if not self.wholes.check(item, _overview(windows)):
+                    return
                 source = windowed_source(item, windows, self.masks, files)
                 yield from self._cut(item, source, threads)
                 return
         content = self.read_whole(item)
         if isinstance(content, BadFile):
             raise content
+        if not self.wholes.check(item, content[0]):
+            return
         if max(content[0].size) > self.size:
             yield from self._cut(item, decoded_source(item, *content), threads)
         else:
@@ -137,6 +146,21 @@ class TileReader:
         ids = np.full(size, self.masks.ignore_index, np.uint8)
         ids[area] = scored.ids
         return replace(scored, ids=ids)
+
+
+def _overview(windows: TiffWindows) -> ImageContent:
+    """What a large image looks like: every n-th row and column of it. Damaged rows are left out."""
+    height, width = windows.size
+    step = max(1, max(height, width) // OVERVIEW_SIDE)
+    blocks = []
+    for top in range(0, height, OVERVIEW_ROWS * step):
+        bottom = min(top + OVERVIEW_ROWS * step, height)
+        with suppress(BadFile):  # is told when the rows are cut
+            blocks.append(windows.rgb_rows(top, bottom)[::step, ::step].copy())
+    if not blocks:
+        return ImageContent(b"", windows.size, None)
+    pixels = np.concatenate(blocks)
+    return ImageContent(b"", windows.size, hash_pixels(pixels), looks=describe_looks(pixels))
 
 
 def why_left_out(content: Content, ignore_index: int) -> str | None:

@@ -6,6 +6,7 @@ out there: the held-out set stays the same.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from dataclasses import dataclass
@@ -60,12 +61,19 @@ class ImportResult:
 
 
 def check_output(out: Path) -> None:
-    """InputError if a table cannot be written to a folder: called before any file is read."""
+    """Whether a table can be written to a folder: called before any file is read.
+
+    Raises:
+        InputError: the folder holds something, or this user may not write there.
+        OSError: its file system is read-only.
+    """
     if (out / "meta.json").exists():
         raise InputError(f"--out {out} already holds a table; choose another folder or remove it")
     if out.is_file():
         raise InputError(f"--out {out} is a file, must be a folder to make")
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if os.statvfs(existing).f_flag & os.ST_RDONLY:  # as a full disk: no other option would help
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(out))
     if not os.access(existing, os.W_OK):
         raise InputError(f"--out {out} cannot be written: {existing} is read-only for this user")
     if out.is_dir():
@@ -135,6 +143,7 @@ class _Judge:
         self._findings = plan.findings
         self._duplicates = Duplicates(plan.findings, options.near_duplicates)
         self._statistics = BandStatistics()
+        self._without_label: list[str] = []
 
     def row_of(self, item: ImportItem, content: Content | BadFile) -> dict[str, Any] | None:
         """The row of an image; None if it is left out, which is then told."""
@@ -150,6 +159,8 @@ class _Judge:
                 self._findings.add("left out", reason, item.name)
                 return None
             self._statistics.add(item, image)
+            if mask is not None and not any(row["class_pixels"]):
+                self._without_label.append(item.name)
         except BadFile as error:
             self.audit.bad_files.append(shown_name(error))
             return None
@@ -173,12 +184,21 @@ class _Judge:
         return {
             "imported": dict(self._options.provenance),
             "skipped": self.audit.bad_files,
-            "warnings": [*self.audit.warnings(), *alike.warnings, *told],
+            "warnings": [*self.audit.warnings(), *self._warn(), *alike.warnings, *told],
             "findings": self._findings.to_json(),
             **self._options.tile_meta(),
             **alike.meta,
             **self._statistics.meta(),
         }
+
+    def _warn(self) -> list[str]:
+        if not self._without_label:
+            return []
+        named = shown_name(", ".join(self._without_label[:3]))
+        return [
+            f"{len(self._without_label)} masks have no labeled pixel ({named}): they teach and "
+            "score nothing, and count as labels; leave them out, or put the images in --unlabeled"
+        ]
 
 
 def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, MaskReader]:

@@ -8,9 +8,11 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
@@ -20,7 +22,7 @@ from cid_ray.data.image_codec import default_colors
 from cid_ray.data.ingest.classes import VOC_VOID, ClassList, shift_ids, voc_palette
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
-from cid_ray.data.ingest.mask_file import SEVERAL_PAGES
+from cid_ray.data.ingest.mask_file import SEVERAL_PAGES, read_pixels
 from cid_ray.data.ingest.mask_reader import MaskReader
 from cid_ray.data.ingest.mask_survey import survey_masks
 from tests.helpers.image_tables import random_mask
@@ -412,3 +414,11 @@ def test_photograph_as_a_mask_takes_bounded_memory(tmp_path: Path) -> None:
         total.add(content.unmatched, str(number))
     assert total.pixels == 5 * (300 * 400 - 1) and total.first == "0"
     assert len(total.commonest) <= 2000
+
+
+@pytest.mark.parametrize("dtype", ["<f8", ">f8", "<f4", "<u4", ">u2", "i1"])
+def test_whole_numbers_of_any_type_are_ids(tmp_path: Path, dtype: str) -> None:
+    ids = np.arange(12).reshape(3, 4) % 5
+    order: Literal["<", ">"] = ">" if dtype.startswith(">") else "<"
+    tifffile.imwrite(tmp_path / "mask.tif", ids.astype(dtype), byteorder=order)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "mask.tif").values, ids)

@@ -232,19 +232,31 @@ def test_set_without_labeled_pixel_in_train_is_refused(tmp_path: Path) -> None:
     assert "no train image with a labeled pixel is left" in import_error(root, *OPTIONS)
 
 
-def test_copy_of_held_out_image_is_found_tile_by_tile(tmp_path: Path) -> None:
+def test_copy_of_held_out_image_is_found_before_it_is_cut(tmp_path: Path) -> None:
     root = write_set(tmp_path / "set")
     held_out = root / "images" / "4.tif"
     save(root / "pool" / "copy.png", image_of(4))
+    save(root / "pool" / "new.png", image_of(7))
     table = prepare_folder(root, *OPTIONS, "--unlabeled", root / "pool")
-    assert table.labeled.all()
-    reason = "unlabeled images that are val images too"
-    assert findings_of(table)[reason]["count"] == NUM_TILES
+    assert findings_of(table)["unlabeled images that are val images too"]["count"] == 1
     (root / "table").rename(root / "before")
     save(root / "images" / "0.tif", image_of(4))
     message = import_error(root, *OPTIONS)
-    first = f"{root / 'images' / '0.tif'}@y0_x0 (train) is the same image as {held_out}@y0_x0 (val)"
+    first = f"{root / 'images' / '0.tif'} (train) is the same image as {held_out} (val)"
     assert first in message
+
+
+def test_part_of_held_out_image_is_found_tile_by_tile(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "set")
+    larger = np.concatenate([image_of(4), random_image(77, image_of(4).shape[:2])])
+    save(root / "pool" / "larger.png", larger)
+    table = prepare_folder(root, *OPTIONS, "--unlabeled", root / "pool")
+    finding = findings_of(table)["unlabeled images that are val images too"]
+    whole_rows = 2  # the last row of tiles was moved back to the border of the smaller image
+    assert finding["count"] == whole_rows * NUM_TILES // 3
+    held_out = root / "images" / "4.tif"
+    name = f"{root / 'pool' / 'larger.png'}@y0_x0 = {held_out}@y0_x0"
+    assert name in finding["examples"]
 
 
 def test_damaged_rows_are_left_out_and_named(tmp_path: Path) -> None:
@@ -366,3 +378,30 @@ def test_table_whose_ids_are_no_tiles_is_rejected(tmp_path: Path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "tile": 64}))
     with pytest.raises(InputError, match=r"'train/0' is not the id of a tile"):
         Table(table.folder)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_copy_of_another_size_of_a_val_image_is_left_out_before_it_is_cut(
+    tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(5)
+    photos = [
+        Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((256, 192))
+        for _ in range(3)
+    ]
+    roots = {}
+    for name, photo in zip(("train", "val", "pool"), photos, strict=True):
+        roots[name] = tmp_path / name
+        for kind in ("images", "masks"):
+            (roots[name] / kind).mkdir(parents=True)
+        photo.save(roots[name] / "images" / f"{name}.png")
+        Image.fromarray(random_mask(0, 3, (192, 256))).save(roots[name] / "masks" / f"{name}.png")
+    copy = photos[1].resize((192, 144), Image.Resampling.LANCZOS)
+    copy.save(roots["pool"] / "images" / f"copy.{suffix}")
+    options = ("--val-images", roots["val"] / "images", "--val-masks", roots["val"] / "masks")
+    pool = ("--unlabeled", roots["pool"] / "images")
+    table = prepare_folder(roots["train"], *options, *pool, "--tile", "64")
+    assert {name.rpartition("/")[2] for name in table.image_ids(np.arange(len(table)))} == {
+        *("train", "val", "pool"),
+    }
+    assert "unlabeled images that look like val images" in capsys.readouterr().out
