@@ -8,7 +8,9 @@ killed process would block the next one.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -56,6 +58,29 @@ RESUMABLE_KEYS = (
 )
 
 
+class JournalLock(JournalFileSymlinkLock):
+    """Optuna's lock, which tells a run folder that has vanished from a lock that is not held."""
+
+    def __init__(self, filepath: str, grace_period: int | None):
+        super().__init__(filepath, grace_period)
+        self._folder = Path(filepath).parent
+
+    def release(self) -> None:
+        """Release the lock.
+
+        Raises:
+            FileNotFoundError: the folder is gone, and the lock with it.
+            RuntimeError: the lock is not held.
+        """
+        try:
+            super().release()
+        except RuntimeError:
+            if self._folder.is_dir():
+                raise
+            missing = errno.ENOENT
+            raise FileNotFoundError(missing, os.strerror(missing), str(self._folder)) from None
+
+
 def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
     """The storage in a journal file, which is created if absent. Before the first write an
     incomplete last line must be cut off (`cut_torn_line`).
@@ -70,7 +95,7 @@ def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
     # The lock is a symlink that must find its target from anywhere.
     path = path.parent.resolve() / path.name
     remove_dead_lock(path)
-    lock = JournalFileSymlinkLock(str(path), grace_period=GRACE_PERIOD_S)
+    lock = JournalLock(str(path), grace_period=GRACE_PERIOD_S)
     return read_journal(path, run or path.parent, lock)
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from benchmarks.harness.chaos import Outcome, outcome, simulated_config, uninterrupted
 from cid_ray.config import InputError, build_config
-from cid_ray.search.journal import open_journal
+from cid_ray.search.journal import JournalLock, open_journal
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
@@ -227,3 +227,19 @@ def test_extended_search_has_trials_of_search_that_was_longer_at_first(tmp_path:
     longer = uninterrupted(tmp_path / "b", simulated_config(trials=9, **no_repeats)).store
     assert outcome(extended).keys() == outcome(longer).keys()
     assert len(outcome(extended)) == 2 * (3 + 9)
+
+
+def test_lock_in_a_folder_that_has_vanished_names_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "study.journal").touch()
+    lock = JournalLock(str(folder / "study.journal"), grace_period=3)
+    lock.acquire()
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=str(folder)):
+        lock.release()
+    with pytest.raises(FileNotFoundError, match=str(folder)):
+        lock.acquire()
+    folder.mkdir()
+    with pytest.raises(RuntimeError, match="did not possess lock"):
+        lock.release()

@@ -251,8 +251,9 @@ def test_camvid_as_plain_folder_is_warned_about_and_the_pattern_helps(tmp_path: 
 def test_numbered_photos_are_not_taken_for_frames_nor_for_copies(
     tmp_path: Path, images: str, masks: str
 ) -> None:
+    (tmp_path / "classes.txt").write_text("".join(f"class_{index}\n" for index in range(182)))
     folders = ("--images", real_data(images), "--masks", real_data(masks))
-    run(tmp_path / "table", *folders)
+    run(tmp_path / "table", *folders, "--classes", tmp_path / "classes.txt")
     warnings = meta_of(tmp_path)["warnings"]
     assert not [one for one in warnings if "look like" in one or "val frames" in one]
     assert meta_of(tmp_path)["near_duplicate_pairs"] == 0
