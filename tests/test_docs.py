@@ -76,7 +76,7 @@ TINY_MODEL = (
     "model.decoder_options={decoder_pyramid_channels: 32, decoder_segmentation_channels: 32}",
     "data.crop_size=64",
 )
-SLOW_PAGES = ("search.md",)  # several searches
+SLOW_PAGES = ("search.md", "distributed.md", "dashboards.md")  # several searches
 
 
 def page_id(page: Path) -> str:
