@@ -16,7 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest import pixel_arrays
 from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.netpbm import netpbm_maxval, read_netpbm
 from cid_ray.data.ingest.orientation import read_orientation, turn
+from cid_ray.data.ingest.pillow_pixels import raw_mode_of
 
 COLOR_MODES = ("RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 GREY_SCALES = {"L;2": 85, "L;4": 17}  # Pillow stretches these ids over 0..255
@@ -53,7 +55,7 @@ def read_header(path: Path) -> MaskHeader | None:
         with open_image(path) as image:
             palette = image.palette.tobytes() if image.mode == "P" and image.palette else None
             return MaskHeader(path, image.mode in COLOR_MODES, _lossy_format(path, image), palette)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except pixel_arrays.DECODE_ERRORS:
         return None
 
 
@@ -68,8 +70,10 @@ def read_pixels(path: Path) -> MaskPixels:
         encoded = path.read_bytes()
         with open_image(encoded) as image:
             _check_lossless(path, image)
+            if image.format == "PPM" and netpbm_maxval(encoded) != 255:
+                return MaskPixels(_to_ids(path, _one_channel(path, read_netpbm(encoded))))
             pages = (SEVERAL_PAGES,) if getattr(image, "n_frames", 1) > 1 else ()
-            scale = GREY_SCALES.get(_raw_mode(image)[:3], 1)
+            scale = GREY_SCALES.get(raw_mode_of(image)[:3], 1)
             if image.mode in COLOR_MODES:
                 colors = turn(_pack_colors(path, image), read_orientation(image))
                 return MaskPixels(colors, None, pages)
@@ -77,7 +81,7 @@ def read_pixels(path: Path) -> MaskPixels:
             values = turn(np.asarray(image), read_orientation(image))
     except UnidentifiedImageError:
         return MaskPixels(_to_ids(path, _read_unusual(path, encoded)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except pixel_arrays.DECODE_ERRORS as error:
         raise BadFile(f"{path}: unreadable mask ({error})") from None
     if values.ndim == 3:  # LA, PA
         _check_opaque(path, values[..., 1])
@@ -92,6 +96,10 @@ def _read_unusual(path: Path, encoded: bytes) -> np.ndarray:
     except (pixel_arrays.UnusablePixels, *pixel_arrays.DECODE_ERRORS) as error:
         reason = "no image" if isinstance(error, UnidentifiedImageError) else error
         raise BadFile(f"{path}: unreadable mask ({reason})") from None
+    return _one_channel(path, values)
+
+
+def _one_channel(path: Path, values: np.ndarray) -> np.ndarray:
     if values.ndim != 2:
         raise BadFile(
             f"{path}: a mask of {values.shape[-1]} channels of {values.dtype}; save it as one "
@@ -127,7 +135,7 @@ def _check_lossless(path: Path, image: Image.Image) -> None:
             f"{path}: the mask is {lossy}, whose compression changes ids and colours; "
             "export the masks again as PNG"
         )
-    if image.mode in (*COLOR_MODES, "LA") and ";16" in _raw_mode(image):
+    if image.mode in (*COLOR_MODES, "LA") and ";16" in raw_mode_of(image):
         raise BadFile(
             f"{path}: a mask of several channels with 16 bits, of which 8 would be lost; "
             "save it as colours of 8 bits, or as one channel of ids"
@@ -158,16 +166,6 @@ def _is_lossy_webp(path: Path) -> bool:
             else:
                 file.seek(16, 1)
     return False
-
-
-def _raw_mode(image: Image.Image) -> str:
-    """How the file stores its pixels, in Pillow's words: "L;4", "RGB;16B"."""
-    tiles = getattr(image, "tile", None)  # of images that were opened, not made
-    if not tiles:
-        return ""
-    args = tiles[0][3]
-    first = args[0] if isinstance(args, tuple) and args else args
-    return str(first)
 
 
 def _palette_of(image: Image.Image) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cid_ray.data.image_codec import FORMATS, open_image
+from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.findings import Note
 from cid_ray.data.ingest.orientation import UPRIGHT
 
@@ -80,7 +80,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def read_deep(encoded: bytes, image: Image.Image) -> PixelArray | None:
-    """The pixels of an open image of more than 8 bits a sample; None if it has not more."""
+    """The pixels of an open image of more than 8 bits a sample; None for 8 bits or fewer."""
     raw_mode = raw_mode_of(image)
     if COLORS_16.fullmatch(raw_mode) or raw_mode == "LA;16B":
         values = read_16_bit_colors(encoded, raw_mode)
@@ -98,9 +98,9 @@ def read_deep(encoded: bytes, image: Image.Image) -> PixelArray | None:
 
 def read_8_bits(image: Image.Image) -> PixelArray:
     """The pixels of an open image of at most 8 bits a sample, as Pillow decodes them."""
-    # A table keeps the bytes of what `decode_image` knows, but Pillow warns at each P to RGB.
+    # Pillow would warn at each decoding of a transparent palette.
     transparent_palette = image.mode == "P" and "transparency" in image.info
-    is_plain = image.format in FORMATS and not transparent_palette
+    is_plain = not transparent_palette
     if image.mode == "CMYK":
         return PixelArray(np.asarray(image.convert("RGB")), is_plain=is_plain, notes=(CMYK,))
     has_alpha = image.mode in ("LA", "RGBA") or transparent_palette

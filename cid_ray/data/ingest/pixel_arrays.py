@@ -6,13 +6,14 @@ rescales a PGM, and opens no TIFF of float colours. Here every value is the file
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
-from cid_ray.data.image_codec import FORMATS, open_image
-from cid_ray.data.ingest.netpbm import netpbm_white, read_netpbm
+from cid_ray.data.image_codec import open_image
+from cid_ray.data.ingest.netpbm import netpbm_maxval, read_netpbm
 from cid_ray.data.ingest.orientation import UPRIGHT, read_orientation, turn
 from cid_ray.data.ingest.pillow_pixels import (
     DEEP_GREY,
@@ -23,6 +24,7 @@ from cid_ray.data.ingest.pillow_pixels import (
     read_8_bits,
     read_deep,
 )
+from cid_ray.data.ingest.tiff import is_deep_tiff, read_tiff
 
 __all__ = [
     "DECODE_ERRORS",
@@ -36,9 +38,8 @@ __all__ = [
 
 # A larger image is a decompression bomb or a mistake. Pillow itself refuses from 179 million on.
 MAX_PIXELS = 150_000_000
-IMAGE_FORMATS = (*FORMATS, "PPM")  # what can be imported; a table holds FORMATS alone
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
-# What Pillow raises on damaged files, beside its own errors.
+# What Pillow raises on damaged files, its own errors among them.
 DECODE_ERRORS = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError),
     Image.DecompressionBombError,
@@ -64,12 +65,10 @@ def read_pixels(source: bytes | Path, max_pixels: int = MAX_PIXELS) -> PixelArra
     """
     encoded = source if isinstance(source, bytes) else source.read_bytes()
     if encoded.startswith(TIFF_STARTS):
-        from cid_ray.data.ingest.tiff import read_tiff  # tifffile takes a fifth of a second
-
         return read_tiff(encoded, max_pixels)
-    with open_image(encoded, IMAGE_FORMATS) as image:
+    with open_image(encoded) as image:
         check_size(image.width, image.height, max_pixels)
-        if image.format == "PPM" and netpbm_white(encoded) > 255:
+        if image.format == "PPM" and netpbm_maxval(encoded) > 255:
             return PixelArray(read_netpbm(encoded))
         found = read_deep(encoded, image) or read_8_bits(image)
         orientation = read_orientation(image)  # decodes a PNG, so `read_deep` comes first
@@ -92,24 +91,22 @@ def is_deep(source: Path) -> bool:
         with source.open("rb") as file:
             head = file.read(HEAD_BYTES)
         if head.startswith(TIFF_STARTS):
-            from cid_ray.data.ingest.tiff import is_deep_tiff
-
             return is_deep_tiff(source)
-        with open_image(source, IMAGE_FORMATS) as image:
+        with open_image(source) as image:
             deep = image.mode in DEEP_GREY or ";16" in raw_mode_of(image)
-            return deep or (image.format == "PPM" and netpbm_white(head) > 255)
+            return deep or (image.format == "PPM" and netpbm_maxval(head) > 255)
     except DECODE_ERRORS:
         return False
 
 
 def count_pixels(source: Path) -> int:
-    """How many pixels a file has, by its header; of what Pillow does not open, its bytes.
-
-    Raises:
-        OSError: there is no such file.
-    """
+    """How many pixels a file has, by its header; 0 if Pillow does not open it."""
     try:
-        with open_image(source, IMAGE_FORMATS) as image:
-            return image.width * image.height
+        with warnings.catch_warnings():  # Pillow warns from half of its own limit on
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with open_image(source) as image:
+                return image.width * image.height
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
     except DECODE_ERRORS:
-        return source.stat().st_size
+        return 0

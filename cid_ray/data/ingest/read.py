@@ -53,7 +53,7 @@ def _make_reader(images: ImageReader | BandReader, masks: MaskReader) -> Read:
     def read(item: ImportItem) -> Content | BadFile:
         """An item's content, or what is wrong with it."""
         try:
-            with gate.hold(count_pixels(item.image)):
+            with gate.hold(count_pixels(item.image) or item.image.stat().st_size):
                 image = images.read(item.image)
                 if item.mask is None:
                     return image, None

@@ -6,7 +6,6 @@ are handed out.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -14,16 +13,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from cid_ray.data.image_codec import decode_image, open_image
+from cid_ray.data.image_codec import decode_image
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Note
 from cid_ray.data.ingest.image_reader import ImageContent
 from cid_ray.data.ingest.items import DrawnMask, ImportItem
 from cid_ray.data.ingest.mask_file import MaskPixels, pack_colors
 from cid_ray.data.ingest.mask_reader import MaskContent, MaskReader
-from cid_ray.data.ingest.pixel_arrays import MAX_PIXELS
+from cid_ray.data.ingest.pixel_arrays import MAX_PIXELS, count_pixels
 from cid_ray.data.ingest.tiff_windows import NotWindowed, TiffWindows, is_tiff
 
 PART_ROWS = 512
@@ -61,24 +59,11 @@ def open_windows(path: Path, files: ExitStack, is_mask: bool = False) -> TiffWin
             if not is_mask or windows.is_plain_mask:
                 return windows
             reason = "a mask must have one channel of ids, or three of colours, without loss"
-    if _is_too_large(path):
+    if count_pixels(path) > MAX_PIXELS:
         raise BadFile(
             f"{path}: more than {MAX_PIXELS:,} pixels, and not to be read by windows: {reason}"
         )
     return None
-
-
-def _is_too_large(path: Path) -> bool:
-    """Whether an image has more than MAX_PIXELS. What is no image is not: its reader says so."""
-    try:
-        with warnings.catch_warnings():  # Pillow warns from half of its limit on
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with open_image(path) as image:
-                return image.width * image.height > MAX_PIXELS
-    except Image.DecompressionBombError:
-        return True
-    except (OSError, SyntaxError, ValueError):
-        return False
 
 
 def windowed_source(

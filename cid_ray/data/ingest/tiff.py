@@ -9,7 +9,6 @@ come from Pillow's libtiff where it gives exact values.
 from __future__ import annotations
 
 import io
-import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import UnidentifiedImageError
-from tifffile import PHOTOMETRIC, TiffFile, TiffPage
+from tifffile import PHOTOMETRIC, TiffFile, TiffFrame, TiffPage
 
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.findings import Note
@@ -32,9 +31,6 @@ from cid_ray.data.ingest.pillow_pixels import (
     read_8_bits,
     read_16_bit_colors,
 )
-
-# Its warnings would go to the terminal; what matters of them is an error here.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 NO_DATA_TAG = 42113  # GDAL's
 ALPHA = (1, 2)  # TIFF's ExtraSamples: associated and unassociated alpha
@@ -53,8 +49,7 @@ def read_tiff(encoded: bytes, max_pixels: int) -> PixelArray:
         try:
             page = _first_page(file)
             check_size(page.imagewidth, page.imagelength, max_pixels)
-            orientation = int(page.tags.valueof(TAG, UPRIGHT))
-            orientation = orientation if orientation in TURNS else UPRIGHT
+            orientation = orientation_of(page)
             pages = _count_pages(file)
         except UnusablePixels:
             raise
@@ -89,11 +84,37 @@ def _first_page(file: TiffFile) -> TiffPage:
     return page
 
 
+def orientation_of(page: TiffPage) -> int:
+    """The orientation that turns the page upright, 1 for none."""
+    orientation = int(page.tags.valueof(TAG, UPRIGHT))
+    return orientation if orientation in TURNS else UPRIGHT
+
+
+def no_data_of(page: TiffPage) -> float | None:
+    """GDAL's text for the value of pixels without data."""
+    text = page.tags.valueof(NO_DATA_TAG)
+    try:
+        return float(str(text).strip("\0 ")) if text is not None else None
+    except ValueError:
+        return None
+
+
+def check_complete(page: TiffPage | TiffFrame) -> None:
+    """ValueError for a page with fewer strips or tiles than its size needs: zeros would fill it."""
+    assert page.keyframe is not None, "tifffile sets it for every page that it lists"
+    needed = math.prod(page.keyframe.chunked)
+    if len(page.dataoffsets) < needed:
+        raise ValueError(f"damaged TIFF: it has {len(page.dataoffsets)} of {needed} parts")
+
+
+def is_extra_page(page: TiffPage | TiffFrame) -> bool:
+    """Whether a page is a smaller copy or a mask of another."""
+    return bool(getattr(page, "subfiletype", 0) & REDUCED_OR_MASK)
+
+
 def _count_pages(file: TiffFile) -> int:
-    """How many images the file has: smaller copies of a page and its masks are no pages."""
-    count = 1
-    for page in list(file.pages)[1:]:
-        count += not getattr(page, "subfiletype", 0) & REDUCED_OR_MASK
+    """How many images the file has, without smaller copies and masks."""
+    count = 1 + sum(not is_extra_page(page) for page in list(file.pages)[1:])
     # ImageJ writes one page and all images of a large stack behind it.
     stacked = (file.imagej_metadata or {}).get("images", 1)
     return max(count, int(stacked))
@@ -140,15 +161,13 @@ def _read_any(encoded: bytes, page: TiffPage, orientation: int, pages: int) -> P
     if values.ndim == 3 and values.shape[2] == 3 and page.photometric != PHOTOMETRIC.RGB:
         notes.append(GUESSED_RGB)
     return PixelArray(
-        values, has_alpha, white_is_low, orientation, pages, _no_data(page), notes=tuple(notes)
+        values, has_alpha, white_is_low, orientation, pages, no_data_of(page), notes=tuple(notes)
     )
 
 
 def _decode(encoded: bytes, page: TiffPage, orientation: int) -> np.ndarray:
     """[H, W] or [H, W, C], turned upright."""
-    if len(page.dataoffsets) < math.prod(page.chunked):  # tifffile would fill in zeros
-        parts = f"{len(page.dataoffsets)} of {math.prod(page.chunked)} parts"
-        raise ValueError(f"damaged TIFF: it has {parts}")
+    check_complete(page)
     try:
         values = page.asarray()
     except Exception as error:
@@ -181,12 +200,3 @@ def _decode_by_pillow(encoded: bytes, page: TiffPage) -> np.ndarray | None:
         if image.mode in DEEP_GREY:
             return np.asarray(image)
     return None
-
-
-def _no_data(page: TiffPage) -> float | None:
-    """GDAL's text for the value of pixels without data."""
-    text = page.tags.valueof(NO_DATA_TAG)
-    try:
-        return float(str(text).strip("\0 ")) if text is not None else None
-    except ValueError:
-        return None

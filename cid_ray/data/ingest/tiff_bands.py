@@ -8,27 +8,24 @@ JPEG, ZSTD and others with the package imagecodecs.
 from __future__ import annotations
 
 import io
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
+from tifffile import PHOTOMETRIC
 
 from cid_ray.data.band_image import MAX_VALUES
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Note
-from cid_ray.data.ingest.orientation import TAG, UPRIGHT, turn
+from cid_ray.data.ingest.orientation import UPRIGHT, turn
 from cid_ray.data.ingest.pixel_arrays import read_pixels
+from cid_ray.data.ingest.tiff import check_complete, no_data_of, orientation_of
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # "+": BigTIFF
-GDAL_NODATA = 42113  # the tag in which GDAL names the value of pixels without data
 PAGES = "files of several pages, of which the first is used"
-# What cannot be read is an error here, so its log would say it twice.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,18 @@ def _read_tiff(encoded: bytes) -> RawBands:
     with tifffile.TiffFile(io.BytesIO(encoded)) as file:
         series = file.series[0]  # all pages of the first one's kind; no overviews
         _check_size(math.prod(series.shape))
-        nodata = _nodata_of(series.keyframe)
-        orientation = int(series.keyframe.tags.valueof(TAG, UPRIGHT))
+        page = series.keyframe
+        for each in series.pages:
+            if each is not None:
+                check_complete(each)
+        nodata, orientation = no_data_of(page), orientation_of(page)
         values = series.asarray(maxworkers=1)  # the import has threads of its own
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        raise BadFile("its pixels are indices into a palette, not bands; save it as RGB")
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        if values.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
+            raise BadFile(f"its lowest {values.dtype} is white; save it with black as the lowest")
+        values = ~values  # the value for white becomes the highest
     # The axes of pixels, and one of bands: S samples of a page, or pages.
     bands = [axis for axis, name in enumerate(series.axes) if name not in "YX"]
     several = [axis for axis in bands if values.shape[axis] > 1]
@@ -126,14 +132,6 @@ def _read_tiff(encoded: bytes) -> RawBands:
     ordered = values.transpose(*bands, *pixels)
     planes = ordered.reshape(-1, *ordered.shape[-2:])
     return RawBands(_turn_planes(planes, orientation), nodata, orientation)
-
-
-def _nodata_of(page: Any) -> float | None:
-    tag = page.tags.get(GDAL_NODATA)
-    try:
-        return None if tag is None else float(str(tag.value).strip("\0 "))
-    except ValueError:
-        return None
 
 
 def _read_other(encoded: bytes) -> RawBands:

@@ -8,7 +8,6 @@ Format: TIFF revision 6.0 (Adobe, 1992), sections 3, 15.
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,8 @@ import tifffile
 
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.image_reader import MAX_PIXELS
+from cid_ray.data.ingest.orientation import UPRIGHT
+from cid_ray.data.ingest.tiff import is_extra_page, orientation_of
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # "+": BigTIFF
 JPEG_COMPRESSIONS = (6, 7, 33007)
@@ -29,8 +30,6 @@ COLORS = (
     tifffile.PHOTOMETRIC.PALETTE,
 )
 INSTALL = "pip install 'cid_ray[tiff]'"
-# Its warnings would go to the terminal. What matters of them is an error here.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 
 class NotWindowed(Exception):
@@ -94,7 +93,7 @@ class TiffWindows:
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
             self.palette = (np.asarray(page.colormap).T >> 8).astype(np.uint8)
         others = (self._file.pages[index] for index in range(1, len(self._file.pages)))
-        self.has_more_pages = any(not _accompanies(other) for other in others)
+        self.has_more_pages = any(not is_extra_page(other) for other in others)
         self._chunk_rows, self._chunk_columns = _chunk_size(page)
         # Index in the file -> the chunk at (plane, row, column). The next rows may need it too.
         self._decoded: dict[int, tuple[np.ndarray | None, tuple[int, int, int]]] = {}
@@ -204,11 +203,6 @@ class TiffWindows:
         self.close()
 
 
-def _accompanies(page: tifffile.TiffPage | tifffile.TiffFrame) -> bool:
-    """Whether a page is a smaller copy (bit 0 of NewSubfileType) or a mask (bit 2) of another."""
-    return isinstance(page, tifffile.TiffPage) and bool(page.subfiletype & 0b101)
-
-
 def _chunk_size(page: tifffile.TiffPage) -> tuple[int, int]:
     """Rows and columns of a page's chunks. A strip is as wide as the image."""
     if page.is_tiled:
@@ -228,7 +222,7 @@ def _why_not_windowed(page: tifffile.TiffPage) -> str | None:
         return f"its compression {name} needs imagecodecs ({INSTALL})"
     if page.predictor not in tifffile.TIFF.UNPREDICTORS:
         return f"its predictor {page.predictor} needs imagecodecs ({INSTALL})"
-    if page.tags.valueof("Orientation", 1) != 1:
+    if orientation_of(page) != UPRIGHT:
         return "its Orientation tag turns it"
     is_jpeg = page.compression in JPEG_COMPRESSIONS
     if page.photometric not in COLORS and not (page.photometric == YCBCR and is_jpeg):

@@ -383,3 +383,44 @@ def write_masks(root: Path, count: int) -> None:
     (root / "masks").mkdir(parents=True)
     for index in range(count):
         Image.fromarray(random_mask(index)).save(root / "masks" / f"{index}.png")
+
+
+def test_tiff_of_bands_with_missing_strips_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "short.tif"
+    bands = np.full((5, 8, 8), 7, np.uint8)
+    tifffile.imwrite(file, bands, planarconfig="separate", photometric="minisblack", rowsperstrip=1)
+    with tifffile.TiffFile(file) as opened:
+        tags = opened.pages.first.tags
+        counts = [(tags[name].offset, tags[name].dtype) for name in (273, 279)]
+    content = bytearray(file.read_bytes())
+    for offset, _ in counts:  # StripOffsets and StripByteCounts name 4 of the 40 strips
+        content[offset + 4 : offset + 8] = (4).to_bytes(4, "little")
+    file.write_bytes(content)
+    with pytest.raises(BadFile, match="it has 4 of 40 parts"):
+        read(file, 1, 2, 3, 4, 5)
+
+
+def test_low_values_of_a_tiff_may_be_white(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read(tmp_path / "a.tif", 1), 255 - values[None])
+    tifffile.imwrite(tmp_path / "b.tif", values.astype(np.uint16), photometric="miniswhite")
+    with pytest.raises(BadFile, match="its lowest uint16 is white"):
+        read(tmp_path / "b.tif", 1)
+
+
+def test_palette_of_a_tiff_is_no_band(tmp_path: Path) -> None:
+    image = Image.fromarray(np.full((4, 4), 3, np.uint8))
+    image.putpalette([channel for index in range(256) for channel in (index, 0, 0)])
+    image.save(tmp_path / "p.tif")
+    with pytest.raises(BadFile, match="indices into a palette"):
+        read(tmp_path / "p.tif", 1)
+
+
+def test_orientation_that_does_not_exist_turns_nothing(tmp_path: Path) -> None:
+    bands = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    tag = (274, 3, 1, 9, True)
+    tifffile.imwrite(tmp_path / "o.tif", bands, photometric="minisblack", extratags=[tag])
+    raw = read_bands(tmp_path / "o.tif", (tmp_path / "o.tif").read_bytes(), [1, 2, 3])
+    assert raw.orientation == 1
+    np.testing.assert_array_equal(raw.planes, bands)

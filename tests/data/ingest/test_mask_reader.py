@@ -422,3 +422,11 @@ def test_whole_numbers_of_any_type_are_ids(tmp_path: Path, dtype: str) -> None:
     order: Literal["<", ">"] = ">" if dtype.startswith(">") else "<"
     tifffile.imwrite(tmp_path / "mask.tif", ids.astype(dtype), byteorder=order)
     np.testing.assert_array_equal(read_pixels(tmp_path / "mask.tif").values, ids)
+
+
+@pytest.mark.parametrize("maxval", [3, 20, 255, 1000])
+def test_ids_of_a_pgm_mask_are_not_scaled_by_its_maxval(tmp_path: Path, maxval: int) -> None:
+    ids = np.arange(12).reshape(3, 4) % 4
+    pixels = ids.astype(">u2" if maxval > 255 else "u1").tobytes()
+    (tmp_path / "mask.pgm").write_bytes(f"P5 4 3 {maxval}\n".encode() + pixels)
+    np.testing.assert_array_equal(read_pixels(tmp_path / "mask.pgm").values, ids)
