@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from cid_ray.data.ingest.tiff_bands import RawBands
+from cid_ray.data.ingest.window import PERCENTILES, Window, is_valid
 
-PERCENTILES = (0.5, 99.5)
 SAMPLED_PIXELS = 4096  # of an image
 BYTES_WINDOW = (0.0, 255.0)
 
@@ -35,7 +35,7 @@ def measure_windows(images: Iterable[RawBands]) -> np.ndarray:
         chosen = np.random.default_rng(0).integers(0, num_pixels, SAMPLED_PIXELS)
         values = image.planes.reshape(len(image.planes), -1)[:, chosen]
         part = values.astype(np.float64)
-        part[RawBands(values, image.nodata).missing()] = np.nan
+        part[~is_valid(values, image.nodata)] = np.nan
         parts.append(part)
     windows = []
     for band in np.concatenate(parts, axis=1):
@@ -47,12 +47,8 @@ def measure_windows(images: Iterable[RawBands]) -> np.ndarray:
 
 def scale_to_bytes(image: RawBands, windows: np.ndarray) -> tuple[np.ndarray, bool]:
     """The bands as bytes u8[C, H, W], and whether values were missing: those become 0."""
-    missing = image.missing()
-    scaled = np.empty(image.planes.shape, np.uint8)
-    for band, (low, high), out in zip(image.planes, windows, scaled, strict=True):
-        # float32 holds 16-bit values exactly, float64 the others.
-        values = band.astype(np.result_type(band.dtype, np.float32))
-        values = (values - low) * (255 / (high - low))
-        out[:] = np.rint(np.nan_to_num(values).clip(0, 255))
-    scaled[missing] = 0
-    return scaled, bool(missing.any())
+    scaled = [
+        Window(low, high, "").scale(band, image.nodata)
+        for band, (low, high) in zip(image.planes, windows, strict=True)
+    ]
+    return np.stack(scaled), not is_valid(image.planes, image.nodata).all()

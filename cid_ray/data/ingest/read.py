@@ -37,12 +37,16 @@ def read_all(
     masks: MaskReader,
     options: ImportOptions,
     findings: Findings,
+    wholes: Duplicates,
 ) -> Iterable[tuple[ImportItem, Content | BadFile]]:
-    """Each item with its content; with `tile`, each tile as an item of its own."""
+    """Each item with its content; with `tile`, each tile as an item of its own.
+
+    Args:
+        wholes: looks for copies among images before they are cut.
+    """
     read = _make_reader(images, masks)
     if options.tile is None:
         return options.progress(_read_ahead(items, read), len(items))
-    wholes = Duplicates(findings, options.near_duplicates)
     tiles = TileReader(options.tile, options.overlap, read, masks, findings, wholes)
     return tiles.read(options.progress(items, len(items)))
 

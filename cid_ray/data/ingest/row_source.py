@@ -37,7 +37,7 @@ class RowSource:
     size: tuple[int, int]  # (height, width)
     image_rows: Rows  # u8[h, W, 3]
     mask_rows: Rows | None  # what `mask_of` takes, [h, W] or [h, W, 3]; None: unlabeled
-    mask_of: Callable[[np.ndarray], MaskContent]  # class ids of a part of these rows
+    mask_of: Callable[[np.ndarray], MaskContent] | None  # class ids of a part of these rows
     changes: tuple[Note, ...] = ()  # as in ImageContent
     is_deep: bool = False  # as in ImageContent
 
@@ -78,7 +78,7 @@ def windowed_source(
     changes = tuple(change for change, is_so in found.items() if is_so)
     height, width = windows.size
     if item.mask is None:
-        return RowSource(windows.size, windows.rgb_rows, None, MaskContent, changes)
+        return RowSource(windows.size, windows.rgb_rows, None, None, changes)
     if isinstance(item.mask, DrawnMask):
         mask_windows = None
         if height * width > MAX_PIXELS:
@@ -109,7 +109,7 @@ def decoded_source(item: ImportItem, image: ImageContent, mask: MaskContent | No
     """
     image_rows = _rows_of(np.asarray(decode_image(image.encoded)))
     if mask is None:
-        return RowSource(image.size, image_rows, None, MaskContent, image.changes, image.is_deep)
+        return RowSource(image.size, image_rows, None, None, image.changes, image.is_deep)
     _check_mask_size(item, (mask.ids.shape[0], mask.ids.shape[1]), image.size)
     mask_of = _with_remarks_once(mask)
     rows = _rows_of(mask.ids)

@@ -44,13 +44,6 @@ class RawBands:
     orientation: int = UPRIGHT
     notes: tuple[Note, ...] = ()
 
-    def missing(self) -> np.ndarray:
-        """bool[C, H, W]: values that are NaN, infinite, or the file's "no data"."""
-        missing = ~np.isfinite(self.planes)
-        if self.nodata is not None:
-            missing |= self.planes == self.nodata
-        return missing
-
 
 def count_samples(path: Path) -> int:
     """The channels of a pixel of a TIFF file, from its tags.

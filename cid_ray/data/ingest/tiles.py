@@ -128,7 +128,7 @@ class TileReader:
 
         def make(column: Span) -> Content:
             image = _make_image(pixels[:, column.start : column.stop], source.is_deep)
-            if labels is None:
+            if labels is None or source.mask_of is None:
                 return image, None
             tile_labels = labels[:, column.start : column.stop]
             if item.split == "train":

@@ -21,13 +21,13 @@ from cid_ray.data.ingest.pixel_arrays import DECODE_ERRORS, PixelArray, is_deep,
 
 PERCENTILES = (0.5, 99.5)
 MAX_IMAGES = 256  # in the sample
-MAX_VALUES = 16_384  # of each of them
+SAMPLED_VALUES = 16_384  # of each of them
 SEED = 0
 BLOCK_VALUES = 1 << 20  # scaled together: bounds the memory of the floats
-CLIPPED_FRACTION = 0.1  # of an image's values, from which on it is told
+CLIPPED_FRACTION = 0.1  # of an image's values, above which it is reported
 BLANK = Note("images that are a single grey in this window; --window LOW HIGH gives another")
 CLIPPED = "images with more than 10 % of their values outside the window, set to its ends"
-MIXED = "8-bit images beside images of more bits, stored as they are"
+MIXED = "8-bit images in a set with deeper images, stored as they are"
 INVALID = "images with pixels that are NaN, infinite or `no data`, set to the low end"
 
 
@@ -109,7 +109,7 @@ class DepthCount:
             self.first_8_bit = self.first_8_bit or path
 
     def finish(self, findings: Findings, window_given: bool) -> list[str]:
-        """Tell the findings of a mixed data set; warnings, a message each."""
+        """Add the finding of a mixed data set. Returns warnings, a message each."""
         if self.num_deep and self.num_8_bit:
             findings.add("guessed", MIXED, self.first_8_bit, self.num_8_bit)
         if window_given and not self.num_deep:
@@ -177,8 +177,8 @@ def _sample(files: Sequence[Path]) -> Iterator[np.ndarray]:
         except DECODE_ERRORS:
             continue  # the import names it when it comes to it
         chosen = pixels.colors.reshape(-1)
-        if chosen.size > MAX_VALUES:
-            chosen = chosen[rng.integers(0, chosen.size, MAX_VALUES)]
+        if chosen.size > SAMPLED_VALUES:
+            chosen = chosen[rng.integers(0, chosen.size, SAMPLED_VALUES)]
         values = chosen[is_valid(chosen, pixels.invalid)].astype(np.float64)
         if not values.size:
             continue

@@ -107,7 +107,9 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     writer = TableWriter(out, classes.names, classes.colors, options.ignore_index)
     ordered = sorted(plan.items, key=lambda item: (WRITE_ORDER[item.split], item.mask is None))
     try:
-        for item, content in read_all(ordered, bands or images, masks, options, plan.findings):
+        for item, content in read_all(
+            ordered, bands or images, masks, options, plan.findings, judge.wholes
+        ):
             row = judge.row_of(item, content)
             if row is not None:
                 writer.add(row)
@@ -128,6 +130,7 @@ class _Judge:
 
     Attributes:
         audit: of the masks. depths: of 8-bit and deeper images.
+        wholes: the images before they are cut; with tiles alone.
     """
 
     def __init__(self, classes: ClassList, plan: ImportPlan, options: ImportOptions):
@@ -141,6 +144,7 @@ class _Judge:
         self.depths = DepthCount()
         self._options = options
         self._findings = plan.findings
+        self.wholes = Duplicates(plan.findings, options.near_duplicates)
         self._duplicates = Duplicates(plan.findings, options.near_duplicates)
         self._statistics = BandStatistics()
         self._without_label: list[str] = []
@@ -179,7 +183,8 @@ class _Judge:
         """
         _check(self.audit, self._options.skip_bad)
         self.audit.add_findings(self._findings)
-        alike = self._duplicates.report()
+        # Tiles of one image look alike without being copies, so images are reported.
+        alike = (self._duplicates if self._options.tile is None else self.wholes).report()
         told = self.depths.finish(self._findings, self._options.window is not None)
         return {
             "imported": dict(self._options.provenance),

@@ -272,7 +272,7 @@ def test_deep_image_is_scaled_by_percentiles_of_train(
     assert f"scaled from [{low:.6g}, {high:.6g}] to 0..255" in out.out
     assert "changed: 1 images of " in out.out and not out.err
     mixed = findings_of(root, "guessed")
-    assert mixed["8-bit images beside images of more bits, stored as they are"]["count"] == 4
+    assert mixed["8-bit images in a set with deeper images, stored as they are"]["count"] == 4
 
 
 @pytest.mark.parametrize("low_high", [(0, 65535), (1000, 3000), (-5.5, 70000)])

@@ -405,3 +405,20 @@ def test_copy_of_another_size_of_a_val_image_is_left_out_before_it_is_cut(
         *("train", "val", "pool"),
     }
     assert "unlabeled images that look like val images" in capsys.readouterr().out
+
+
+def test_labeled_copy_of_another_size_of_a_val_image_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(6)
+    photo = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((256, 192))
+    for name, size in (("train", (192, 144)), ("val", (256, 192))):
+        for kind in ("images", "masks"):
+            (tmp_path / name / kind).mkdir(parents=True)
+        photo.resize(size).save(tmp_path / name / "images" / f"{name}.png")
+        mask = Image.fromarray(random_mask(0, 3, size[::-1]))
+        mask.save(tmp_path / name / "masks" / f"{name}.png")
+    val = tmp_path / "val"
+    options = ("--val-images", val / "images", "--val-masks", val / "masks", "--tile", "64")
+    prepare_folder(tmp_path / "train", *options)
+    assert "LEAK? 1 labeled train images look like val images" in capsys.readouterr().out
