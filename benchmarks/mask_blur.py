@@ -1,4 +1,4 @@
-"""How well blurred masks are told from clean ones, and how fast a large mask is read.
+"""How well blurred masks are recognised, and how fast a large mask is read.
 
     python -m benchmarks.mask_blur FOLDER_OF_MASKS [FOLDER_OF_MASKS ...]
 

@@ -1,4 +1,4 @@
-"""How well perceptual hashes tell copies from similar photos, and what a million of them cost.
+"""How well perceptual hashes separate copies from similar photos, and what a million of them cost.
 
     CID_RAY_DATA=DIR python -m benchmarks.near_duplicates [--out FILE]
 

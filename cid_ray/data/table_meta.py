@@ -77,7 +77,7 @@ class PairNote(BaseModel):
 
 
 class ImportNotes(BaseModel):
-    """What `meta.json` tells a person about an import. Older tables tell less.
+    """What `meta.json` says about an import. Older tables say less.
 
     `model_extra` has what else an import stored, such as the window of 16-bit images.
     """

@@ -113,7 +113,7 @@ def _alerts(summary: Any, sheet: Any) -> list[str]:
 
 
 def _import_facts(notes: Any) -> list[tuple[str, str]]:
-    """Name and value of all that `meta.json` tells about how the table was made."""
+    """Name and value of all that `meta.json` says about how the table was made."""
     own = {"version", "classes", "colors", "ignore_index", "fingerprint", "index_sha256"}
     others = {key: value for key, value in (notes.model_extra or {}).items() if key not in own}
     return [(key, _short(value)) for key, value in {**notes.imported, **others}.items()]

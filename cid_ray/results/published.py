@@ -106,7 +106,7 @@ def _split_id(summary: RatioSummary, val_images: int) -> str | None:
 
 
 def _rows(backbones: dict[str, Any], columns: list[int]) -> list[PublishedRow]:
-    """The rows of a table with the columns that are shown; without those that have no number."""
+    """The rows of a table with the columns that are shown; without those that have no values."""
     rows = [
         PublishedRow(backbone, method, source, tuple(scores[k] for k in columns))
         for backbone, methods in backbones.items()

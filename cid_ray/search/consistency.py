@@ -136,7 +136,7 @@ def missing_in_records(records: Sequence[Record], trials: Trials) -> str:
 
 
 def different_trials(records: Sequence[Record], trials: Trials, metric: str) -> str:
-    """The finished trials whose end, hyperparameters or scores their records tell otherwise."""
+    """The finished trials whose end, hyperparameters or scores differ from their records."""
     recorded = recorded_facts(records, metric)
     found = []
     for study in trials.values():
@@ -170,7 +170,7 @@ def different_trials(records: Sequence[Record], trials: Trials, metric: str) -> 
 
 
 def recorded_facts(records: Sequence[Record], metric: str) -> dict[str, dict[str, str]]:
-    """Run -> what its records tell of its trial: name of a fact -> its value in words."""
+    """Run -> what its records say of its trial: name of a fact -> its value in words."""
     found: dict[str, dict[str, str]] = {}
     for record in records:
         if record["event"] not in ("rung", "final", "trial"):

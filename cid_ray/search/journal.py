@@ -59,7 +59,7 @@ RESUMABLE_KEYS = (
 
 
 class JournalLock(JournalFileSymlinkLock):
-    """Optuna's lock, which tells a run folder that has vanished from a lock that is not held."""
+    """Optuna's lock, which distinguishes a vanished run folder from a lock that is not held."""
 
     def __init__(self, filepath: str, grace_period: int | None):
         super().__init__(filepath, grace_period)

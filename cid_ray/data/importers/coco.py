@@ -6,7 +6,7 @@ Crowds (`iscrowd`) have no label where no other object is. Masks are drawn as by
 an image is read.
 
 COCO's own tools disagree about overlaps: `cocoSegmentationToSegmentationMap` takes the later
-object, torchvision's reference script ignores the pixel. Here overlaps are counted and told.
+object, torchvision's reference script ignores the pixel. Here overlaps are counted and reported.
 Format: https://cocodataset.org/#format-data
 """
 

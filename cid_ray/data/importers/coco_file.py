@@ -39,7 +39,7 @@ class Annotation(NamedTuple):
     image_id: Any
     category_id: Any
     is_crowd: bool
-    shape: RunLengths | list[array[float]]  # or polygons: x and y in turn
+    shape: RunLengths | list[array[float]]  # or polygons: x, y, x, y, ...
     degenerate: int = 0  # polygons of fewer than 3 points, which are left out
     problem: str = ""
 

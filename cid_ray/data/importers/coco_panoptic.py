@@ -22,7 +22,7 @@ def draw_panoptic(
     """What draws the mask of one image. Pixels of no segment (0) have no label.
 
     Args:
-        coco: the JSON file; its PNGs are in a folder of its name beside it.
+        coco: the JSON file; its PNGs are in a folder of its name, next to it.
         image: the image's PNG and segments.
         class_of: category id -> class id.
 

@@ -7,7 +7,7 @@
 - `stuff_{train,val}2017_pixelmaps`: the id itself, 92..182 for stuff, 183 for all things, and 0
   where there is no label.
 
-Their values do not tell them apart, so the names of folders and files do.
+Their values do not distinguish them, so the names of folders and files do.
 Source: Caesar et al. 2018, https://github.com/nightrome/cocostuff
 """
 

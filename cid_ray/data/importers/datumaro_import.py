@@ -160,7 +160,7 @@ def _split_of(subset: str, root: Path) -> str:
 
 
 def _has_area(annotation: Any, name: str, findings: Findings) -> bool:
-    """Whether it is a labeled mask or polygon. Others are told."""
+    """Whether it is a labeled mask or polygon. Others are reported."""
     kind = annotation.type.name
     if kind not in ("mask", "polygon"):
         findings.add("left out", f"annotations of type {kind}", name)

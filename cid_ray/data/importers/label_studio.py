@@ -1,4 +1,4 @@
-"""Label Studio: its JSON export, and its PNG export of brush masks beside it.
+"""Label Studio: its JSON export, and its PNG export of brush masks.
 
 The JSON export names the images; a PNG export names tasks by number only. Regions are painted in
 their order, later ones on top; of PNGs, which have no order, the smaller one is on top. Pixels

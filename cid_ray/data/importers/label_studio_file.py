@@ -72,7 +72,7 @@ def read_tasks(path: Path, findings: Findings, bad_files: list[str]) -> list[Tas
 
     Args:
         path: the JSON export.
-        findings: is told of what is left out or guessed.
+        findings: gets what is left out or guessed.
         bad_files: gets a message for each task with a damaged region, which is left out.
 
     Raises:
@@ -187,7 +187,7 @@ def _to_shape(value: dict[str, Any]) -> bytes | Outline | None:
     keys = ("x", "y", "width", "height", "radiusX", "radiusY", "rotation")
     numbers = {key: value[key] for key in keys if value.get(key) is not None}
     if not all(type(n) in (int, float) and math.isfinite(n) for n in numbers.values()):
-        raise ValueError("a region has a coordinate that is no number")
+        raise ValueError("a region has a coordinate that is NaN or not a number")
     if {"x", "y", "radiusX", "radiusY"} <= numbers.keys():  # x and y are the centre
         steps = np.linspace(0, 2 * np.pi, ELLIPSE_POINTS, endpoint=False)
         radii = (numbers["radiusX"], numbers["radiusY"])

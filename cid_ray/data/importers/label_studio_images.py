@@ -24,7 +24,7 @@ class ImageFinder:
 
     Args:
         folder: the folder.
-        findings: is told of images found by a part of their reference.
+        findings: gets images found by a part of their reference.
 
     Raises:
         InputError: the folder is missing or has no image.

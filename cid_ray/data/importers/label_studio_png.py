@@ -31,7 +31,7 @@ class BrushFiles:
     Args:
         folder: the PNGs.
         classes: a classes file; it decides where a label begins that follows a tag with a dash.
-        findings: is told of files that are left out.
+        findings: gets files that are left out.
 
     Raises:
         InputError: the folder has no such PNG.
@@ -56,7 +56,7 @@ class BrushFiles:
             )
 
     def labels_of(self, tasks: Iterable[Task]) -> set[str]:
-        """The labels of the annotations that count; the other files are told as left out."""
+        """The labels of the annotations that count; the other files are reported as left out."""
         counted = {_key_of(task) for task in tasks}
         for key, files in self._files.items():
             if key not in counted:

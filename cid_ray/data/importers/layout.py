@@ -1,6 +1,6 @@
 """The files of a data set that has a published layout: its root folder, its lists, its pairs.
 
-A published layout is known file by file. So what is missing is told by the path where it is
+A published layout is known file by file. So what is missing is named by the path where it is
 expected, and nothing is guessed from names that only look alike.
 """
 
@@ -34,7 +34,7 @@ def find_root(
         given: what the user gave.
         name: of the data set, for messages.
         parts: files and folders of the root, such as "ImageSets/Segmentation".
-        findings: is told of a root that is not the given folder.
+        findings: gets a root that is not the given folder.
         prefer: the root's usual name, which decides between several.
 
     Raises:
@@ -117,7 +117,7 @@ class NamedFiles:
 
     Args:
         folder: the folder; absent, it has no files.
-        findings: is told of files that are no images.
+        findings: gets files that are no images.
         ending: the end of the names that count, which is no part of the name:
             "_leftImg8bit" of "jena/jena_000000_leftImg8bit.png".
 

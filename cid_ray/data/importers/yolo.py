@@ -1,4 +1,4 @@
-"""Ultralytics' segmentation layout: data.yaml, `images/` and beside it `labels/`.
+"""Ultralytics' segmentation layout: data.yaml, `images/` and next to it `labels/`.
 
 A label file has a line for each object: its class and a polygon in parts of the image's width and
 height. Classes follow background, so their ids are one higher here. Smaller objects are on top, as
@@ -153,7 +153,7 @@ def read_labels(path: Path, num_classes: int) -> list[Polygon]:
         try:
             values = np.array([float(word) for word in words])
         except ValueError:
-            raise BadFile(f"{place}: {line[:40]!r} are no numbers") from None
+            raise BadFile(f"{place}: {line[:40]!r} is not a list of numbers") from None
         class_id, points = values[0], values[1:]
         if len(points) % 2 or len(points) > 2 * MAX_POINTS or not float(class_id).is_integer():
             raise BadFile(f"{place}: {len(words)} numbers, must be a class and pairs x y")

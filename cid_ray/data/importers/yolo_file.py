@@ -36,7 +36,7 @@ def read_data_yaml(given: Path, root: Path | None, findings: Findings) -> YoloDa
         given: the file, or the folder that holds it.
         root: the folder that its paths are relative to. None: its `path`, if that is a folder
             below the file's own, else the file's folder.
-        findings: is told of what is left out or guessed.
+        findings: gets what is left out or guessed.
 
     Raises:
         InputError: it is missing or damaged, names no class or no train images, or a path leads
@@ -69,7 +69,7 @@ def _find_root(path: Path, named: Any, findings: Findings) -> Path:
     below = path_below(path.parent, path.parent, named)
     if below is not None and below.is_dir():
         return below
-    reason = "`path` of data.yaml, not a folder beside it (--root DIR): its own folder"
+    reason = "`path` of data.yaml, not a folder next to it (--root DIR): its own folder"
     findings.add("guessed", reason, named[:200])
     return path.parent
 

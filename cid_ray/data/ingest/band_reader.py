@@ -116,7 +116,7 @@ def open_bands(
     Args:
         items: what is imported. Windows are measured on images of train.
         options: `bands` and `window` are used.
-        findings: is told of what was guessed.
+        findings: gets what was guessed.
 
     Raises:
         InputError: there are too many bands, or no image that could be measured can be read.

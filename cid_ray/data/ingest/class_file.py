@@ -1,7 +1,7 @@
 """Reads a classes file: a class a line, its name and optionally its colour.
 
 `class_lines.py` has the forms of a line. Text is UTF-8 with or without a byte order mark, UTF-16
-with one, or else taken for Latin-1 (as Windows writes it), which is told.
+with one, or else taken for Latin-1 (as Windows writes it), which is reported.
 """
 
 from __future__ import annotations

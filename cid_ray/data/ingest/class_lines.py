@@ -1,4 +1,4 @@
-"""The forms in which a classes file names a class a line, told apart by the whole file.
+"""The forms in which a classes file names a class a line, recognised by the whole file.
 
     name                 name r g b             r g b name            name #rrggbb
     id name              id: name               name,id               id,name,r,g,b

@@ -26,7 +26,7 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unmatched", choices=("error", "ignore"), default="error", help=unmatched)
     blurred = "masks that look resized with interpolation: an error, or kept"
     parser.add_argument("--blurred", choices=("error", "keep"), default="error", help=blurred)
-    near = "pool images that look like a held-out image"
+    near = "pool images that look like a labeled image: left out, or kept"
     choices = ("remove", "keep")
     parser.add_argument("--near-duplicates", choices=choices, default="remove", help=near)
     window = "values that become black and white in images of more than 8 bits"

@@ -7,7 +7,7 @@ that differ in few bits. The rule:
   train, it adds nothing. `--near-duplicates keep` keeps near copies, and says so.
 - A labeled image that is an exact copy of one in another split is a bad file.
 - A labeled image that looks like one in another split is kept, with a warning: labels are precious,
-  and a person can tell a copy from a similar scene.
+  and a person can distinguish a copy from a similar scene.
 - Copies within a split are kept and counted.
 """
 
@@ -48,7 +48,7 @@ class Duplicates:
     An image takes about 200 bytes: 16 of its pixels' hash and 32 of its perceptual hash among them.
 
     Args:
-        findings: is told of what was left out.
+        findings: gets what was left out.
         near: what happens to unlabeled images that look like a labeled one.
     """
 
@@ -92,13 +92,13 @@ class Duplicates:
             self._hashes += looks.hash
         else:
             self._num_copies += 1
-            self._pairs.add(known, item, 0, told=True)
+            self._pairs.add(known, item, 0, is_counted=True)
             self._hashes += NO_HASH  # not a second time as a near copy
         self._items.append(item)
         return True
 
     def _is_left_out(self, item: ImportItem, looks: Looks, known: ImportItem | None) -> bool:
-        """Whether an unlabeled image is a copy of a labeled one, or no photo. It is then told."""
+        """Whether an unlabeled image is a copy of a labeled one, or no photo. It is then named."""
         if known is not None and known.mask is not None:
             self._leave_out(item, f"unlabeled images that are {kind_of(known)} images too", known)
             self._pairs.add(known, item, 0, removed=True)
@@ -106,7 +106,7 @@ class Duplicates:
         if looks.is_blank and not self._labels_blank:
             self._leave_out(item, "unlabeled images of one colour (blank, or masks of one class)")
             return True
-        # Where labeled photos look like masks too (drawings, scans), looks tell nothing.
+        # Where labeled photos look like masks too (drawings, scans), looks say nothing.
         if looks.is_like_mask and not self._labels_like_masks:
             self._leave_out(item, "unlabeled images that look like masks, not like photos")
             return True

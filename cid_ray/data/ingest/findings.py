@@ -1,7 +1,7 @@
 """What an import left out, changed or guessed: counted, and named with examples.
 
 Nothing departs from a data set's files in silence. Code that leaves out, changes or guesses
-something adds it here; `describe` and `meta.json` tell it.
+something adds it here; `describe` and `meta.json` show it.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def guess_classes(
     Args:
         files: the masks that are image files.
         reader: renumbers their ids.
-        findings: is told of the guess.
+        findings: gets the guess.
         check_blur: refuse masks that look blurred, of which every id would become a class.
 
     Raises:

@@ -1,7 +1,7 @@
 """Reads one image file: checks every byte, and says what the table stores of it.
 
 A plain 8-bit image is stored byte for byte. What a decoder elsewhere would show otherwise (turned
-by EXIF, 16 bits, several pages) is decoded here and stored as PNG, and the change is told.
+by EXIF, 16 bits, several pages) is decoded here and stored as PNG, and the change is reported.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class LabelNames:
     Args:
         labels: the labels that the files use.
         classes: a classes file, see `read_classes`. None: the labels in alphabetical order.
-        findings: is told of a background class that was added, and of guessed classes.
+        findings: gets a background class that was added, and of guessed classes.
 
     Raises:
         InputError: a label is not in the classes file or is no class name, or there is none.

@@ -22,7 +22,7 @@ def list_images(
 
     Args:
         folder: the folder.
-        findings: is told of what was left out.
+        findings: gets what was left out.
         without: folders that are not entered, because another option names them.
         unique: leave out links to images that are listed already. Masks may share one file.
 

@@ -50,7 +50,7 @@ class MaskHeader:
 
 
 def read_header(path: Path) -> MaskHeader | None:
-    """The header of a mask's file; None if it cannot be read, which is told when it is decoded."""
+    """The header of a mask's file; None if it cannot be read: decoding it reports why."""
     try:
         with open_image(path) as image:
             palette = image.palette.tobytes() if image.mode == "P" and image.palette else None

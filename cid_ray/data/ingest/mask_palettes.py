@@ -72,7 +72,7 @@ def is_by_color(
         files: their files, for messages.
         classes: with colours, or only names.
         ignore_index: its colour need not be of a class.
-        findings: is told of the decision when the palette contradicts the classes' colours.
+        findings: gets the decision when the palette contradicts the classes' colours.
 
     Raises:
         InputError: the indices mean different colours in different masks, and no class has one.

@@ -59,7 +59,7 @@ def survey_masks(
         files: the masks that are image files.
         classes: with colours, with names only, or empty if the set names none.
         ignore_index: the id of pixels without a label.
-        findings: is told of what was guessed.
+        findings: gets what was guessed.
 
     Raises:
         InputError: all masks were compressed with loss, or nothing says which class a colour is.

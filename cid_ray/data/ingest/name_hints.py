@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cid_ray.data.ingest.names import image_name
 
-MIN_SHARE = 0.4  # of a folder's files that are masks, to tell it as a folder of both
+MIN_SHARE = 0.4  # of a folder's files that are masks, to recognise it as a folder of both
 SEPARATORS = "_-. "
 
 

@@ -35,7 +35,7 @@ class NameRule:
     mask_glob: str | None = None
 
     def __bool__(self) -> bool:
-        """Whether the rule tells anything."""
+        """Whether the rule distinguishes anything."""
         return bool(self._tells_images or self._tells_masks)
 
     @property
@@ -57,7 +57,8 @@ class NameRule:
     def split_folder(self, files: Iterable[Path], folder: Path) -> tuple[list[Path], list[Path]]:
         """The images and the masks of a folder that holds both.
 
-        What only one option tells leaves the rest to the other. A file that fits both is a mask.
+        With one option given, all other files are of the other kind. A file that fits both is a
+        mask.
         """
         images, masks = [], []
         for path in files:

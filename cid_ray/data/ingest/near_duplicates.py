@@ -99,7 +99,7 @@ class NearPairs:
         distance: int,
         *,
         removed: bool = False,
-        told: bool = False,
+        is_counted: bool = False,
     ) -> None:
         """Note a pair.
 
@@ -108,13 +108,13 @@ class NearPairs:
             second: the one that looks like it.
             distance: the bits in which their hashes differ.
             removed: the second is left out of the table.
-            told: the pair is counted elsewhere, so no warning is about it.
+            is_counted: the pair is counted elsewhere, so no warning is about it.
         """
         self._total += 1
         if len(self._named) < MAX_PAIRS:
             names = {"first": first.image_id, "second": second.image_id}
             self._named.append({**names, "distance": distance, "removed": removed})
-        if removed or told:
+        if removed or is_counted:
             return
         kinds = (kind_of(first), kind_of(second))
         self._counts[kinds] = self._counts.get(kinds, 0) + 1

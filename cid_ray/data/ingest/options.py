@@ -36,10 +36,10 @@ class ImportOptions:
         ignore_index: the mask id that means "no label", 0..255.
         skip_bad: leave bad files out instead of raising.
         unmatched: whether pixels of a colour mask whose colour is of no class are an "error" (from
-            0.1 % on) or are told and ignored ("ignore").
+            0.1 % on) or are reported and ignored ("ignore").
         blurred: whether masks that look blurred are an "error" or are imported ("keep").
-        near_duplicates: whether pool images that look like a held-out image are left out
-            ("remove") or kept and told ("keep").
+        near_duplicates: whether pool images that look like a labeled image are left out
+            ("remove") or kept and reported ("keep").
         tile: side of the tiles into which larger images are cut, in pixels; None: images stay
             whole.
         overlap: pixels that neighbouring tiles share at least.
@@ -52,7 +52,7 @@ class ImportOptions:
 
     Raises:
         InputError: `ignore_index` or `first_id` is not from 0 to 255, `tile` is less than MIN_TILE,
-            `overlap` is not from 0 to `tile` - 1, `bands` are no numbers of bands or given with
+            `overlap` is not from 0 to `tile` - 1, `bands` are not valid band numbers or given with
             `tile`, or LOW of `window` is not below HIGH.
 
     Example:
@@ -107,7 +107,7 @@ def parse_bands(text: str | None) -> tuple[int, ...] | None:
     """The numbers in "4,3,2"; None for None.
 
     Raises:
-        InputError: a part is no number.
+        InputError: a part is not a whole number.
 
     Example:
         >>> parse_bands("4,3,2")

@@ -34,11 +34,11 @@ def pair_masks(
 
     Args:
         images: the folder of images.
-        masks: the folder of masks. The same folder holds both when `rule` tells them apart.
+        masks: the folder of masks. The same folder holds both when `rule` distinguishes them.
         split: train, val or test.
         group: a regular expression, see `find_groups`.
         root: the table stores paths relative to it.
-        findings: is told of what was left out.
+        findings: gets what was left out.
         rule: how the names of images and masks differ.
         without: folders below that other options name.
         unmasked: whether an image without a mask is an error, or is unlabeled and in the pool.
@@ -79,7 +79,7 @@ def pair_masks(
 def _list_both(
     images: Path, masks: Path, findings: Findings, rule: NameRule, without: Collection[Path]
 ) -> tuple[list[Path], list[Path]]:
-    """The image files and the mask files that `rule` tells."""
+    """The image files and the mask files, by `rule`."""
     if not masks.is_dir():
         raise InputError(f"{masks} is not a folder of masks")
     if not images.is_dir() or not images.samefile(masks):
@@ -93,8 +93,8 @@ def _list_both(
         listed = list_images(images, findings, without, unique=False)
         if not rule:
             hint = hint_of_both(listed, images) or (
-                f"{images} is the folder of the images and of the masks; pass --masks DIR, or tell "
-                "them apart by --mask-suffix _mask, or --image-glob '*.jpg' --mask-glob '*.png'"
+                f"{images} is the folder of the images and of the masks; pass --masks DIR, or "
+                "--mask-suffix _mask, or --image-glob '*.jpg' --mask-glob '*.png'"
             )
             raise InputError(hint)
         image_files, mask_files = rule.split_folder(listed, images)
@@ -103,7 +103,7 @@ def _list_both(
     for files, folder, option in ((image_files, images, "--image"), (mask_files, masks, "--mask")):
         if not files:
             raise InputError(
-                f"{folder} holds no file that {option}-suffix and {option}-glob tell, "
+                f"{folder} holds no file that fits {option}-suffix and {option}-glob, "
                 f"of {len(listed)} images; first {listed[0].name}"
             )
     return image_files, mask_files

@@ -78,7 +78,7 @@ def _read_ahead(
     """Each item with its content in the order of the items; READ_THREADS are read ahead."""
     waiting: deque[tuple[ImportItem, Future[Content | BadFile]]] = deque()
     with warnings.catch_warnings(), ThreadPoolExecutor(READ_THREADS) as threads:
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them is told here
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of them is reported here
         for item in items:
             waiting.append((item, threads.submit(read, item)))
             if len(waiting) == READ_THREADS:

@@ -117,7 +117,7 @@ def decoded_source(item: ImportItem, image: ImageContent, mask: MaskContent | No
 
 
 def _with_remarks_once(mask: MaskContent) -> Callable[[np.ndarray], MaskContent]:
-    """Makes the content of parts of a mask; one of them tells what was found in the whole mask."""
+    """Makes the content of parts of a mask; one of them has what was found in the whole mask."""
     whole = [mask]
 
     def mask_of(ids: np.ndarray) -> MaskContent:

@@ -62,7 +62,7 @@ def describe_sequence_leak(items: Sequence[ImportItem], hashes: np.ndarray) -> l
     first, second = (shown_name(items[row].name) for row in mixed[0])
     return [
         f"val frames neighbour train frames ({first} and {second}, {len(val_frames)} of "
-        f"{num_val} val images), so val tells little about new scenes: pass --group "
+        f"{num_val} val images), so val says little about new scenes: pass --group "
         f"{shlex.quote(suggest_group(sequences))} and no --val-images, or val images of other "
         "scenes"
     ]

@@ -48,7 +48,7 @@ class Drawing:
 
 
 def to_points(values: object) -> np.ndarray:
-    """f64[N, 2] of a list of [x, y], or of x and y in turn.
+    """f64[N, 2] of a list of [x, y], or of x, y, x, y, ...
 
     Raises:
         ValueError: it holds anything but numbers, or too many or too large ones.
@@ -63,7 +63,7 @@ def to_points(values: object) -> np.ndarray:
     if len(flat) % 2 or len(flat) > 2 * MAX_POINTS:
         raise ValueError(f"{len(flat)} coordinates, must be pairs of at most {MAX_POINTS:,} points")
     if not all(type(number) in (int, float) for number in flat):
-        raise ValueError("a coordinate is no number")
+        raise ValueError("a coordinate is NaN or not a number")
     try:
         points = np.array(flat, np.float64).reshape(-1, 2)
     except OverflowError:
@@ -116,7 +116,7 @@ def paint(
     Args:
         size: (height, width).
         layers: class id and pixels. They may be made one by one: one is held in memory.
-        overlap: what is told when a pixel has two classes.
+        overlap: what is reported when a pixel has two classes.
         background: the id of pixels that no layer covers.
     """
     ids = np.full(size, background, np.uint8)

@@ -52,7 +52,7 @@ class TileReader:
         overlap: pixels that neighbours share at least.
         read_whole: reads an item that is not read by windows.
         masks: reads the windows of masks.
-        findings: is told of what was cut and left out.
+        findings: gets what was cut and left out.
         wholes: the images before they are cut. Tiles of a copy of another size do not look alike.
     """
 
@@ -155,7 +155,7 @@ def _overview(windows: TiffWindows) -> ImageContent:
     blocks = []
     for top in range(0, height, OVERVIEW_ROWS * step):
         bottom = min(top + OVERVIEW_ROWS * step, height)
-        with suppress(BadFile):  # is told when the rows are cut
+        with suppress(BadFile):  # reported when the rows are cut
             blocks.append(windows.rgb_rows(top, bottom)[::step, ::step].copy())
     if not blocks:
         return ImageContent(b"", windows.size, None)

@@ -34,7 +34,7 @@ def list_unlabeled(
     Args:
         folders: may overlap each other and the labeled folders.
         group: a regular expression, see `find_groups`.
-        findings: is told of what was left out.
+        findings: gets what was left out.
         labeled: the images of this import. They and their masks are no pool images.
         mask_suffix: end of the names of masks, which are left out (`--mask-suffix`).
 
@@ -86,7 +86,7 @@ def _list_folder(
     known: _KnownFiles,
     mask_suffix: str,
 ) -> list[ImportItem]:
-    listed = list_images(folder, findings, unique=False)  # `known` tells more
+    listed = list_images(folder, findings, unique=False)  # `known` says more
     found = [path for path in listed if not _leave_out(path, known, mask_suffix, findings)]
     if not found:
         raise InputError(

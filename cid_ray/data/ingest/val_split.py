@@ -30,7 +30,7 @@ def hold_out_val(
 
     Args:
         items: listed images. Those of other splits are left as they are.
-        findings: is told of each val image, or of each val group.
+        findings: gets each val image, or of each val group.
         option: what would have named the val images.
         by_group: take whole groups. Unlabeled images of these groups are left out. An image without
             a group is a group of its own.
@@ -120,7 +120,7 @@ def without_val_groups(
     Args:
         pool: unlabeled images.
         items: the labeled images, of which some are val.
-        findings: is told of what is left out.
+        findings: gets what is left out.
     """
     val_groups = {item.group for item in items if item.split == "val"}
     kept = []

@@ -126,7 +126,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
 
 
 class _Judge:
-    """Decides of every image whether it is stored, and tells at the end what was found.
+    """Decides of every image whether it is stored, and reports at the end what was found.
 
     Attributes:
         audit: of the masks. depths: of 8-bit and deeper images.
@@ -150,7 +150,7 @@ class _Judge:
         self._without_label: list[str] = []
 
     def row_of(self, item: ImportItem, content: Content | BadFile) -> dict[str, Any] | None:
-        """The row of an image; None if it is left out, which is then told."""
+        """The row of an image; None if it is left out, which is then counted and named."""
         try:
             if isinstance(content, BadFile):
                 raise content
@@ -185,11 +185,11 @@ class _Judge:
         self.audit.add_findings(self._findings)
         # Tiles of one image look alike without being copies, so images are reported.
         alike = (self._duplicates if self._options.tile is None else self.wholes).report()
-        told = self.depths.finish(self._findings, self._options.window is not None)
+        depth_warnings = self.depths.finish(self._findings, self._options.window is not None)
         return {
             "imported": dict(self._options.provenance),
             "skipped": self.audit.bad_files,
-            "warnings": [*self.audit.warnings(), *self._warn(), *alike.warnings, *told],
+            "warnings": [*self.audit.warnings(), *self._warn(), *alike.warnings, *depth_warnings],
             "findings": self._findings.to_json(),
             **self._options.tile_meta(),
             **alike.meta,
@@ -218,7 +218,7 @@ def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, Ma
     if options.first_id and decision.by_color:
         raise InputError(
             f"--first-id {options.first_id} is for masks that hold ids, and the classes of "
-            f"{decision.by_color} are told by colours; leave out --first-id"
+            f"{decision.by_color} are given by colours; leave out --first-id"
         )
     classes = decision.classes
     if plan.classes is None:

@@ -187,10 +187,10 @@ BAD_REGIONS: dict[str, tuple[dict[str, Any], str]] = {
         "not run lengths",
     ),
     "rotated image": (outline("cat", corners(1, 1, 5, 5)) | {"image_rotation": 90}, "was rotated"),
-    "text": (label_studio_region("polygon", "cat", points=[["a", 1]] * 3), "no number"),
+    "text": (label_studio_region("polygon", "cat", points=[["a", 1]] * 3), "not a number"),
     "no number": (
         label_studio_region("rectangle", "cat", x=1, y=1, width=float("inf"), height=2),
-        "a coordinate that is no number",
+        "a coordinate that is NaN",
     ),
 }
 BAD_REGIONS["cut"][0]["value"]["rle"] = BAD_REGIONS["cut"][0]["value"]["rle"][:20]

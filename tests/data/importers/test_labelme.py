@@ -250,7 +250,7 @@ def test_val_and_test_folders_may_be_below_the_root(tmp_path: Path) -> None:
 BAD_SHAPES: dict[str, tuple[dict[str, Any], str]] = {
     "no label": ({"label": None}, "has no label"),
     "no points": ({"points": None}, "points are no list"),
-    "text": ({"points": [["a", "b"]] * 3}, "no number"),
+    "text": ({"points": [["a", "b"]] * 3}, "not a number"),
     "infinite": ({"points": [[1, 2], [3, 4], [1e300, 1]]}, "no finite number"),
     "circle of 3": ({"shape_type": "circle"}, "has 3 points, a circle must have 2"),
     "no mask": ({"shape_type": "mask", "points": [[1, 1], [2, 2]]}, "has no `mask`"),

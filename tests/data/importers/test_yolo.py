@@ -125,7 +125,7 @@ BAD_LINES = {
     "0 0.1 0.1 0.2 0.2 0.3 nan\n": "a coordinate is not in 0..1",
     "0 0.1 0.1 0.2 0.2 0.3 -0.5\n": "a coordinate is not in 0..1",
     "nan 0.1 0.1 0.2 0.2 0.3 0.3\n": "must be a class and pairs",
-    "cat 0.1 0.1 0.2 0.2 0.3 0.3\n": "are no numbers",
+    "cat 0.1 0.1 0.2 0.2 0.3 0.3\n": "is not a list of numbers",
 }
 
 
@@ -187,7 +187,7 @@ def test_damaged_data_yaml_is_refused(tmp_path: Path, content: str) -> None:
 def test_path_of_another_machine_is_replaced_by_the_files_folder(tmp_path: Path) -> None:
     data = write_set(tmp_path / "s", path="/datasets/coco8-seg")
     table = import_set(tmp_path / "t", "yolo", tmp_path / "s")
-    reason = "`path` of data.yaml, not a folder beside it (--root DIR): its own folder"
+    reason = "`path` of data.yaml, not a folder next to it (--root DIR): its own folder"
     assert findings_of(table) == {reason: 1}
     elsewhere = tmp_path / "yaml" / "data.yaml"
     elsewhere.parent.mkdir()

@@ -91,7 +91,7 @@ def test_first_id_does_not_shift_colors(tmp_path: Path) -> None:
     root = write_folders(tmp_path / "set", [Image.fromarray(colors[mask]) for mask in MASKS])
     classes = "a 0 0 0\nb 128 64 128\nc 64 128 64\n"
     message = import_error(root, "--first-id", 1, classes=classes)
-    assert "0.png are told by colours; leave out --first-id" in message
+    assert "0.png are given by colours; leave out --first-id" in message
     np.testing.assert_array_equal(masks_of(prepare_folder(root, classes=classes)), MASKS)
 
 

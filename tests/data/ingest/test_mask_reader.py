@@ -1,5 +1,5 @@
 """Law: a mask has the same ids in whichever file type its ids or colours are saved, or is refused
-by name. What had to be guessed is told.
+by name. What had to be guessed is reported.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def test_cityscapes_names_pair_up_by_both_suffixes(tmp_path: Path) -> None:
 def test_rule_that_no_file_follows_is_refused(tmp_path: Path, options: NameRule) -> None:
     touch(tmp_path, *BOTH)
     message = refusal(tmp_path, images="set", masks="set", rule=options)
-    assert "holds no file that --mask-suffix and --mask-glob tell, of 4 images" in message
+    assert "holds no file that fits --mask-suffix and --mask-glob, of 4 images" in message
 
 
 def test_folder_of_both_is_recognised_and_the_option_named(tmp_path: Path) -> None:
