@@ -103,6 +103,11 @@ class DataConfig(Section):
         return value
 
     @property
+    def has_list_per_ratio(self) -> bool:
+        """Whether `split_files` names a folder for each ratio."""
+        return RATIO_FIELD in (self.split_files or "")
+
+    @property
     def split_folder(self) -> str | None:
         """`split_files` of this ratio.
 

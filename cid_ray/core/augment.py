@@ -99,16 +99,16 @@ def strong_view(image_u_w: Tensor, params: StrongViewParams) -> Tensor:
 
     The geometry stays. Which images change is decided on the CPU, so nothing waits for the device.
     """
-    changes = {0: _jitter, 1: _gray, 2: _blur}  # column of `chance` -> change
-    if image_u_w.shape[1] != 3:
-        changes = {0: _jitter_bands, 2: _blur}
+    is_rgb = image_u_w.shape[1] == 3
+    # By the columns of `chance`. Bands other than red, green and blue have no grey.
+    changes = (_jitter, _gray, _blur) if is_rgb else (_jitter_bands, None, _blur)
     limits = torch.tensor([P_JITTER, P_GRAY, P_BLUR])
     # Each change runs on the chosen images only; the others cost nothing.
     chosen = params.chance[:, :3] < limits
     images = image_u_w.to(torch.float32)
-    for column, change in changes.items():
+    for column, change in enumerate(changes):
         indices = chosen[:, column].nonzero()[:, 0]
-        if len(indices):
+        if change is not None and len(indices):
             on_device = indices.to(images.device, non_blocking=True)
             images[on_device] = change(images[on_device], params, indices)
     return images.to(torch.uint8)

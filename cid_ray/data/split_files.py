@@ -86,6 +86,8 @@ class _RowLookup:
     def __init__(self, table: Table):
         self.table = table
         self.train = _NameIndex(table, table.rows("train"))
+        held_out = np.concatenate([table.rows("val"), table.rows("test")])
+        self.held_out = _NameIndex(table, held_out)
 
     def rows_of(self, file: Path) -> np.ndarray:
         """i64[n]: the rows of a file's lines, in their order."""
@@ -107,7 +109,7 @@ class _RowLookup:
                     f"have at most {MAX_LINE_CHARS:,}"
                 )
             where = f"{file}, line {number}"
-            row = self.train.row_of(line, where)
+            row = self.train_row(line, where)
             if row is None:
                 raise InputError(f"{where}: {self._describe_unknown(line, where)}")
             rows.append(row)
@@ -116,10 +118,18 @@ class _RowLookup:
             raise InputError(f"{file} names an image twice, first {self.name_of(first)}")
         return np.array(rows, dtype=np.int64)
 
+    def train_row(self, line: str, where: str) -> int | None:
+        """The train row that a line names. A stem counts only where no held-out path is named."""
+        row = self.train.at_path(line, where)
+        if row is None and self.held_out.at_path(line, where) is None:
+            row = self.train.with_stem(line)
+        return row
+
     def _describe_unknown(self, line: str, where: str) -> str:
-        for split in ("val", "test"):
-            if _NameIndex(self.table, self.table.rows(split)).row_of(line, where) is not None:
-                return f"{line!r} is a {split} image of the table, which must not train"
+        row = self.held_out.row_of(line, where)
+        if row is not None:
+            split = self.table.index["split"][row]
+            return f"{line!r} is a {split} image of the table, which must not train"
         return f"no train image of the table is {line!r}"
 
     def check_val_list(self, file: Path, folder: Path, rows: np.ndarray) -> None:
@@ -127,7 +137,7 @@ class _RowLookup:
         if not file.is_file():
             return
         lines = map(str.strip, read_utf8(file, MAX_BYTES).splitlines())
-        val = {self.train.row_of(line[:MAX_LINE_CHARS], str(file)) for line in lines if line}
+        val = {self.train_row(line[:MAX_LINE_CHARS], str(file)) for line in lines if line}
         leaked = [row for row in rows.tolist() if row in val]
         if leaked:
             raise InputError(
@@ -156,13 +166,15 @@ class _NameIndex:
         return found
 
     def row_of(self, line: str, where: str) -> int | None:
-        """The row that a line names, or None; `where` is the line's place, for messages."""
+        """The row that a line names, by path or by stem; `where`: as in `at_path`."""
+        row = self.at_path(line, where)
+        return self.with_stem(line) if row is None else row
+
+    def at_path(self, line: str, where: str) -> int | None:
+        """The row whose path a line names, or None; `where` is the line's place, for messages."""
         if line in self.by_path:  # most lines of a large pool
             return self.by_path[line]
-        # A path may hold spaces, so each space may be the one between image and mask: the
-        # candidates for the image are the first word, the first two words, and so on.
-        words = line.split(" ")
-        candidates = [" ".join(words[:end]) for end in range(1, len(words) + 1)]
+        candidates = _image_candidates(line)
         for candidate in candidates:
             path = PurePosixPath(candidate)
             if path.is_absolute() or ".." in path.parts:
@@ -172,7 +184,12 @@ class _NameIndex:
         for candidate in reversed(candidates):
             if candidate in self.by_path:
                 return self.by_path[candidate]
-        # No path matches: try stems. Candidates with a suffix are files, and the image comes before
+        return None
+
+    def with_stem(self, line: str) -> int | None:
+        """The row whose stem a line names, or None."""
+        candidates = _image_candidates(line)
+        # Candidates with a suffix are files, and the image comes before
         # the mask, so the shortest is tried first. Of bare ids the longest is the most specific.
         files = [name for name in candidates if PurePosixPath(name).suffix]
         bare = [name for name in reversed(candidates) if not PurePosixPath(name).suffix]
@@ -181,6 +198,12 @@ class _NameIndex:
             if row is not None:
                 return row
         return None
+
+
+def _image_candidates(line: str) -> list[str]:
+    """What may be the image of a line. A path may hold spaces, so each may end the image."""
+    words = line.split(" ")
+    return [" ".join(words[:end]) for end in range(1, len(words) + 1)]
 
 
 def _row_names(table: Table, rows: np.ndarray) -> list[str]:

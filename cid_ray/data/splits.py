@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from cid_ray.config import DataConfig
-from cid_ray.config.schema import RATIO_FIELD
 from cid_ray.data import split_files
 from cid_ray.data.label_draw import choose_val, draw_labels, leave_out_val_images
 from cid_ray.data.table import Table
@@ -110,7 +109,7 @@ def make_split(table: Table, data: DataConfig) -> Split:
         val_of_budget = choose_val(table, data, order)
         source = data.split_folder
         # One list for any ratio: data.ratio says nothing about it.
-        ratio = data.ratio if RATIO_FIELD in str(data.split_files) else str(len(budget))
+        ratio = data.ratio if data.has_list_per_ratio else str(len(budget))
     else:
         budget = draw_labels(table, data)
         pool = np.setdiff1d(table.rows("train"), budget)

@@ -67,6 +67,7 @@ class TableSummary:
     classes: list[str]
     colors: list[list[int]]
     splits: list[SplitSummary]
+    rare_below: float  # the fraction of pixels below which a class is called rare
     notes: ImportNotes
 
 
@@ -87,9 +88,8 @@ def summarize_table(table: Table) -> TableSummary:
         notes = read_notes(table.folder)
     except ValueError as error:
         raise InputError(f"{table.folder}: {error}; import the images again") from None
-    rows = {split: table.rows(split) for split in SPLITS}
     names = {split: _group_names(table, split) for split in SPLITS}
-    splits = [_summarize_split(table, split, rows[split], names) for split in SPLITS]
+    splits = [_summarize_split(table, split, table.rows(split), names) for split in SPLITS]
     return TableSummary(
         name=paths.basename(table.folder),
         fingerprint=table.fingerprint,
@@ -97,6 +97,7 @@ def summarize_table(table: Table) -> TableSummary:
         classes=table.classes,
         colors=table.colors,
         splits=[split for split in splits if split.images],
+        rare_below=RARE_FRACTION / table.num_classes,
         notes=notes,
     )
 

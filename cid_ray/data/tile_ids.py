@@ -12,7 +12,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TILE_ID = re.compile(r"(?P<image_id>.+)@y(?P<y>\d+)_x(?P<x>\d+)", re.DOTALL)
+PATTERN = r"(?P<image_id>.+)@y(?P<y>[0-9]+)_x(?P<x>[0-9]+)"  # for Python and for Arrow
+TILE_ID = re.compile(PATTERN, re.DOTALL)
 
 
 class TileOrigin(NamedTuple):
@@ -51,6 +52,6 @@ def parse_tile_id(tile_id: str) -> TileOrigin:
 
 def check_tile_ids(ids: pa.ChunkedArray) -> None:
     """Raise ValueError unless every id of a table's index is the id of a tile."""
-    is_tile = pc.match_substring_regex(ids, r"(?s).@y[0-9]+_x[0-9]+$")
+    is_tile = pc.match_substring_regex(ids, f"(?s)^(?:{PATTERN})$")
     if not pc.all(is_tile).as_py():
         parse_tile_id(ids.filter(pc.invert(is_tile))[0].as_py())

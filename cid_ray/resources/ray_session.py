@@ -41,6 +41,7 @@ NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that a
 
 
 _connected = False  # by `start_ray`
+_joined = False  # a cluster that goes on without this process
 
 
 def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) -> None:
@@ -82,8 +83,8 @@ def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) 
             what = "Ray cannot be started here (RAY_TMPDIR names another folder for its files)"
         raise InputError(f"{what}: {' '.join(str(error).split())[:300]}") from None
     _ray_compat.add_job_metadata(metadata)
-    global _connected
-    _connected = True
+    global _connected, _joined
+    _connected, _joined = True, address is not None
 
 
 def _check_address_space() -> None:
@@ -107,7 +108,8 @@ def stop_ray(timeout_s: float = STOP_TIMEOUT_S) -> None:
     _connected = False
     import ray
 
-    time.sleep(METRICS_WAIT_S)
+    if _joined:  # else nobody can read its metrics afterwards
+        time.sleep(METRICS_WAIT_S)
     thread = threading.Thread(target=ray.shutdown, daemon=True)
     thread.start()
     thread.join(timeout_s)

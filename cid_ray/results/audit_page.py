@@ -64,7 +64,9 @@ def write_audit_page(summary: Any, sheet: Any, out: PathOrUri) -> None:
 
 def _templates() -> Environment:
     pages = templates().overlay(finalize=_without_hidden_characters)
-    pages.filters |= {"jpeg": _data_uri, "percent": format_percent, "size": _format_size}
+    # A copy: an overlay shares the filters of all other pages.
+    own = {"jpeg": _data_uri, "percent": format_percent, "size": _format_size}
+    pages.filters = {**pages.filters, **own}
     return pages
 
 

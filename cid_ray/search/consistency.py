@@ -9,7 +9,7 @@ not so, a file was cut, emptied, removed or replaced.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +19,7 @@ from cid_ray.results import status as status_file
 from cid_ray.results.records import RECORDS_FILE, Record, RecordReader
 from cid_ray.search.journal import JOURNAL, read_journal, stored_trials
 from cid_ray.search.trial_spec import StudyKey
-from cid_ray.search.trial_states import FINISHED_STATES
+from cid_ray.search.trial_states import FINISHED_STATES, STATE_NAMES
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.storage.run_dir import RunDir
 
@@ -27,11 +27,6 @@ TRIAL_EVENTS = ("rung", "final", "trial", "retry", "failed", "warning")
 NAMED = 3  # runs that a message names
 # Names of what is compared of a trial.
 PARAM, RUNG, FINAL = "hyperparameter ", "score at images ", "final score"
-ENDS = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 
 Trials = Mapping[str, Sequence[FrozenTrial]]  # study name -> its trials
 
@@ -140,26 +135,20 @@ def different_trials(records: Sequence[Record], trials: Trials, metric: str) -> 
     recorded = recorded_facts(records, metric)
     found = []
     for study in trials.values():
-        searched = {name for trial in study for name in trial.params}
+        searched = {PARAM + name for trial in study for name in trial.params}
         for trial in study:
             run = trial.user_attrs.get("run", "")
-            if trial.state not in ENDS or run not in recorded:
+            if trial.state not in FINISHED_STATES or run not in recorded:
                 continue
             first, second = study_facts(trial), recorded[run]
-            if "end" not in second:  # not recorded yet: a kill came between
-                first.pop("end")
-            # A trial that failed may have recorded a rung that its study never got, and Optuna
-            # keeps no rungs of trials with two objectives.
-            if trial.state == TrialState.FAIL or len(trial.values or ()) > 1:
-                first, second = _without_rungs(first), _without_rungs(second)
-            names = [*first, *(name for name in second if name not in first)]
-            for name in names:
-                values = first.get(name, "none"), second.get(name, "none")
-                # Values that the space fixes are recorded, and not in the study.
-                is_fixed = name not in first and name.removeprefix(PARAM) not in searched
-                if values[0] != values[1] and not (PARAM in name and is_fixed):
-                    found.append((run, name, *values))
-                    break
+            differing = (
+                name
+                for name in first | second
+                if first.get(name) != second.get(name)
+                and _is_compared(name, trial, second, searched)
+            )
+            if name := next(differing, None):
+                found.append((run, name, first.get(name, "none"), second.get(name, "none")))
     if not found:
         return ""
     run, name, in_study, in_records = found[0]
@@ -188,7 +177,7 @@ def recorded_facts(records: Sequence[Record], metric: str) -> dict[str, dict[str
 
 def study_facts(trial: FrozenTrial) -> dict[str, str]:
     """The same of a finished trial in its study."""
-    facts = {"end": _shown(ENDS[trial.state])}
+    facts = {"end": _shown(STATE_NAMES[trial.state.name])}
     facts |= {PARAM + name: _shown(value) for name, value in trial.params.items()}
     facts |= {f"{RUNG}{step}": _shown(value) for step, value in trial.intermediate_values.items()}
     if trial.state == TrialState.COMPLETE:  # the value of a pruned one is that of its last rung
@@ -196,8 +185,17 @@ def study_facts(trial: FrozenTrial) -> dict[str, str]:
     return facts
 
 
-def _without_rungs(facts: dict[str, str]) -> dict[str, str]:
-    return {name: text for name, text in facts.items() if not name.startswith(RUNG)}
+def _is_compared(
+    name: str, trial: FrozenTrial, recorded: Mapping[str, str], searched: Collection[str]
+) -> bool:
+    """Whether a fact that only the study or only the records know is a disagreement."""
+    if name == "end":  # not recorded yet: a kill came between
+        return name in recorded
+    if name.startswith(RUNG):
+        # The last rung of a failed trial may be recorded alone, and Optuna keeps none of trials
+        # with two objectives.
+        return trial.state != TrialState.FAIL and len(trial.values or ()) < 2
+    return not name.startswith(PARAM) or name in searched  # values that the space fixes
 
 
 def _shown(value: Any) -> str:

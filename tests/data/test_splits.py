@@ -590,3 +590,20 @@ def test_demo_one_group_draw_labels_one_season_of_four(small_demo: Path) -> None
     split = split_of(table, "1/8", label_from="one_group")
     assert len(set(table.groups(split.labeled))) == 1
     assert len(set(table.groups(split.pool))) == 4
+
+
+def test_stem_of_a_held_out_path_names_no_train_image(tmp_path: Path) -> None:
+    rows = []
+    for split in ("train", "val"):
+        row = table_row("0001", TINY_IMAGE, b"mask", pixels=[9] * 5, split=split)
+        rows.append(row | {"image_path": f"{split}/images/0001.jpg"})
+    table = write_table(tmp_path / "t", rows, CLASSES)
+    lists = tmp_path / "splits" / "half"
+    lists.mkdir(parents=True)
+    (lists / "labeled.txt").write_text("train/images/0001.jpg\n")
+    (lists / "unlabeled.txt").write_text("")
+    (lists.parent / "val.txt").write_text("val/images/0001.jpg\n")
+    assert len(split_of(table, "1", split_files=str(lists)).labeled) == 1
+    (lists / "labeled.txt").write_text("val/images/0001.jpg\n")
+    with pytest.raises(InputError, match="is a val image of the table, which must not train"):
+        split_of(table, "1", split_files=str(lists))

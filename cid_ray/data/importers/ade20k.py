@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cid_ray.config import InputError, read_utf8
-from cid_ray.data.importers.layout import NamedFiles, find_root
+from cid_ray.data.importers.layout import NamedFiles, find_root, list_masks, report_unused
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
@@ -60,12 +60,12 @@ def list_ade20k(root: Path) -> ImportPlan:
     items = []
     for split, folder in FOLDER_OF.items():
         images = NamedFiles(root / "images" / folder, findings)
-        masks = NamedFiles(root / "annotations" / folder, findings)
+        annotations = root / "annotations" / folder
+        masks = NamedFiles(annotations, findings, files=list_masks(annotations, findings))
         if not images.path_of:
             raise InputError(f"{images.folder} has no image")
         masks.require(images, f"masks of {folder}", ".png")
-        for name in sorted({*masks} - {*images}):
-            findings.add("left out", "masks without an image", masks.path_of[name])
+        report_unused(masks, images.path_of, "masks without an image", findings)
         items += [
             ImportItem(f"{split}/{name}", split, path, masks.path_of[name], None, root)
             for name, path in images.path_of.items()

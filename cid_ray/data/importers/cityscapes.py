@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cid_ray.config import InputError
-from cid_ray.data.importers.layout import NamedFiles, find_root
+from cid_ray.data.importers.layout import NamedFiles, find_root, list_masks
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
@@ -100,8 +100,13 @@ def _masks_of(
     root: Path, images: dict[str, NamedFiles], findings: Findings
 ) -> tuple[str, dict[str, NamedFiles]]:
     """The masks of each split, all of one kind: labelIds, or labelTrainIds if those are more."""
+    folders = {split: root / "gtFine" / split for split in images}
+    listed = {split: list_masks(folder, findings) for split, folder in folders.items()}
     kinds = {
-        ending: {split: NamedFiles(root / "gtFine" / split, findings, ending) for split in images}
+        ending: {
+            split: NamedFiles(folder, findings, ending, listed[split])
+            for split, folder in folders.items()
+        }
         for ending in (LABEL_IDS, TRAIN_IDS)
     }
     ending = max(kinds, key=lambda ending: sum(len(one.path_of) for one in kinds[ending].values()))

@@ -36,6 +36,7 @@ from cid_ray.data.ingest.foreign_json import path_below
 from cid_ray.data.ingest.items import DrawnMask, ImportItem, ImportPlan
 from cid_ray.data.ingest.label_names import background_first
 from cid_ray.data.ingest.listing import list_images
+from cid_ray.data.ingest.names import image_name
 from cid_ray.data.ingest.run_lengths import check_counts, decode_counts, parse_counts
 from cid_ray.data.ingest.shapes import (
     IGNORED,
@@ -169,7 +170,7 @@ def _list_items(
     start = 0 if coco.panoptic or _is_stuff(coco) else 1
     class_of = {number: index + start for index, number in enumerate(coco.names)}
     for number, path in sorted(found.items(), key=lambda pair: pair[1]):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = image_name(path, folder)
         entry = coco.images[number]
         draw: Callable[[int, int], Drawing]
         if coco.panoptic:

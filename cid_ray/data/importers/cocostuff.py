@@ -19,10 +19,11 @@ from pathlib import Path
 from cid_ray.config import InputError
 from cid_ray.data.importers.assembly import assemble
 from cid_ray.data.importers.cocostuff_names import NAMES, NUM_THINGS, UNUSED
+from cid_ray.data.importers.layout import NamedFiles, list_masks, report_unused
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
-from cid_ray.data.ingest.listing import list_images
+from cid_ray.data.ingest.names import image_name
 from cid_ray.data.ingest.shapes import IGNORED
 
 IMAGES = ("img/{short}", "images/{long}", "images/{short}", "{long}")
@@ -35,7 +36,7 @@ MASKS = (
 )
 TRAIN_IDS = "_labelTrainIds"
 INSTANCE_IDS = "_instanceTrainIds"
-SPLITS = {"train": "train2017", "val": "val2017"}
+FOLDER_OF = {"train": "train2017", "val": "val2017"}
 NOT_STUFF = 254  # no class has this id, so the audit names it
 
 
@@ -60,7 +61,7 @@ def list_cocostuff(
     findings = Findings()
     items: list[ImportItem] = []
     forms = set()
-    for split, long in SPLITS.items():
+    for split, long in FOLDER_OF.items():
         images = _find(root, IMAGES, split, long)
         masks = _find(root, MASKS, split, long)
         if split == "train" or images or masks:
@@ -93,34 +94,24 @@ def _pair(
     images: Path, masks: Path, split: str, root: Path, findings: Findings
 ) -> tuple[str, list[ImportItem]]:
     """The form of the label maps, and each image with its own."""
-    files = {
-        path.relative_to(masks).with_suffix("").as_posix(): path
-        for path in list_images(masks, findings)
-    }
-    for name in [name for name in files if name.endswith(INSTANCE_IDS)]:
-        findings.add("left out", f"files that end with {INSTANCE_IDS}", files.pop(name))
-    form = "pixelmaps" if masks.name.endswith("_pixelmaps") else "merged"
-    by_train_id = {n.removesuffix(TRAIN_IDS): p for n, p in files.items() if n.endswith(TRAIN_IDS)}
-    if by_train_id:
-        form = "train ids"
-        for name in [name for name in files if not name.endswith(TRAIN_IDS)]:
-            findings.add("left out", f"label maps beside those of {TRAIN_IDS}", files[name])
-        files = by_train_id
-    found = {
-        path.relative_to(images).with_suffix("").as_posix(): path
-        for path in list_images(images, findings)
-    }
-    missing = [path for name, path in found.items() if name not in files]
-    if missing:
-        raise InputError(
-            f"{len(missing)} images have no label map in {masks}, first {missing[0]}; "
-            "put unlabeled images in a folder of their own and pass it as --unlabeled"
-        )
-    for name in sorted(set(files) - set(found)):
-        findings.add("left out", "label maps without an image", files[name])
+    listed = list_masks(masks, findings)
+    stems = {path: image_name(path, masks) for path in listed}
+    for path in [path for path in listed if stems[path].endswith(INSTANCE_IDS)]:
+        findings.add("left out", f"files that end with {INSTANCE_IDS}", path)
+        listed.remove(path)
+    form, ending = ("pixelmaps" if masks.name.endswith("_pixelmaps") else "merged"), ""
+    if any(stems[path].endswith(TRAIN_IDS) for path in listed):
+        form, ending = "train ids", TRAIN_IDS
+        for path in [path for path in listed if not stems[path].endswith(TRAIN_IDS)]:
+            findings.add("left out", f"label maps next to those of {TRAIN_IDS}", path)
+    label_maps = NamedFiles(masks, findings, ending, listed)
+    found = NamedFiles(images, findings)
+    hint = "put unlabeled images in a folder of their own and pass it as --unlabeled"
+    label_maps.require(found, f"label maps of {split}", ".png", hint)
+    report_unused(label_maps, found.path_of, "label maps without an image", findings)
     items = [
-        ImportItem(f"{split}/{name}", split, path, files[name], None, root)
-        for name, path in found.items()
+        ImportItem(f"{split}/{name}", split, path, label_maps.path_of[name], None, root)
+        for name, path in found.path_of.items()
     ]
     return form, items
 

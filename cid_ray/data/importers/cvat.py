@@ -17,6 +17,7 @@ from cid_ray.data.importers.layout import (
     NamedFiles,
     check_disjoint,
     find_root,
+    list_masks,
     read_list,
 )
 from cid_ray.data.ingest.class_file import read_classes
@@ -56,7 +57,8 @@ def list_cvat(root: Path, images: Path | None = None) -> ImportPlan:
     """
     findings = Findings()
     root = find_root(root, "CVAT's export `Segmentation mask 1.1`", PARTS, findings)
-    masks = NamedFiles(root / "SegmentationClass", findings)
+    folder = root / "SegmentationClass"
+    masks = NamedFiles(folder, findings, files=list_masks(folder, findings))
     photos = NamedFiles(images or root / "JPEGImages", findings)
     hint = "export again with `Save images`, or give their folder as --images"
     image_root = root if images is None else images

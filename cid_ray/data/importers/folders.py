@@ -11,13 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cid_ray.config import InputError
+from cid_ray.data.importers.assembly import complete
 from cid_ray.data.ingest.class_file import read_classes
-from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportPlan
 from cid_ray.data.ingest.name_rule import NameRule
 from cid_ray.data.ingest.pairing import Unmasked, pair_masks
-from cid_ray.data.ingest.unlabeled import list_unlabeled
-from cid_ray.data.ingest.val_split import hold_out_val, without_val_groups
 
 
 def list_folders(
@@ -63,36 +61,26 @@ def list_folders(
         >>> result = write_table(plan, Path("tables/mine"))
         >>> print("\\n".join(result.describe()))
     """
-    findings = Findings()
     rule = NameRule(image_suffix, mask_suffix, image_glob, mask_glob)
     folders = {"train": (images, images if masks is None else masks)}
     folders |= _held_out_folders(
         masks is None, val=(val_images, val_masks), test=(test_images, test_masks)
     )
-    items = []
+    plan = ImportPlan([], read_classes(classes) if classes else None)
     for split, (own, own_masks) in folders.items():
-        without = {folder for pair in folders.values() for folder in pair} - {own, own_masks}
-        if_missing: Unmasked = unmasked if split == "train" else "error"
-        items += pair_masks(
+        others = {folder for pair in folders.values() for folder in pair} - {own, own_masks}
+        plan.items += pair_masks(
             own,
             own_masks,
             split,
             group,
             own.parent,
-            findings,
+            plan.findings,
             rule,
-            without=without,
-            unmasked=if_missing,
+            without=others,
+            unmasked=unmasked if split == "train" else "error",
         )
-    if group and all(item.group is None for item in items):
-        raise InputError(f"--group {group!r} matches no name, first {items[0].image}")
-    if "val" not in folders:
-        items = hold_out_val(items, findings, by_group=bool(group))
-    pool = list_unlabeled(unlabeled, group, findings, items, mask_suffix)
-    if group and "val" not in folders:
-        pool = without_val_groups(pool, items, findings)
-    items += pool
-    return ImportPlan(items, read_classes(classes) if classes else None, findings)
+    return complete(plan, unlabeled, group, "--val-images", mask_suffix)
 
 
 def _held_out_folders(

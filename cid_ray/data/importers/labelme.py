@@ -15,11 +15,12 @@ from cid_ray.config import InputError
 from cid_ray.data.importers.assembly import assemble
 from cid_ray.data.importers.labelme_file import LabelmeFile, read_labelme
 from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.file_kinds import is_listed
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.foreign_json import path_below
 from cid_ray.data.ingest.items import DrawnMask, ImportItem, ImportPlan
 from cid_ray.data.ingest.label_names import LabelNames
-from cid_ray.data.ingest.listing import IMAGE_SUFFIXES
+from cid_ray.data.ingest.names import image_name
 from cid_ray.data.ingest.shapes import LATER_ON_TOP, Drawing, Patch, paint, reaches_outside
 
 
@@ -188,7 +189,7 @@ def _list_unannotated(folder: Path, held_out: set[Path], plan: ImportPlan) -> li
     annotated = {item.image for item in plan.items}
     items = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path in annotated or not path.is_file():
+        if not is_listed(path, folder) or path in annotated or not path.is_file():
             continue
         if any(path.is_relative_to(other) for other in held_out):
             plan.findings.add("left out", "images of val or test without a JSON file", path)
@@ -199,6 +200,6 @@ def _list_unannotated(folder: Path, held_out: set[Path], plan: ImportPlan) -> li
             continue
         reason = "images without a JSON file, taken as unlabeled"
         plan.findings.add("guessed", reason, path)
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = image_name(path, folder)
         items.append(ImportItem(f"unannotated/{name}", "train", path, None, None, folder))
     return items

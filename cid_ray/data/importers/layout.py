@@ -12,12 +12,12 @@ from pathlib import Path
 from cid_ray.config import InputError, read_utf8
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.listing import list_images
+from cid_ray.data.ingest.names import image_name, one_spelling
 from cid_ray.storage.json_file import MEGABYTE
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".xz", ".7z", ".rar")
 MAX_DEPTH = 2  # how far below the given folder the root may be: VOCtrainval/VOCdevkit/VOC2012
 MAX_LIST_BYTES = 64 * MEGABYTE  # a million names
-VAL_EVERY = 5  # of a set without val: the fifth, tenth, ... labeled image is val
 MAX_SHOWN = 8  # entries of a folder that a message names
 
 
@@ -102,7 +102,8 @@ def read_list(file: Path, findings: Findings) -> list[str]:
     """
     if not file.is_file():
         raise InputError(f"{file} does not exist")
-    lines = [line.strip() for line in read_utf8(file, MAX_LIST_BYTES).splitlines()]
+    text = read_utf8(file, MAX_LIST_BYTES)
+    lines = [one_spelling(line.strip()) for line in text.splitlines()]
     names = list(dict.fromkeys(filter(None, lines)))
     if not names:
         raise InputError(f"{file} names no image")
@@ -120,17 +121,27 @@ class NamedFiles:
         findings: gets files that are no images.
         ending: the end of the names that count, which is no part of the name:
             "_leftImg8bit" of "jena/jena_000000_leftImg8bit.png".
+        files: the folder's images where they are listed already. Masks may share one file, by
+            links, which `list_images(..., unique=False)` keeps.
 
     Raises:
         InputError: two files have the same name.
     """
 
-    def __init__(self, folder: Path, findings: Findings, ending: str = ""):
+    def __init__(
+        self,
+        folder: Path,
+        findings: Findings,
+        ending: str = "",
+        files: Iterable[Path] | None = None,
+    ):
+        if files is None:
+            files = list_images(folder, findings) if folder.is_dir() else []
         self.folder = folder
         self.ending = ending
         self.path_of: dict[str, Path] = {}
-        for path in list_images(folder, findings) if folder.is_dir() else []:
-            stem = path.relative_to(folder).with_suffix("").as_posix()
+        for path in files:
+            stem = image_name(path, folder)
             if not stem.endswith(ending):
                 continue
             name = stem.removesuffix(ending)
@@ -161,6 +172,19 @@ class NamedFiles:
             raise InputError(
                 f"{len(missing)} of {len(names)} {reason} are missing, first {path}{remedy}"
             )
+
+
+def list_masks(folder: Path, findings: Findings) -> list[Path]:
+    """The image files of a folder of masks, which may share one file; none if it is absent."""
+    return list_images(folder, findings, unique=False) if folder.is_dir() else []
+
+
+def report_unused(
+    files: NamedFiles, used: Collection[str], reason: str, findings: Findings
+) -> None:
+    """Count the files that belong to no image."""
+    for name in sorted(set(files) - set(used)):
+        findings.add("left out", reason, files.path_of[name])
 
 
 def check_disjoint(

@@ -12,7 +12,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from cid_ray.data.image_codec import default_colors
-from cid_ray.data.importers.layout import NamedFiles, check_disjoint, find_root, read_list
+from cid_ray.data.importers.layout import (
+    NamedFiles,
+    check_disjoint,
+    find_root,
+    list_masks,
+    read_list,
+)
 from cid_ray.data.ingest.classes import ClassList
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportItem, ImportPlan
@@ -66,8 +72,10 @@ def list_voc(root: Path, pool: str = "lists") -> ImportPlan:
     findings = Findings()
     root = find_root(root, "PASCAL VOC 2012", PARTS, findings, prefer="VOC2012")
     images = NamedFiles(root / "JPEGImages", findings)
-    masks = NamedFiles(root / "SegmentationClass", findings)
-    augmented = NamedFiles(root / "SegmentationClassAug", findings)
+    folder = root / "SegmentationClass"
+    masks = NamedFiles(folder, findings, files=list_masks(folder, findings))
+    folder = root / "SegmentationClassAug"
+    augmented = NamedFiles(folder, findings, files=list_masks(folder, findings))
     train, val = _read_lists(root / LISTS, findings)
     for file, names in (("train.txt", train), ("val.txt", val)):
         images.require(names, f"images of {root / LISTS / file}", ".jpg")

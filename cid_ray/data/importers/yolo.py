@@ -10,6 +10,7 @@ Format: https://docs.ultralytics.com/datasets/segment/
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import DrawnMask, ImportItem, ImportPlan
 from cid_ray.data.ingest.label_names import BACKGROUND_NAMES, background_first
+from cid_ray.data.ingest.names import image_name
 from cid_ray.data.ingest.shapes import MAX_POINTS, MIN_POINTS, Drawing, paint_polygons
 from cid_ray.data.table_meta import MAX_CLASSES
 from cid_ray.storage.json_file import MEGABYTE
@@ -32,6 +34,10 @@ TOLERANCE = 0.01  # by which Ultralytics lets a coordinate leave 0..1
 MISSING = ("background", "unlabeled")
 
 Polygon = tuple[int, np.ndarray]  # class of data.yaml, f64[N, 2] in parts of width and height
+
+
+class BoxLabels(BadFile):
+    """A label file has boxes, not polygons."""
 
 
 def list_yolo(
@@ -66,39 +72,54 @@ def list_yolo(
     plan = ImportPlan([], None)
     described = read_data_yaml(data, root, plan.findings)
     plan.classes, first = _make_classes(described, plan.findings)
-    num_boxes = num_files = 0
+    used: set[Path] = set()
+    num_boxes = 0
     for split, images in described.images.items():
-        used = set()
         for image in images:
             labels = _labels_of(image, described.root)
             used.add(labels)
-            name = image.relative_to(described.root).with_suffix("").as_posix()
+            name = image_name(image, described.root)
             item = ImportItem(f"{split}/{name}", split, image, None, None, described.root)
-            if labels.is_file():
-                num_files += 1
-                try:
-                    polygons = read_labels(labels, len(described.names))
-                except BadFile as error:
-                    num_boxes += "is a box" in str(error)
-                    plan.bad_files.append(str(error))
-                    continue
-                _tell(polygons, labels, plan.findings)
-                item = _with_mask(item, labels, first)
-            elif missing_labels == "background":
-                reason = "images without a label file, all background (--missing-labels)"
-                plan.findings.add("guessed", reason, image)
-                item = _with_mask(item, None, first)
-            elif split != "train":
-                reason = "images of val or test without a label file"
-                plan.findings.add("left out", reason, image)
+            try:
+                mask = _mask_of(item, labels, described, first, missing_labels, plan.findings)
+            except BadFile as error:
+                num_boxes += isinstance(error, BoxLabels)
+                plan.bad_files.append(str(error))
                 continue
-            else:
-                reason = "images without a label file, taken as unlabeled (--missing-labels)"
-                plan.findings.add("guessed", reason, image)
-            plan.items.append(item)
-        for path in sorted({p for label in used for p in label.parent.glob("*.txt")} - used):
-            plan.findings.add("left out", f"label files without a {split} image", path)
-    if not num_files:
+            if mask is not None or split == "train":
+                plan.items.append(replace(item, mask=mask))
+    _check_polygons(plan, described, used, num_boxes)
+    _report_unused(used, plan.findings)
+    return assemble(plan, unlabeled, group, "`val` in data.yaml")
+
+
+def _mask_of(
+    item: ImportItem,
+    labels: Path,
+    described: YoloData,
+    first: int,
+    missing_labels: str,
+    findings: Findings,
+) -> DrawnMask | None:
+    """What draws an image's mask; None for an image without one, which is reported."""
+    if labels.is_file():
+        _report(read_labels(labels, len(described.names)), labels, findings)
+        return DrawnMask(labels, _make_draw(labels, first))
+    if missing_labels == "background":
+        reason = "images without a label file, all background (--missing-labels)"
+        findings.add("guessed", reason, item.image)
+        return DrawnMask(item.image, _make_draw(None, first))
+    if item.split == "train":
+        reason = "images without a label file, taken as unlabeled (--missing-labels)"
+        findings.add("guessed", reason, item.image)
+    else:
+        findings.add("left out", "images of val or test without a label file", item.image)
+    return None
+
+
+def _check_polygons(plan: ImportPlan, described: YoloData, used: set[Path], num_boxes: int) -> None:
+    """InputError for a set without label files, or with boxes alone."""
+    if not any(labels.is_file() for labels in used):
         first_image = described.images["train"][0]
         expected = _labels_of(first_image, described.root)
         raise InputError(f"no image has a label file; that of {first_image} would be {expected}")
@@ -106,7 +127,12 @@ def list_yolo(
         raise InputError(
             f"{described.path}: the labels are boxes, no polygons: {plan.bad_files[0]}"
         )
-    return assemble(plan, unlabeled, group, "`val` in data.yaml")
+
+
+def _report_unused(used: set[Path], findings: Findings) -> None:
+    for folder in sorted({labels.parent for labels in used}):
+        for path in sorted(set(folder.glob("*.txt")) - used):
+            findings.add("left out", "label files without an image", path)
 
 
 def _make_classes(data: YoloData, findings: Findings) -> tuple[ClassList, int]:
@@ -149,7 +175,7 @@ def read_labels(path: Path, num_classes: int) -> list[Polygon]:
             continue
         place = f"{path}, line {number}"
         if len(words) == BOX_NUMBERS:
-            raise BadFile(f"{place}: this is a box (5 numbers), must be a polygon")
+            raise BoxLabels(f"{place}: this is a box (5 numbers), must be a polygon")
         try:
             values = np.array([float(word) for word in words])
         except ValueError:
@@ -168,26 +194,13 @@ def read_labels(path: Path, num_classes: int) -> list[Polygon]:
     return polygons
 
 
-def _tell(polygons: list[Polygon], path: Path, findings: Findings) -> None:
+def _report(polygons: list[Polygon], path: Path, findings: Findings) -> None:
     degenerate = sum(len(points) < MIN_POINTS for _, points in polygons)
     if degenerate:
         findings.add("left out", "polygons of fewer than 3 points", path, degenerate)
     outside = sum(bool((points < 0).any() or (points > 1).any()) for _, points in polygons)
     if outside:
         findings.add("changed", "polygons cut at the image's border", path, outside)
-
-
-def _with_mask(item: ImportItem, labels: Path | None, first: int) -> ImportItem:
-    """The item with a mask drawn of a label file, or all background."""
-    draw = _make_draw(labels, first)
-    return ImportItem(
-        item.image_id,
-        item.split,
-        item.image,
-        DrawnMask(labels or item.image, draw),
-        item.group,
-        item.root,
-    )
 
 
 def _make_draw(labels: Path | None, first: int) -> Callable[[int, int], Drawing]:

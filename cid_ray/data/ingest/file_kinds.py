@@ -43,6 +43,12 @@ def is_image_name(name: str) -> bool:
     return why_left_out(name) is None
 
 
+def is_listed(path: PurePath, folder: PurePath) -> bool:
+    """Whether a file below a folder is read as an image: by its name and its folders' names."""
+    *folders, name = path.relative_to(folder).parts
+    return is_image_name(name) and not any(map(why_folder_left_out, folders))
+
+
 def why_left_out(name: str) -> str | None:
     """Why a file is no image, as a plural noun phrase; None for an image."""
     if name.startswith("._"):

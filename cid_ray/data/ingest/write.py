@@ -100,6 +100,7 @@ def write_table(plan: ImportPlan, out: Path, options: ImportOptions | None = Non
     """
     options = options or ImportOptions()
     check_output(out)
+    _check_ids(plan.items)
     classes, masks = _open_masks(plan, options)
     images = open_images(plan, options)
     bands = open_bands(plan.items, options, plan.findings)
@@ -204,6 +205,17 @@ class _Judge:
             f"{len(self._without_label)} masks have no labeled pixel ({named}): they teach and "
             "score nothing, and count as labels; leave them out, or put the images in --unlabeled"
         ]
+
+
+def _check_ids(items: list[ImportItem]) -> None:
+    """InputError for two images of one id: such as a.jpg and a.png of one folder."""
+    image_of: dict[str, Path] = {}
+    for item in items:
+        other = image_of.setdefault(item.image_id, item.image)
+        if other is not item.image:
+            raise InputError(
+                f"{other} and {item.image} have the same name {item.image_id}; rename one"
+            )
 
 
 def _open_masks(plan: ImportPlan, options: ImportOptions) -> tuple[ClassList, MaskReader]:

@@ -61,7 +61,7 @@ def test_train_ids_have_171_classes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask_of(table, "images/train2017/a.png"), values["a"])
     assert findings_of(table) == {
         "files that end with _instanceTrainIds": 1,
-        "label maps beside those of _labelTrainIds": 1,
+        "label maps next to those of _labelTrainIds": 1,
     }
 
 
@@ -94,8 +94,15 @@ def test_image_without_label_map_is_named(tmp_path: Path) -> None:
     write_set(root, "img/{short}", "label/{short}", {"a": filled(1), "v": filled(2)})
     write_image(root / "img" / "train" / "b.png")
     message = refusal(tmp_path / "t", "cocostuff", root)
-    assert f"1 images have no label map in {root / 'label' / 'train'}" in message
-    assert str(root / "img" / "train" / "b.png") in message and "--unlabeled" in message
+    assert "1 of 2 label maps of train are missing, first " in message
+    assert str(root / "label" / "train" / "b.png") in message and "--unlabeled" in message
+
+
+def test_two_label_maps_of_one_name_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_set(root, "img/{short}", "label/{short}", {"a": filled(1), "v": filled(2)})
+    (root / "label" / "train" / "a.tif").write_bytes(b"")
+    assert "have the same name; remove one" in refusal(tmp_path / "t", "cocostuff", root)
 
 
 def test_label_map_without_image_is_counted(tmp_path: Path) -> None:

@@ -316,3 +316,22 @@ def test_folder_without_labelme_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     assert "no JSON file is there" in refusal(tmp_path / "t", "labelme", tmp_path / "set")
     assert "is not a folder" in refusal(tmp_path / "t", "labelme", tmp_path / "absent")
+
+
+def test_pool_has_no_hidden_image_and_none_of_a_val_group(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "s")
+    write_image(root / "s1_new.png")
+    (root / "._s1_new.png").write_bytes(b"resource")
+    (root / "@eaDir").mkdir()
+    write_image(root / "@eaDir" / "s1_thumb.png")
+    for name in "abcdefgh":
+        write_image(tmp_path / "u" / f"{name}_1.png")
+    options = ("--group", "^([a-z])", "--unlabeled", tmp_path / "u")
+    table = import_set(tmp_path / "t", "labelme", root, *options)
+    val_groups = set(table.groups(table.rows("val")))
+    pool = table.rows("train")[~table.labeled[table.rows("train")]]
+    assert val_groups and not val_groups & set(table.groups(pool))
+    assert {Path(name).name for name in table.ids(pool)} >= {"s1_new"}
+    assert not [name for name in table.ids(pool) if "thumb" in name or "._" in name]
+    message = refusal(tmp_path / "v", "labelme", root, "--group", "(nothing)/")
+    assert "matches no name" in message

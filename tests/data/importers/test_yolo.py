@@ -112,7 +112,7 @@ def test_label_file_without_image_and_odd_polygons_are_counted(tmp_path: Path) -
     (tmp_path / "s" / "labels" / "train" / "x.txt").write_text(CAT)
     assert findings_of(import_set(tmp_path / "t", "yolo", data)) == {
         "polygons cut at the image's border": 1,
-        "label files without a train image": 1,
+        "label files without an image": 1,
     }
 
 
@@ -223,3 +223,23 @@ def test_text_file_lists_images(tmp_path: Path) -> None:
 def test_unknown_kind_of_missing_labels_is_refused(tmp_path: Path) -> None:
     data = write_set(tmp_path / "s")
     assert "--missing-labels" in refusal(tmp_path / "t", "yolo", data, "--missing-labels", "x")
+
+
+def test_labels_of_one_folder_belong_to_the_splits_that_lists_name(tmp_path: Path) -> None:
+    for name in ("a", "v"):
+        write_image(tmp_path / "s" / "images" / f"{name}.png")
+        (tmp_path / "s" / "labels").mkdir(exist_ok=True)
+        (tmp_path / "s" / "labels" / f"{name}.txt").write_text(CAT + DOG)
+        (tmp_path / "s" / f"{name}.txt").write_text(f"images/{name}.png\n")
+    content = {"train": "a.txt", "val": "v.txt", "names": ["cat", "dog"]}
+    (tmp_path / "s" / "data.yaml").write_text(yaml.safe_dump(content))
+    table = import_set(tmp_path / "t", "yolo", tmp_path / "s" / "data.yaml")
+    assert "label files without an image" not in findings_of(table)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
+    data = write_set(tmp_path / "s")
+    write_image(tmp_path / "s" / "images" / "train" / "a.bmp")
+    assert "have the same name train/images/train/a; rename one" in (
+        refusal(tmp_path / "t", "yolo", data)
+    )
