@@ -41,7 +41,7 @@ NODE_GROUP_LABEL = "ray.io/node-group"  # the node type's name, on a node that a
 
 
 _connected = False  # by `start_ray`
-_joined = False  # a cluster that goes on without this process
+_joined = False  # a cluster that outlives this process
 
 
 def start_ray(verbose: bool = False, metadata: Mapping[str, str] | None = None) -> None:
