@@ -9,6 +9,7 @@ Imports nothing heavy: a command calls `exit_on_signals` before its own imports.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import math
@@ -46,6 +47,7 @@ def exit_on_signals() -> None:
     if _listener is None:
         tolerate_lost_streams()  # first: else a socket gets the number of a closed stream
         _listener = Listener()
+        atexit.register(_listener.ignore)  # called last, as registered before Ray's
 
 
 def is_listening() -> bool:
@@ -167,6 +169,13 @@ class Listener:
         self._c_handlers = {number: _c_handler(number) for number in STOP_NUMBERS}
         self._thread = threading.Thread(target=self._run, name="signals", daemon=True)
         self._thread.start()
+
+    def ignore(self) -> None:
+        """Ignore signals from now on: Python kills by one that arrives while it ends."""
+        self._writer.send(END)
+        self._thread.join()
+        for number in STOP_NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
 
     def close(self) -> None:
         """Restore the former handlers."""

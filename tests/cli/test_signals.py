@@ -74,6 +74,23 @@ def test_signal_ends_a_process_whose_main_thread_is_in_c(number: signal.Signals)
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("number", STOP_NUMBERS)
+def test_signal_while_python_ends_leaves_the_exit_code(number: signal.Signals) -> None:
+    """Python restores the default handlers before it frees what modules hold."""
+    late = (
+        "import os, signal\n"
+        "class Late:\n"
+        f"    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, {int(number)})\n"
+        "late = Late()\n"
+        "print('ready', flush=True)\n"
+        "raise SystemExit(7)\n"
+    )
+    with script(EXIT + late) as process:
+        assert process.communicate(timeout=60)[0] == ""
+        assert process.returncode == 7
+
+
+@pytest.mark.process
 def test_handler_that_c_code_replaces_is_taken_back() -> None:
     """As `ray.init` does: its SIGTERM prints a C++ trace and aborts."""
     replace = "import ctypes, time\nctypes.CDLL(None).signal(15, None)\ntime.sleep(1)\n"
