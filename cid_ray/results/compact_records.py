@@ -6,7 +6,6 @@ a record holds (versions, colors, words about the device) is the same in all of 
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from cid_ray.results.records import Record, RecordReader
 
 # Which class scored how much is shown for the test images of chosen runs, never for val.
 UNUSED_FIELDS = ("val/iou", "val/iou_teacher", "best/val/iou", "best/val/iou_teacher")
-SHARED_FIELDS = ("versions", "colors", "params")
+SHARED_FIELDS = ("versions", "colors")
 
 
 class CompactRecordReader(RecordReader):
@@ -25,28 +24,27 @@ class CompactRecordReader(RecordReader):
     """
 
     def __init__(self, folder: str | Path):
-        self._shared: dict[str, Any] = {}
+        self._latest: dict[str, Any] = {}
         self._newest_rung: dict[str, Record] = {}
         super().__init__(folder)
 
     def _start_over(self) -> None:
         super()._start_over()
-        self._shared.clear()
+        self._latest.clear()
         self._newest_rung.clear()
 
     def _store(self, key: tuple[Any, ...], record: Record) -> None:
         for field in SHARED_FIELDS:
             if field in record:
-                record[field] = self._shared.setdefault(repr(record[field]), record[field])
-        compact = {
-            sys.intern(name): sys.intern(value) if isinstance(value, str) else value
-            for name, value in record.items()
-            if name not in UNUSED_FIELDS
-        }
-        super()._store(key, compact)
+                if record[field] != self._latest.get(field):
+                    self._latest[field] = record[field]
+                record[field] = self._latest[field]  # one object for equal neighbours
+        for field in UNUSED_FIELDS:
+            record.pop(field, None)
+        super()._store(key, record)
         if record["event"] == "rung":
             former = self._newest_rung.get(record["run"])
             if former is not None:
                 for name in [n for n, value in former.items() if isinstance(value, dict | list)]:
                     del former[name]
-            self._newest_rung[record["run"]] = compact
+            self._newest_rung[record["run"]] = record

@@ -84,7 +84,7 @@ def draw_history(summaries: list[RatioSummary]) -> str:
             if of_state:
                 numbers = [t["trial"] for t in of_state]
                 values = [t["value"] for t in of_state]
-                axis.scatter(numbers, values, marker=marker, color=color, label=state)
+                axis.plot(numbers, values, marker, color=color, label=state)
         floor = summary.noise("val").single_run_floor
         _draw_best_so_far(axis, trials, floor)
         _draw_baselines(axis, summary, floor)

@@ -7,14 +7,14 @@ records relies on the types of record_types.py, so they are checked here, once.
 from __future__ import annotations
 
 import functools
-import json
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from cid_ray.config import format_validation_error
 from cid_ray.results.record_types import EVENTS
-from cid_ray.storage import json_file, paths
+from cid_ray.storage import paths
 
 EVENTS_OF_A_SEARCH = ("search", "noise", "disk", "memory")
 FIELDS_OF_ANY_TYPE = {"params", "best_hyperparameters", "pareto"}
@@ -59,18 +59,9 @@ def parse_json(line: bytes) -> Any:
         ValueError: the line holds none; the message says why, in a few words.
     """
     try:
-        value = json_file.parse_json(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except ValueError:
-        raise ValueError("not JSON") from None
-    if b"\\u" in line:
-        # Half of a pair of surrogates is valid JSON, but no file or page can hold it.
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("not Unicode") from None
-    return value
+        return from_json(line)  # twice as fast as the standard library's; refuses lone surrogates
+    except ValueError as error:
+        raise ValueError("not UTF-8" if "unicode" in str(error) else "not JSON") from None
 
 
 def check_numbers(value: Any) -> None:
