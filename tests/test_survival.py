@@ -118,6 +118,25 @@ def test_trial_killed_for_memory_is_one_line_that_says_what_to_lower(
     assert "Considered workers" not in shown
 
 
+@pytest.mark.slow
+def test_after_a_kill_for_memory_fewer_trials_run_at_a_time(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    path = space_file(
+        tmp_path, small_demo, trials=2, ratios=["1/4"], baselines=[], max_concurrent_trials=2
+    )
+    command = ["cid_ray.tune", "--config", str(path), "--out", str(tmp_path / "run")]
+    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    with driver(command, "local", **low) as process:
+        shown, _ = process.communicate(timeout=400)
+    lines = [line for line in shown.splitlines() if line.startswith("1_4-cid-")]
+    first, second, *_ = (n for n, line in enumerate(lines) if "ran low on memory" in line)
+    assert "; at most 1 at a time from now on; it resumes" in lines[first]
+    assert not any("from now on" in line for line in lines[second:])
+    starts = [": resumed" in line for line in lines[second + 1 :]]
+    assert starts == [True, False] * 4, shown  # none before the other's end
+
+
 # ---- disks ----
 
 

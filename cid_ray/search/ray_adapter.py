@@ -12,6 +12,7 @@ import contextlib
 import functools
 import json
 import logging
+import math
 import re
 import shutil
 import tempfile
@@ -75,15 +76,18 @@ class TrialErrors(logging.Filter):
 
 
 class TuneSearcher(Searcher):
-    """Hands out the search's trials."""
+    """Hands out the search's trials, fewer at a time after Ray has killed one for memory."""
 
     def __init__(self, search: Search):
         super().__init__()
         self.search = search
         self.runs: dict[str, str] = {}  # Tune's trial id -> run name
         self.errors = TrialErrors()
+        self.max_running = math.inf  # search.max_concurrent_trials holds in any case
 
     def suggest(self, trial_id: str) -> Any:
+        if len(self.runs) >= self.max_running:
+            return None
         trial = self.search.next_trial()
         if trial is None:
             waits = not self.search.should_stop() and self.search.has_work()
@@ -100,7 +104,18 @@ class TuneSearcher(Searcher):
         run = self.runs.pop(trial_id, None)
         if error and run is not None:
             time.sleep(SIGTERM_DELAY_S)
-            self.search.report_process_died(run, self.errors.take_reason())
+            reason = self.errors.take_reason()
+            if reason != PROCESS_DIED:
+                reason += self._run_fewer()
+            self.search.report_process_died(run, reason)
+
+    def _run_fewer(self) -> str:
+        """After a kill for memory: the retry has to meet less pressure than there was."""
+        others = len(self.runs)
+        if others == 0:  # it ran alone
+            return ""
+        self.max_running = others
+        return f"; at most {others} at a time from now on"
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("see the studies\n", encoding="utf-8")
