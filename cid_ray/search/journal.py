@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import (
     NOT_FINGERPRINTED,
@@ -174,8 +174,11 @@ def stored_trials(storage: Any, run: PathOrUri, shared: str = "") -> dict[str, l
         found[name] = study.get_trials(deepcopy=False)
         for trial in found[name]:
             _optuna_compat.validate(trial)
-            if trial.user_attrs.get("run") is not None:
-                paths.check_component(trial.user_attrs["run"], run)
+            run_of_trial = trial.user_attrs.get("run")
+            if run_of_trial is not None:
+                paths.check_component(run_of_trial, run)
+            elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                raise ValueError(f"trial {trial.number} of {name} has ended, and names no run")
     return found
 
 

@@ -19,7 +19,7 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from cid_ray.config import Config, error_summary
+from cid_ray.config import Config, InputError, error_summary
 from cid_ray.results.records import Record, RecordReader
 from cid_ray.search import _optuna_compat, rdb, trial_states
 from cid_ray.search.checks import directions_of
@@ -88,7 +88,10 @@ class StudyStore:
         self.storage: Any = (
             rdb.open_rdb(url, timeout_s) if url else open_journal(journal, run_dir.uri)
         )
-        trials = stored_trials(self.storage, run_dir.uri, self.name)
+        try:
+            trials = stored_trials(self.storage, run_dir.uri, self.name)
+        except ValueError as error:  # of a journal `open_journal` has said it
+            raise InputError(f"the studies' database is damaged: {error}") from None
         reader = RecordReader(run_dir.local)
         self.notes = check_consistency(
             reader, trials, config.search.metric, run_dir.uri, shared=self.name

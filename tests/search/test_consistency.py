@@ -225,7 +225,7 @@ def test_damaged_lines_and_status_are_notes_where_nothing_is_lost(
     folder = tmp_path / "run"
     shutil.copytree(half, folder)
     with (folder / RECORDS).open("ab") as file:
-        file.write(b"\x00\xff\n" + b'{"event": "new", "run": "x"}\n')
+        file.write(b'"\xff"\n' + b'{"event": "new", "run": "x"}\n')
     (folder / STATUS).write_text("[]")
     search = Search.open(config(), RunDir(folder))
     lines, status = search.store.notes

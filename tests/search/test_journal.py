@@ -120,6 +120,18 @@ def test_run_name_that_is_a_path_is_refused_before_anything_is_removed(
     assert victim.is_dir()
 
 
+def test_finished_trial_without_the_line_that_names_its_run_is_damage(tmp_path: Path) -> None:
+    uninterrupted(tmp_path / "run", simulated_config(trials=4))
+    journal = tmp_path / "run" / "study.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"run":"1_8-cid-001"' not in line]
+    assert len(kept) == len(lines) - 1
+    journal.write_text("".join(kept))
+    with pytest.raises(InputError, match=r"trial 1 of 1/8 cid has ended, and names no run"):
+        reopen(tmp_path / "run")
+    assert journal.read_text() == "".join(kept)
+
+
 # ---- repaired after a crash ----
 
 
