@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.harness.memory import peak_mib
 from cid_ray import prepare
 from cid_ray.config import DataConfig
 from cid_ray.data.importers import list_folders
@@ -111,8 +111,7 @@ def run_step(name: str, folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     STEPS[name](folder)
     seconds = time.perf_counter() - started
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": round(seconds, 3), "peak_mb": round(peak_mb)}
+    return {"seconds": round(seconds, 3), "peak_mb": round(peak_mib())}
 
 
 def measure(num_rows: int, folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.harness.memory import peak_mib
 from benchmarks.harness.plain_loop import Step, plain_step
 from benchmarks.harness.step_workers import time_on_workers
 from cid_ray.config import Config, build_config
@@ -128,7 +129,7 @@ def time_whole_loop(
     return {name: values[WARMUP_STEPS:-1] for name, values in seconds.items()}
 
 
-def peak_mib(config: Config, batches: list[Batch]) -> float:
+def training_peak_mib(config: Config, batches: list[Batch]) -> float:
     """MiB that training needs at most: of the GPU's memory, or of a separate process."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -142,10 +143,7 @@ def peak_mib(config: Config, batches: list[Batch]) -> float:
 
 def _peak_mib(config: Config, batches: list[Batch]) -> float:
     time_whole_loop(config, batches, 1, {})
-    lines = Path("/proc/self/status").read_text().splitlines()
-    status = dict(line.split(":", 1) for line in lines)
-    # Not ru_maxrss: it starts at the parent process's value.
-    return int(status["VmHWM"].split()[0]) / 2**10
+    return peak_mib()
 
 
 def profile(config: Config, batches: list[Batch], threads: int) -> None:
@@ -170,9 +168,9 @@ def measure_one_process(args: argparse.Namespace) -> Result:
     by_kind = {
         kind: make_config(args.steps, **size, **{"loss.relation_kind": kind}) for kind in KINDS
     }
-    memory = {MEAN_TEACHER: peak_mib(mean_teacher, batches[:4])}
+    memory = {MEAN_TEACHER: training_peak_mib(mean_teacher, batches[:4])}
     for kind, kind_config in by_kind.items():
-        memory[f"CID ({kind})"] = peak_mib(kind_config, batches[:4])
+        memory[f"CID ({kind})"] = training_peak_mib(kind_config, batches[:4])
     print({name: round(mib) for name, mib in memory.items()}, flush=True)
     if args.profile:
         profile(config, batches, args.threads)

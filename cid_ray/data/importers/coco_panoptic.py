@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.importers.coco_file import CocoFile, PanopticImage
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.foreign_json import path_below
+from cid_ray.data.ingest.pixel_arrays import DECODE_ERRORS
 from cid_ray.data.ingest.shapes import IGNORED, Drawing
 
 
@@ -48,7 +48,7 @@ def _read_classes(path: Path, classes: Mapping[object, int]) -> np.ndarray:
     try:
         with open_image(path) as image:
             pixels = np.asarray(image.convert("RGB")).astype(np.int64)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise BadFile(f"{path}: unreadable mask ({error})") from None
     numbers, index = np.unique(pixels @ np.array([1, 256, 65536]), return_inverse=True)
     unknown = [number for number in numbers.tolist() if number and number not in classes]

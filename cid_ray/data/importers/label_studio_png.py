@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import open_image
@@ -17,6 +16,7 @@ from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.label_names import LabelNames
 from cid_ray.data.ingest.listing import list_images
+from cid_ray.data.ingest.pixel_arrays import DECODE_ERRORS
 from cid_ray.data.ingest.shapes import SMALLER_ON_TOP, Drawing, Patch, paint
 
 # task-5-annotation-7-by-1-tag-cat-0.png: letters of the annotator are letters, digits, @ and dots.
@@ -98,7 +98,7 @@ def _read_brush(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         with open_image(path) as image:
             mask = np.asarray(image.convert("L")) > 0
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DECODE_ERRORS as error:
         raise BadFile(f"{path}: unreadable mask ({error})") from None
     if mask.shape != size:
         found = f"{mask.shape[1]} x {mask.shape[0]}"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import open_image
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.foreign_json import read_json
+from cid_ray.data.ingest.pixel_arrays import DECODE_ERRORS
 from cid_ray.data.ingest.shapes import MIN_POINTS, Patch, draw_shape, to_points
 from cid_ray.storage.json_file import MEGABYTE
 
@@ -59,7 +59,7 @@ class Shape:
         try:
             with open_image(self.mask or b"") as image:
                 mask = np.asarray(image.convert("L")) > 0
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except DECODE_ERRORS as error:
             raise ValueError(f"a mask that is no PNG ({error})") from None
         if mask.shape != (bottom - top + 1, right - left + 1):
             raise ValueError(f"a mask of {mask.shape[1]} x {mask.shape[0]}, not as its points say")
