@@ -179,6 +179,8 @@ def stored_trials(storage: Any, run: PathOrUri, shared: str = "") -> dict[str, l
                 paths.check_component(run_of_trial, run)
             elif trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 raise ValueError(f"trial {trial.number} of {name} has ended, and names no run")
+            if trial.state == TrialState.COMPLETE and not trial.values:
+                raise ValueError(f"trial {trial.number} of {name} is complete without a value")
     return found
 
 

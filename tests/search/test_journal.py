@@ -10,6 +10,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -130,6 +131,16 @@ def test_finished_trial_without_the_line_that_names_its_run_is_damage(tmp_path: 
     with pytest.raises(InputError, match=r"trial 1 of 1/8 cid has ended, and names no run"):
         reopen(tmp_path / "run")
     assert journal.read_text() == "".join(kept)
+
+
+def test_complete_trial_without_a_value_is_damage(tmp_path: Path) -> None:
+    uninterrupted(tmp_path / "run", simulated_config(trials=4))
+    journal = tmp_path / "run" / "study.journal"
+    changed = re.sub(r'"values":\[[^]]+\]', '"values":[]', journal.read_text(), count=1)
+    journal.write_text(changed)
+    with pytest.raises(InputError, match=r"trial 0 of .* is complete without a value"):
+        reopen(tmp_path / "run")
+    assert journal.read_text() == changed
 
 
 # ---- repaired after a crash ----
