@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from cid_ray.config import Config, InputError, build_config, load_config
     from cid_ray.data.sources import open_table
+    from cid_ray.inference.load import load_model
+    from cid_ray.inference.predictor import Prediction, Predictor
     from cid_ray.results.records import RecordWriter, of_event, read_records
     from cid_ray.results.summary import summarize
     from cid_ray.search.controller import Search
@@ -27,12 +29,15 @@ __all__ = [
     "Config",
     "Decision",
     "InputError",
+    "Prediction",
+    "Predictor",
     "RecordWriter",
     "RunDir",
     "Search",
     "__version__",
     "build_config",
     "load_config",
+    "load_model",
     "of_event",
     "open_table",
     "read_records",
@@ -44,11 +49,14 @@ _MODULE_OF = {
     "Config": "cid_ray.config",
     "Decision": "cid_ray.search.stop_rules",
     "InputError": "cid_ray.config",
+    "Prediction": "cid_ray.inference.predictor",
+    "Predictor": "cid_ray.inference.predictor",
     "RecordWriter": "cid_ray.results.records",
     "RunDir": "cid_ray.storage.run_dir",
     "Search": "cid_ray.search.controller",
     "build_config": "cid_ray.config",
     "load_config": "cid_ray.config",
+    "load_model": "cid_ray.inference.load",
     "of_event": "cid_ray.results.records",
     "open_table": "cid_ray.data.sources",
     "read_records": "cid_ray.results.records",

@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "cli": ("config", "storage", "results"),
     "resources": ("config", "storage", "results.provenance"),
     "training": ("config", "storage", "core", "data", "results", "resources"),
+    "inference": ("config", "storage", "core", "data", "results", "training"),
     # A search calls callbacks, so it knows their base class and none of them.
     "search": ("config", "storage", "results", "resources", "training", "callbacks.base"),
     "callbacks": ("config", "storage", "results", "cli", "search"),
@@ -73,6 +74,7 @@ NEVER_IMPORTS = {
     "results": ("torch", "ray", "optuna"),
     "resources": ("torch", "optuna"),
     "training": ("optuna",),
+    "inference": ("optuna",),
     "search": ("torch",),
     "callbacks": ("torch",),
     "diagnostics": ("optuna",),

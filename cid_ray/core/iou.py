@@ -25,23 +25,41 @@ from cid_ray.core.losses import IGNORE_INDEX
 def predict(
     net: nn.Module, image: Tensor, size: tuple[int, int], window: int | None = None
 ) -> Tensor:
-    """Classes i64[B,H',W'] of images u8[B,3,H,W].
+    """Classes i64[B,H',W'] of images u8[B,C,H,W].
 
     Args:
-        net: images u8[B,3,H,W] -> (logits f[B,K,H,W], feat).
-        image: u8[B,3,H,W], all of one size.
+        net: images u8[B,C,H,W] -> (logits f[B,K,H,W], feat).
+        image: u8[B,C,H,W], all of one size.
         size: H', W' of the masks.
         window: side of the sliding window in pixels; None predicts the whole image.
     """
+    return predict_scores(net, image, size, window)[0].argmax(1)
+
+
+@torch.no_grad()
+def predict_scores(
+    net: nn.Module, image: Tensor, size: tuple[int, int], window: int | None = None
+) -> tuple[Tensor, bool]:
+    """Scores f32[B,K,H',W'], of which the highest is the class, and whether they are probabilities.
+
+    Of a whole image they are logits, of a sliding window mean probabilities. Arguments as of
+    `predict`.
+    """
     height, width = image.shape[-2:]
     # A window larger than the image would only add padding.
-    if window is None or (window >= height and window >= width):
+    is_whole = window is None or (window >= height and window >= width)
+    if window is None or is_whole:
         scores = net(image)[0].float()
     else:
         scores = _sliding_window_probs(net, image, window)
     if scores.shape[-2:] != size:
         scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
-    return scores.argmax(1)
+    return scores, not is_whole
+
+
+def probabilities(scores: Tensor, are_probabilities: bool) -> Tensor:
+    """What `predict_scores` returns as probabilities over the classes."""
+    return scores if are_probabilities else scores.softmax(1)
 
 
 def _sliding_window_probs(net: nn.Module, image: Tensor, window: int) -> Tensor:

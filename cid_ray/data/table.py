@@ -31,6 +31,7 @@ from PIL import UnidentifiedImageError
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.band_image import Picture
 from cid_ray.data.image_codec import decode_image, open_image
+from cid_ray.data.input_spec import InputSpec, ModelData
 from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
 from cid_ray.data.table_format import (
     MASK_HASH,
@@ -62,6 +63,7 @@ class Table:
         num_channels: C of the images, 3 unless they were imported with another number of bands.
         band_stats: (mean, standard deviation) of each band over train, in stored values of 0 to
             255; None for images of three channels, which encoders know.
+        model_data: what a network needs to know of the table after training.
         fingerprint: 16 hex digits that name the content: ids, splits, images, masks, classes.
         index: the columns of SCHEMA without `image` and `mask`, N rows.
 
@@ -102,6 +104,10 @@ class Table:
         self.overlap = meta.overlap
         self.num_channels = meta.num_channels
         self.band_stats = meta.band_stats
+        inputs = meta.model_dump(include=set(InputSpec.model_fields))
+        self.model_data = ModelData(
+            **inputs, classes=meta.classes, colors=meta.colors, table=meta.fingerprint
+        )
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             digest = hashlib.sha256()
             while block := file.read(DIGEST_BLOCK):

@@ -8,35 +8,31 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cid_ray.config import format_validation_error
-from cid_ray.data.band_image import MAX_CHANNELS
+from cid_ray.data.input_spec import MAX_CLASSES, Byte, Color, InputSpec
 from cid_ray.storage import json_file, paths
 from cid_ray.storage.json_file import MEGABYTE
 from cid_ray.storage.paths import PathOrUri
 
 MAX_BYTES = 64 * MEGABYTE  # it names every file that an import left out
-MAX_CLASSES = 255  # an id is a byte, and one of the 256 means "no label"
 MAX_NAME_CHARS = 200
 MAX_SHOWN_NAMES = 25
 MAX_PAIRS = 1000  # near-duplicates that are named
 
 Model = TypeVar("Model", bound=BaseModel)
-Byte = Annotated[int, Field(ge=0, le=255)]
 BandValue = Annotated[float, Field(ge=0, le=255)]
 BandStats = tuple[list[float], list[float]]  # mean and standard deviation of each band
 
 
-class TableMeta(BaseModel):
+class TableMeta(InputSpec):
     """The fields of `meta.json` that are used. An import adds what it skipped and warned of."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
     classes: list[str] = Field(min_length=1, max_length=MAX_CLASSES)
-    colors: list[Annotated[list[Byte], Field(min_length=3, max_length=3)]]
+    colors: list[Color]
     ignore_index: Byte
     fingerprint: str = Field(pattern=r"^[0-9a-f]{16}$")
     index_sha256: str | None = None  # of index.parquet; tables of an older import have none
     tile: int | None = Field(None, ge=1)  # side of the tiles, in pixels; None: rows are images
     overlap: int = Field(0, ge=0)  # pixels that neighbouring tiles share at least
-    num_channels: int = Field(3, ge=1, le=MAX_CHANNELS)
     # Of the stored values, over train. Always there when the channels are not red, green and blue.
     band_mean: list[BandValue] | None = None
     band_std: list[BandValue] | None = None

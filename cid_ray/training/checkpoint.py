@@ -1,9 +1,9 @@
 """Checkpoints: all that the next step depends on, written atomically, read without running code.
 
 One file per checkpoint: the states of student, teacher, method, optimizer and schedule, torch's
-RNG, the config as text, the class names, and plain values as JSON. The files are in the run's
-folder or, with `train.checkpoint_dir`, in an object store. A kill during a write loses nothing: the
-former file stays.
+RNG, the config as text, and as JSON plain values and what a network must know of its data set. The
+files are in the run's folder or, with `train.checkpoint_dir`, in an object store. A kill during a
+write loses nothing: the former file stays.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import IO, Any
 import torch
 
 from cid_ray.config import Config, InputError, error_summary
+from cid_ray.data.input_spec import ModelData
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
@@ -29,7 +30,7 @@ def save_checkpoint(
     name: PathOrUri,
     modules: dict[str, Any],
     config: Config,
-    classes: list[str],
+    data: ModelData,
     keep: int = 1,
     **extra: Any,
 ) -> None:
@@ -39,13 +40,13 @@ def save_checkpoint(
         name: the file, such as `runs/mine/checkpoints/train/last.pt`.
         modules: name -> anything with a `state_dict()`.
         config: stored as YAML text.
-        classes: the class names.
+        data: classes, colors and how image files are read, stored as JSON.
         keep: how many checkpoints there are afterwards, at most.
         extra: plain values, stored as JSON.
     """
     content = {
         "config": config.to_yaml(),
-        "classes": list(classes),
+        "data": data.model_dump_json(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         **{part: module.state_dict() for part, module in modules.items()},

@@ -229,7 +229,7 @@ class Trainer:
                 self.spec.last_checkpoint,
                 self.modules(),
                 self.config,
-                self.table.classes,
+                self.table.model_data,
                 keep=self.config.train.num_to_keep,
                 **{name: getattr(self, name) for name in STATE_FIELDS},
                 health=self.health.state_dict(),
@@ -244,7 +244,7 @@ class Trainer:
                 self.spec.best_checkpoint,
                 networks,
                 self.config,
-                self.table.classes,
+                self.table.model_data,
                 step=self.step,
             )
 

@@ -38,7 +38,7 @@ from tests.helpers.fuzzing import (
     trees,
     written,
 )
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import ONE_CLASS, TINY
 
 PARTS = ("student", "teacher", "method", "optimizer", "schedule")
 
@@ -95,7 +95,7 @@ class SmallRun:
             weight.grad = torch.randn_like(weight)
         optimizer.step()
         self.modules: dict[str, Any] = {"student": net, "optimizer": optimizer}
-        checkpoint.save_checkpoint(self.path, self.modules, Config(), ["a"], step=3)
+        checkpoint.save_checkpoint(self.path, self.modules, Config(), ONE_CLASS, step=3)
         self.whole = self.path.read_bytes()
         self.state = self.restored()
 
@@ -105,7 +105,7 @@ class SmallRun:
         with checkpoint.content_errors(self.path):
             extra = checkpoint.restore_state(content, self.modules)
         states = [module.state_dict() for module in self.modules.values()]
-        found = [*_leaves([states, extra, content["classes"]]), torch.get_rng_state()]
+        found = [*_leaves([states, extra, content["data"]]), torch.get_rng_state()]
         parts = [_bytes(v) if isinstance(v, torch.Tensor) else repr(v).encode() for v in found]
         return b"".join(parts)
 

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.tiny_run import TINY
+from cid_ray.data.input_spec import ModelData
 
-__all__ = ["TINY", "from_ray_dashboard", "real_data"]
+__all__ = ["ONE_CLASS", "TINY", "from_ray_dashboard", "real_data"]
+
+ONE_CLASS = ModelData(classes=["a"], colors=[[0, 0, 0]])
 
 
 def real_data(*parts: str) -> Path:

@@ -22,7 +22,7 @@ from cid_ray.storage.paths import PathOrUri
 from cid_ray.train import main as train_main
 from cid_ray.training import checkpoint
 from tests.helpers.object_store import BUCKET, serving, upload
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import ONE_CLASS, TINY
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_checkpoints_damaged_newest_falls_back_to_previous(folder: PathOrUri) ->
     name = paths.join(folder, "last.pt")
     config = build_config(TINY)
     for step in range(4):
-        checkpoint.save_checkpoint(name, {}, config, ["a"], keep=3, step=step)
+        checkpoint.save_checkpoint(name, {}, config, ONE_CLASS, keep=3, step=step)
     kept = [
         checkpoint.load_checkpoint(older)["extra"]["step"]
         for older in checkpoint.previous_checkpoints(name)

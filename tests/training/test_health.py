@@ -35,7 +35,7 @@ from cid_ray.training import checkpoint
 from cid_ray.training.loop import make_batches, train
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.trainer import Trainer
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import ONE_CLASS, TINY
 
 
 def decompression_bomb() -> bytes:
@@ -266,7 +266,7 @@ def test_kill_between_last_and_best_checkpoint_restores_the_best(
     next(rungs)
     rungs.close()
     expected = checkpoint.load_checkpoint(spec.best_checkpoint)
-    checkpoint.save_checkpoint(spec.best_checkpoint, {}, spec.config, ["another step"], step=1)
+    checkpoint.save_checkpoint(spec.best_checkpoint, {}, spec.config, ONE_CLASS, step=1)
     partial = Path(spec.last_checkpoint).with_name("last.pt.77-0123abcd.partial")
     partial.write_bytes(b"half of it")
     assert Trainer(spec).best["step"] == 6

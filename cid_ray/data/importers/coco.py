@@ -46,7 +46,7 @@ from cid_ray.data.ingest.shapes import (
     paint,
     reaches_outside,
 )
-from cid_ray.data.table_meta import MAX_CLASSES
+from cid_ray.data.input_spec import MAX_CLASSES
 
 STUFF_OTHER = (183, "other")  # the last category of stuff_*.json, which has no background
 MAX_PERIMETER = 20_000_000.0  # pixels; pycocotools holds five points for each

@@ -25,7 +25,7 @@ from cid_ray.data.ingest.items import DrawnMask, ImportItem, ImportPlan
 from cid_ray.data.ingest.label_names import BACKGROUND_NAMES, background_first
 from cid_ray.data.ingest.names import image_name
 from cid_ray.data.ingest.shapes import MAX_POINTS, MIN_POINTS, Drawing, paint_polygons
-from cid_ray.data.table_meta import MAX_CLASSES
+from cid_ray.data.input_spec import MAX_CLASSES
 from cid_ray.storage.json_file import MEGABYTE
 
 MAX_LABEL_BYTES = 64 * MEGABYTE

@@ -1,0 +1,112 @@
+"""Which checkpoint a user means: a file, a run folder, or a run and a ratio or trial in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cid_ray.config import Config, InputError
+from cid_ray.results.records import Record, of_event, read_records
+from cid_ray.results.summary import METHOD_NAMES, summarize
+from cid_ray.storage import paths
+from cid_ray.storage.checkpoint_paths import checkpoint_dir
+from cid_ray.storage.paths import PathOrUri
+from cid_ray.storage.remote_view import ReadOnlyRunDir
+from cid_ray.storage.run_config import load_run_config
+
+MAX_NAMES = 12  # in a message
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint and what is known of it.
+
+    Attributes:
+        path: the file.
+        final: its run's record of the end, with the scores that were printed; {} without a run.
+    """
+
+    path: PathOrUri
+    final: Record
+
+    def describe(self) -> str:
+        """For a person: "1_4-cid-003 (cid, 1/4 (48)) in runs/demo/..."."""
+        if not self.final:
+            return str(self.path)
+        method = METHOD_NAMES[self.final["method"]]
+        return f"{self.path} ({method}, {self.final['ratio_name']})"
+
+
+def find_checkpoint(name: PathOrUri) -> Located:
+    """The checkpoint that a name means.
+
+    Args:
+        name: a checkpoint (`.../last.pt`); a run folder; or `RUN:RATIO`, `RUN:NAME` with a label
+            ratio or the name of a trial. Of a search without a choice it is the best CID trial at
+            the ratio with the most labels. Paths may be `s3://...`.
+
+    Raises:
+        InputError: there is no such checkpoint; the message says what there is.
+
+    Example:
+        >>> find_checkpoint("runs/demo:1/4").path
+        PosixPath('runs/demo/checkpoints/1_4-cid-003/last.pt')
+    """
+    text = str(name)
+    if text.endswith(".pt"):
+        return Located(name, {})
+    folder, choice = _split_choice(text)
+    run_dir = ReadOnlyRunDir(folder)
+    with run_dir:
+        if not run_dir.exists:
+            raise InputError(
+                f"{text!r} is neither a checkpoint (.pt) nor a run folder; give RUN, RUN:RATIO, "
+                "RUN:NAME or .../last.pt"
+            )
+        run_dir.pull()
+        config = load_run_config(run_dir)
+        records = read_records(run_dir.local)
+        final = _choose(records, config, choice, folder)
+        path = paths.join(checkpoint_dir(config, run_dir.uri, final["run"]), "last.pt")
+    if not paths.exists(path):
+        raise InputError(
+            f"{path} does not exist: a search keeps the checkpoints of the chosen trials only"
+        )
+    return Located(path, final)
+
+
+def _split_choice(text: str) -> tuple[str, str]:
+    """RUN and what comes after its last colon, if that is no part of the path."""
+    folder, colon, choice = text.rpartition(":")
+    if not colon or choice.startswith("//"):
+        return text, ""
+    if not paths.is_remote(text) and Path(text).exists():  # its name holds a colon
+        return text, ""
+    return folder, choice
+
+
+def _choose(records: list[Record], config: Config, choice: str, folder: str) -> Record:
+    """The final record of the run that is meant."""
+    finals = {record["run"]: record for record in of_event(records, "final")}
+    if not finals:
+        raise InputError(f"{folder} holds no run that has ended; --resume it first")
+    if choice in finals:
+        return finals[choice]
+    summaries = {summary.ratio: summary for summary in summarize(records, config.search.metric)}
+    if choice and choice not in summaries:
+        known = [*summaries, *finals]
+        more = ", ..." if len(known) > MAX_NAMES else ""
+        raise InputError(
+            f"{folder} has neither a ratio nor a trial {choice!r}, but "
+            f"{', '.join(known[:MAX_NAMES])}{more}"
+        )
+    candidates = [summaries[choice]] if choice else [*summaries.values()][::-1]
+    for summary in candidates:
+        if "cid" in summary.chosen:
+            return summary.chosen["cid"]
+    # A run of `train` is of one method, which need not be CID.
+    others = [record for summary in candidates for record in summary.chosen.values()]
+    if len(others) == 1:
+        return others[0]
+    named = ", ".join(f"{folder}:{record['run']}" for record in others)
+    raise InputError(f"{folder} has no best CID trial; name one: {named or 'none has ended'}")
