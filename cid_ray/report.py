@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         reader = CompactRecordReader(run_dir.local)
         from cid_ray.search.consistency import check_run_folder  # loads Optuna
 
-        for note in check_run_folder(run_dir, reader, config.search.metric):
+        for note in check_run_folder(run_dir, reader, config.search):
             say(f"warning: {note}")
         write_report(run_dir, config, reader.read(), say, Path(args.out) if args.out else None)
         run_dir.push()

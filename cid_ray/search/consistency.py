@@ -9,12 +9,12 @@ not so, a file was cut, emptied, removed or replaced.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, SearchConfig
 from cid_ray.results import status as status_file
 from cid_ray.results.records import RECORDS_FILE, Record, RecordReader
 from cid_ray.search.journal import JOURNAL, read_journal, stored_trials
@@ -32,14 +32,19 @@ Trials = Mapping[str, Sequence[FrozenTrial]]  # study name -> its trials
 
 
 def check_consistency(
-    reader: RecordReader, trials: Trials | None, metric: str, run: PathOrUri, *, shared: str = ""
+    reader: RecordReader,
+    trials: Trials | None,
+    search: SearchConfig,
+    run: PathOrUri,
+    *,
+    shared: str = "",
 ) -> list[str]:
     """Compare what the folder's records, studies and status know, before anything is written.
 
     Args:
         reader: of the records of the folder on this machine.
         trials: of the studies, read before the records unless nobody writes; None: there are none.
-        metric: what the studies maximize.
+        search: its metric is what the studies maximize, its space names what they search.
         run: the run folder as the user named it.
         shared: name of studies in a database, which may know more than these records.
 
@@ -56,7 +61,7 @@ def check_consistency(
     problems = []
     if trials is not None:
         problems.append(missing_in_studies(records, trials, shared))
-        notes.append(different_trials(records, trials, metric))
+        notes.append(different_trials(records, trials, search))
     if not shared:
         problems.append(missing_in_records(records, trials or {}))
         try:
@@ -75,7 +80,7 @@ def check_consistency(
     return [note for note in notes if note]
 
 
-def check_run_folder(run_dir: RunDir, reader: RecordReader, metric: str) -> list[str]:
+def check_run_folder(run_dir: RunDir, reader: RecordReader, search: SearchConfig) -> list[str]:
     """The same for a reader of a run folder. A folder that is being written is not compared.
 
     Raises:
@@ -90,7 +95,7 @@ def check_run_folder(run_dir: RunDir, reader: RecordReader, metric: str) -> list
     trials = None
     if journal.is_file():
         trials = stored_trials(read_journal(journal, run_dir.uri), run_dir.uri)
-    return check_consistency(reader, trials, metric, run_dir.uri)
+    return check_consistency(reader, trials, search, run_dir.uri)
 
 
 def missing_in_studies(records: Sequence[Record], trials: Trials, shared: str = "") -> str:
@@ -130,12 +135,14 @@ def missing_in_records(records: Sequence[Record], trials: Trials) -> str:
     return _count(lacking, f"finished in {JOURNAL} {{have}} no scores in {RECORDS_FILE}")
 
 
-def different_trials(records: Sequence[Record], trials: Trials, metric: str) -> str:
+def different_trials(records: Sequence[Record], trials: Trials, search: SearchConfig) -> str:
     """The finished trials whose end, hyperparameters or scores differ from their records."""
-    recorded = recorded_facts(records, metric)
+    recorded = recorded_facts(records, search.metric)
+    fixed = {PARAM + key for key, value in search.space.items() if not isinstance(value, Mapping)}
     found = []
     for study in trials.values():
-        searched = {PARAM + name for trial in study for name in trial.params}
+        # Repeats take over the hyperparameters of another trial: their study has none.
+        searches = any(trial.params for trial in study)
         for trial in study:
             run = trial.user_attrs.get("run", "")
             if trial.state not in FINISHED_STATES or run not in recorded:
@@ -145,7 +152,7 @@ def different_trials(records: Sequence[Record], trials: Trials, metric: str) -> 
                 name
                 for name in first | second
                 if first.get(name) != second.get(name)
-                and _is_compared(name, trial, second, searched)
+                and _is_compared(name, trial, second, searches and name not in fixed)
             )
             if name := next(differing, None):
                 found.append((run, name, first.get(name, "none"), second.get(name, "none")))
@@ -186,7 +193,7 @@ def study_facts(trial: FrozenTrial) -> dict[str, str]:
 
 
 def _is_compared(
-    name: str, trial: FrozenTrial, recorded: Mapping[str, str], searched: Collection[str]
+    name: str, trial: FrozenTrial, recorded: Mapping[str, str], is_searched: bool
 ) -> bool:
     """Whether a fact that only the study or only the records know is a disagreement."""
     if name == "end":  # not recorded yet: a kill came between
@@ -195,7 +202,7 @@ def _is_compared(
         # The last rung of a failed trial may be recorded alone, and Optuna keeps none of trials
         # with two objectives.
         return trial.state != TrialState.FAIL and len(trial.values or ()) < 2
-    return not name.startswith(PARAM) or name in searched  # values that the space fixes
+    return not name.startswith(PARAM) or is_searched
 
 
 def _shown(value: Any) -> str:

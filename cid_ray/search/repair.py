@@ -78,7 +78,7 @@ def repair_run(run_dir: RunDir, config: Config) -> list[str]:
     if run_dir.remote:
         paths.remove(paths.join(run_dir.uri, STATUS_FILE))
     if not config.study.storage:
-        lines += check_run_folder(run_dir, RecordReader(folder), config.search.metric)
+        lines += check_run_folder(run_dir, RecordReader(folder), config.search)
     return lines
 
 

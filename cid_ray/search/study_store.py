@@ -93,9 +93,7 @@ class StudyStore:
         except ValueError as error:  # of a journal `open_journal` has said it
             raise InputError(f"the studies' database is damaged: {error}") from None
         reader = RecordReader(run_dir.local)
-        self.notes = check_consistency(
-            reader, trials, config.search.metric, run_dir.uri, shared=self.name
-        )
+        self.notes = check_consistency(reader, trials, config.search, run_dir.uri, shared=self.name)
         if not url:
             self.notes += filter(None, [cut_torn_line(journal)])
         self.owner, self._is_new = rdb.run_owner(run_dir.local) if url else ("", True)

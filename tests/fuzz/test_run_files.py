@@ -181,7 +181,7 @@ def outcome_of(folder: Path) -> tuple[Outcome, list[str]]:
     config = simulated_config(trials=2)
     store = open_queue(folder, config).store
     trials = stored_trials(store.storage, folder)
-    notes = check_consistency(RecordReader(folder), trials, config.search.metric, folder)
+    notes = check_consistency(RecordReader(folder), trials, config.search, folder)
     return outcome(store), notes
 
 

@@ -295,6 +295,20 @@ def test_trial_that_the_journal_tells_otherwise_is_said(
     search.close()
 
 
+def test_hyperparameter_that_the_whole_study_lost_is_said(reference: Path, tmp_path: Path) -> None:
+    """It may have been sampled once only, as one of a condition is."""
+    folder = tmp_path / "run"
+    shutil.copytree(reference, folder)
+    lines = (folder / JOURNAL).read_text().splitlines(keepends=True)
+    kept = [line for line in lines if '"param_name":"loss.relation_kind"' not in line]
+    assert len(kept) < len(lines)
+    (folder / JOURNAL).write_text("".join(kept))
+    search = Search.open(config(), RunDir(folder))
+    (note,) = search.store.notes
+    assert "hyperparameter loss.relation_kind: none and '" in note
+    search.close()
+
+
 @pytest.mark.parametrize("name", [RECORDS, JOURNAL])
 def test_new_search_does_not_start_in_folder_of_a_run_that_lost_its_config(
     half: Path, tmp_path: Path, name: str
