@@ -37,6 +37,7 @@ COMMANDS = (
     "prepare",
     "train",
     "tune",
+    "predict",
     "report",
     "dashboard",
     "repair",

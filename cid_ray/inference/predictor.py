@@ -165,19 +165,31 @@ class Predictor:
         """Scores f32[K, H, W] of one image at `size`, and whether they are probabilities.
 
         Without `tta` they are those by which training scored val and test.
+
+        Raises:
+            InputError: the image is too small for the network.
         """
         if self.config.data.image_size:
             height, width = self.config.data.image_size
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(self.device.torch)
-        with self.device.autocast():
-            if tta == NO_TTA:
-                scores, are_probs = iou.predict_scores(self.net, pixels[None], size, self.window)
-                return scores[0], are_probs
-            views = [
-                iou.probabilities(*iou.predict_scores(self.net, view, size, self.window))
-                for view in tta.views(pixels[None])
-            ]
+        try:
+            with self.device.autocast():
+                return self._scores(pixels[None], size, tta)
+        except ValueError as error:  # a normalisation of one value, below about 32 pixels
+            raise InputError(
+                f"an image of {picture.width} x {picture.height} pixels is too small for "
+                f"{self.config.model.decoder} on {self.config.model.encoder} ({error})"
+            ) from None
+
+    def _scores(self, images: Tensor, size: tuple[int, int], tta: Tta) -> tuple[Tensor, bool]:
+        if tta == NO_TTA:
+            scores, are_probs = iou.predict_scores(self.net, images, size, self.window)
+            return scores[0], are_probs
+        views = [
+            iou.probabilities(*iou.predict_scores(self.net, view, size, self.window))
+            for view in tta.views(images)
+        ]
         undone = [tta.undo(probs, number) for number, probs in enumerate(views)]
         return torch.stack(undone).mean(0)[0], True
 

@@ -52,18 +52,21 @@ class RecordWriter:
             ValueError: a value is NaN or infinite, which JSON cannot express.
         """
         data = json.dumps(record, allow_nan=False, default=float).encode() + b"\n"
+        end_line(self.path)
         with open(self.path, "ab", opener=no_follow) as file:
-            if file.tell() and not _ends_with_newline(self.path):
-                file.write(b"\n")  # a kill cut the last record short: start a line of our own
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
+def end_line(path: Path) -> None:
+    """End the last line of a file if a kill has cut it short: the next one is then whole."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with open(path, "rb+", opener=no_follow) as file:
         file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        if file.read(1) != b"\n":
+            file.write(b"\n")
 
 
 class RecordReader:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import UnidentifiedImageError
 
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.errors import BadFile
@@ -76,6 +77,8 @@ class ImageReader:
             pixels = read_pixels(encoded, MAX_PIXELS)
         except UnusablePixels as error:
             raise BadFile(f"{path}: {error}") from None
+        except UnidentifiedImageError:  # its text is an address in memory
+            raise BadFile(f"{path}: unreadable or truncated image (not a picture)") from None
         except DECODE_ERRORS as error:
             raise BadFile(f"{path}: unreadable or truncated image ({error})") from None
         notes = list(pixels.notes)

@@ -1,0 +1,93 @@
+"""`python -m cid_ray.predict`: masks of a folder of images, a table or an object store.
+
+Images of any size are predicted, larger ones by overlapping tiles. The command can be stopped at
+any time: the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from cid_ray.cli import parser
+from cid_ray.cli.console import RunConsole
+from cid_ray.cli.item_progress import ItemProgress
+from cid_ray.cli.signals import INTERRUPTED, stop_signals
+from cid_ray.config import InputError
+from cid_ray.data.ingest.findings import Findings
+from cid_ray.inference.inputs import list_inputs
+
+EXAMPLES = """
+  python -m cid_ray.predict runs/demo demo --out predictions/demo --overlay
+  python -m cid_ray.predict runs/mine:1/16 photos --out predictions/photos --tta flip,scales
+  python -m cid_ray.predict runs/mine/checkpoints/train/last.pt s3://bucket/photos \\
+      --out s3://bucket/masks
+"""
+KINDS = ("overlay", "confidence", "probabilities")
+MIN_TILE = 64
+
+
+def main(argv: list[str]) -> int:
+    args = parse_arguments(argv)
+    findings = Findings()
+    items = list_inputs(args.source, findings)
+    # Imported late: torch takes seconds, which `--help` and wrong options need not wait for.
+    from cid_ray.inference.batch import BatchPredictor
+    from cid_ray.inference.image_parts import PredictOptions
+    from cid_ray.inference.load import load_model
+    from cid_ray.inference.mask_files import MaskFiles
+    from cid_ray.inference.prediction_run import PredictionRun, describe_run, settings_of
+    from cid_ray.inference.tta import Tta
+
+    predictor = load_model(args.checkpoint, args.network, args.device)
+    options = PredictOptions(Tta.parse(args.tta), args.tile)
+    kinds = frozenset(kind for kind in KINDS if getattr(args, kind))
+    stated = {"tta": args.tta, "tile": args.tile, "outputs": sorted(kinds)}
+    run = PredictionRun(args.out, settings_of(predictor, stated))
+    batch = BatchPredictor(predictor, MaskFiles(run.run_dir.uri, predictor, kinds), options)
+    with run, RunConsole(run.run_dir.local, len(items), "image", args.verbosity) as console:
+        for line in [*predictor.describe(), *findings.describe()]:
+            console.log(line)
+        todo = run.todo(items)
+        if len(todo) < len(items):
+            console.log(f"{len(items) - len(todo)} of {len(items)} images are there already")
+        progress = ItemProgress(console, len(items) - len(todo), len(items))
+        try:
+            with stop_signals("the same command", console.log):
+                for record in batch.predict(todo):
+                    run.append(record)
+                    progress.add()
+        except KeyboardInterrupt:
+            console.log("interrupted; the same command continues", always=True)
+            return INTERRUPTED
+        names = {item.name for item in items}
+        records = [record for name, record in run.done.items() if name in names]
+        for line in describe_run(records, predictor.classes):
+            console.log(line, always=True)
+        console.log(
+            f"wrote {run.run_dir}: predictions.jsonl, masks; {progress.speed()}", always=True
+        )
+        return 0 if any(record["event"] == "prediction" for record in records) else parser.FAILED
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    options = parser.make_parser("predict", __doc__ or "", EXAMPLES)
+    add = options.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help="last.pt, RUN, RUN:RATIO or RUN:TRIAL")
+    add("source", metavar="SOURCE", help="image, folder, table, demo, or s3://bucket/folder")
+    add("--out", required=True, metavar="DIR", help="folder for the masks, or s3://bucket/folder")
+    add("--overlay", action="store_true", help="also images with the classes' colours on them")
+    add("--confidence", action="store_true", help="also 16-bit PNG files: 65535 is certain")
+    add("--probabilities", action="store_true", help="also .npz files, float16 [K, H, W]")
+    add("--tta", default="", metavar="flip,scales", help="mean over flips, scales or both")
+    add("--tile", type=int, metavar="SIZE", help="tiles of larger images (default 1024)")
+    add("--network", choices=("teacher", "student"), default="teacher")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_verbosity_options(options)
+    args = options.parse_args(argv)
+    if args.tile is not None and args.tile < MIN_TILE:
+        raise InputError(f"--tile is {args.tile}, must be at least {MIN_TILE} pixels")
+    return args
+
+
+if __name__ == "__main__":
+    parser.run_command(main)
