@@ -15,6 +15,8 @@ from cid_ray.cli.signals import INTERRUPTED, stop_signals
 from cid_ray.config import InputError
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.inference.inputs import list_inputs
+from cid_ray.resources.ray_session import start_ray, stop_ray
+from cid_ray.storage import paths
 
 EXAMPLES = """
   python -m cid_ray.predict runs/demo demo --out predictions/demo --overlay
@@ -31,11 +33,10 @@ def main(argv: list[str]) -> int:
     findings = Findings()
     items = list_inputs(args.source, findings)
     # Imported late: torch takes seconds, which `--help` and wrong options need not wait for.
-    from cid_ray.inference.batch import BatchPredictor
     from cid_ray.inference.image_parts import PredictOptions
     from cid_ray.inference.load import load_model
-    from cid_ray.inference.mask_files import MaskFiles
     from cid_ray.inference.prediction_run import PredictionRun, describe_run, settings_of
+    from cid_ray.inference.ray_batch import WorkerSpec, predict_with_ray
     from cid_ray.inference.tta import Tta
 
     predictor = load_model(args.checkpoint, args.network, args.device)
@@ -43,7 +44,9 @@ def main(argv: list[str]) -> int:
     kinds = frozenset(kind for kind in KINDS if getattr(args, kind))
     stated = {"tta": args.tta, "tile": args.tile, "outputs": sorted(kinds)}
     run = PredictionRun(args.out, settings_of(predictor, stated))
-    batch = BatchPredictor(predictor, MaskFiles(run.run_dir.uri, predictor, kinds), options)
+    out = paths.absolute(run.run_dir.uri)
+    checkpoint = paths.absolute(predictor.located.path)
+    spec = WorkerSpec(checkpoint, args.network, args.device, out, kinds, options)
     with run, RunConsole(run.run_dir.local, len(items), "image", args.verbosity) as console:
         for line in [*predictor.describe(), *findings.describe()]:
             console.log(line)
@@ -53,20 +56,26 @@ def main(argv: list[str]) -> int:
         progress = ItemProgress(console, len(items) - len(todo), len(items))
         try:
             with stop_signals("the same command", console.log):
-                for record in batch.predict(todo):
+                if args.workers:
+                    start_ray(verbose=args.verbosity > parser.NORMAL)
+                    records = predict_with_ray(todo, spec, args.workers)
+                else:
+                    records = spec.open().predict(todo)
+                for record in records:
                     run.append(record)
                     progress.add()
         except KeyboardInterrupt:
             console.log("interrupted; the same command continues", always=True)
             return INTERRUPTED
-        names = {item.name for item in items}
-        records = [record for name, record in run.done.items() if name in names]
-        for line in describe_run(records, predictor.classes):
+        finally:
+            stop_ray()
+        done = [run.done[item.name] for item in items]
+        for line in describe_run(done, predictor.classes):
             console.log(line, always=True)
         console.log(
             f"wrote {run.run_dir}: predictions.jsonl, masks; {progress.speed()}", always=True
         )
-        return 0 if any(record["event"] == "prediction" for record in records) else parser.FAILED
+        return 0 if any(record["event"] == "prediction" for record in done) else parser.FAILED
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
@@ -80,12 +89,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--probabilities", action="store_true", help="also .npz files, float16 [K, H, W]")
     add("--tta", default="", metavar="flip,scales", help="mean over flips, scales or both")
     add("--tile", type=int, metavar="SIZE", help="tiles of larger images (default 1024)")
+    add("--workers", type=int, default=0, metavar="N", help="up to N processes, by Ray Data")
     add("--network", choices=("teacher", "student"), default="teacher")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_verbosity_options(options)
     args = options.parse_args(argv)
     if args.tile is not None and args.tile < MIN_TILE:
         raise InputError(f"--tile is {args.tile}, must be at least {MIN_TILE} pixels")
+    if args.workers < 0:
+        raise InputError(f"--workers is {args.workers}, must be 0 (this process) or more")
     return args
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def list_inputs(source: str, findings: Findings) -> list[InputImage]:
         return _rows_of(source)
     if paths.is_remote(source):
         return _named(_objects_below(source, findings))
-    path = Path(source)
+    path = Path(os.path.abspath(source))  # workers of Ray have another working folder
     if path.is_file():
         return _named([(PurePosixPath(path.name), str(path))])
     if not path.exists():

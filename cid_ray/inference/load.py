@@ -29,7 +29,12 @@ Network = Literal["teacher", "student"]
 NETWORKS = ("teacher", "student")
 
 
-def load_model(source: PathOrUri, network: Network = "teacher", device: str = "auto") -> Predictor:
+def load_model(
+    source: PathOrUri,
+    network: Network = "teacher",
+    device: str = "auto",
+    num_threads: int | None = None,
+) -> Predictor:
     """Load a trained network.
 
     Args:
@@ -38,6 +43,7 @@ def load_model(source: PathOrUri, network: Network = "teacher", device: str = "a
             the best CID trial at the ratio with the most labels. Paths may be `s3://...`.
         network: "teacher", the moving average of the weights, or "student".
         device: "auto", "cpu" or "cuda".
+        num_threads: of torch; None: one per CPU that this process may use.
 
     Returns:
         A `Predictor`: call it with an image.
@@ -69,7 +75,7 @@ def load_model(source: PathOrUri, network: Network = "teacher", device: str = "a
             f"({error_summary(e, with_type=True)[:160]}); it must be a last.pt or best.pt of this "
             "version of cid_ray"
         ) from None
-    chosen = Device.choose(config.train)
+    chosen = Device.choose(config.train, num_threads)
     if chosen.torch.type == "cpu":
         dilate_pointwise(net)
     net = net.eval().requires_grad_(False).to(chosen.torch)
