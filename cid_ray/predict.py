@@ -7,30 +7,31 @@ any time: the same command continues.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.progress import track
 
 from cid_ray.cli import parser
 from cid_ray.cli.console import RunConsole
 from cid_ray.cli.item_progress import ItemProgress
-from cid_ray.cli.signals import INTERRUPTED, stop_signals
-from cid_ray.config import InputError
+from cid_ray.cli.predict_options import parse_arguments
+from cid_ray.cli.printing import say
+from cid_ray.cli.signals import INTERRUPTED, interrupt_on_sigterm, stop_signals
 from cid_ray.data.ingest.findings import Findings
+from cid_ray.data.sources import open_table
 from cid_ray.inference.inputs import list_inputs
 from cid_ray.resources.ray_session import start_ray, stop_ray
 from cid_ray.storage import paths
 
-EXAMPLES = """
-  python -m cid_ray.predict runs/demo demo --out predictions/demo --overlay
-  python -m cid_ray.predict runs/mine:1/16 photos --out predictions/photos --tta flip,scales
-  python -m cid_ray.predict runs/mine/checkpoints/train/last.pt s3://bucket/photos \\
-      --out s3://bucket/masks
-"""
 KINDS = ("overlay", "confidence", "probabilities")
-MIN_TILE = 64
 
 
 def main(argv: list[str]) -> int:
-    args = parse_arguments(argv)
+    args = parse_arguments(argv, __doc__ or "")
     findings = Findings()
+    if args.pseudo_labels:
+        return pseudo_label(args)
     items = list_inputs(args.source, findings)
     # Imported late: torch takes seconds, which `--help` and wrong options need not wait for.
     from cid_ray.inference.image_parts import PredictOptions
@@ -78,27 +79,31 @@ def main(argv: list[str]) -> int:
         return 0 if any(record["event"] == "prediction" for record in done) else parser.FAILED
 
 
-def parse_arguments(argv: list[str]) -> argparse.Namespace:
-    options = parser.make_parser("predict", __doc__ or "", EXAMPLES)
-    add = options.add_argument
-    add("checkpoint", metavar="CHECKPOINT", help="last.pt, RUN, RUN:RATIO or RUN:TRIAL")
-    add("source", metavar="SOURCE", help="image, folder, table, demo, or s3://bucket/folder")
-    add("--out", required=True, metavar="DIR", help="folder for the masks, or s3://bucket/folder")
-    add("--overlay", action="store_true", help="also images with the classes' colours on them")
-    add("--confidence", action="store_true", help="also 16-bit PNG files: 65535 is certain")
-    add("--probabilities", action="store_true", help="also .npz files, float16 [K, H, W]")
-    add("--tta", default="", metavar="flip,scales", help="mean over flips, scales or both")
-    add("--tile", type=int, metavar="SIZE", help="tiles of larger images (default 1024)")
-    add("--workers", type=int, default=0, metavar="N", help="up to N processes, by Ray Data")
-    add("--network", choices=("teacher", "student"), default="teacher")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_verbosity_options(options)
-    args = options.parse_args(argv)
-    if args.tile is not None and args.tile < MIN_TILE:
-        raise InputError(f"--tile is {args.tile}, must be at least {MIN_TILE} pixels")
-    if args.workers < 0:
-        raise InputError(f"--workers is {args.workers}, must be 0 (this process) or more")
-    return args
+def pseudo_label(args: argparse.Namespace) -> int:
+    """Write a table for the second round of self-training."""
+    from cid_ray.inference.image_parts import PredictOptions
+    from cid_ray.inference.load import load_model
+    from cid_ray.inference.pseudo_labels import write_pseudo_labels
+    from cid_ray.inference.tta import Tta
+
+    predictor = load_model(args.checkpoint, args.network, args.device)
+    options = PredictOptions(Tta.parse(args.tta), args.tile)
+
+    def progress(rows: Iterable[int], total: int) -> Iterable[int]:
+        return track(rows, "predicting", total, transient=True)
+
+    with interrupt_on_sigterm():
+        counts = write_pseudo_labels(
+            predictor,
+            open_table(args.source),
+            Path(args.out),
+            args.min_confidence,
+            options,
+            progress,
+        )
+    train = f"python -m cid_ray.train --set data.table={args.out} --set data.ratio=1/1"
+    say("\n".join([*predictor.describe(), *counts.describe(), f"wrote {args.out}; next: {train}"]))
+    return 0
 
 
 if __name__ == "__main__":

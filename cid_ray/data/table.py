@@ -31,7 +31,6 @@ from PIL import UnidentifiedImageError
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.band_image import Picture
 from cid_ray.data.image_codec import decode_image, open_image
-from cid_ray.data.input_spec import InputSpec, ModelData
 from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
 from cid_ray.data.table_format import (
     MASK_HASH,
@@ -104,10 +103,7 @@ class Table:
         self.overlap = meta.overlap
         self.num_channels = meta.num_channels
         self.band_stats = meta.band_stats
-        inputs = meta.model_dump(include=set(InputSpec.model_fields))
-        self.model_data = ModelData(
-            **inputs, classes=meta.classes, colors=meta.colors, table=meta.fingerprint
-        )
+        self.model_data = meta.model_data
         with paths.open_read(paths.join(self.folder, "index.parquet")) as file:
             digest = hashlib.sha256()
             while block := file.read(DIGEST_BLOCK):
@@ -122,7 +118,7 @@ class Table:
         check_index(self.index, len(self.classes))
         if self.tile is not None:
             check_tile_ids(self.index["image_id"])
-        # Before it is opened: a file that is replaced meanwhile gets an id that no other file has.
+        # Before it is opened: a file that is replaced meanwhile gets an id of its own.
         self._stamp = paths.file_stamp(paths.join(self.folder, TABLE_FILE))
         opened = self._open_parquet(None)
         self._parquet_metadata = opened.metadata
@@ -241,6 +237,13 @@ class Table:
         """u8[H, W]: the class ids of a labeled row, ignored pixels as 255."""
         with self._named(row):
             return self._decode_mask(self._read_columns(row, ["mask"])[0])
+
+    def encoded(self, row: int, mask: bool) -> tuple[bytes, bytes | None]:
+        """The stored bytes of an image, and of its mask if that is asked for and there is one."""
+        with self._named(row):
+            columns = ["image", "mask"] if mask else ["image"]
+            image, *masks = self._read_columns(row, columns)
+            return image, masks[0] if masks else None
 
     @contextlib.contextmanager
     def _named(self, row: int) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cid_ray.config import format_validation_error
-from cid_ray.data.input_spec import MAX_CLASSES, Byte, Color, InputSpec
+from cid_ray.data.input_spec import MAX_CLASSES, Byte, Color, InputSpec, ModelData
 from cid_ray.storage import json_file, paths
 from cid_ray.storage.json_file import MEGABYTE
 from cid_ray.storage.paths import PathOrUri
@@ -52,6 +52,12 @@ class TableMeta(InputSpec):
         if self.num_channels == 3 or self.band_mean is None or self.band_std is None:
             return None
         return self.band_mean, self.band_std
+
+    @property
+    def model_data(self) -> ModelData:
+        """What a network needs to know of the table after training."""
+        spec = self.model_dump(include=set(InputSpec.model_fields))
+        return ModelData(**spec, classes=self.classes, colors=self.colors, table=self.fingerprint)
 
 
 class FindingNote(BaseModel):
