@@ -29,6 +29,7 @@ from cid_ray.results.formatting import (
     repeats_text,
 )
 from cid_ray.results.markdown import markdown
+from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
@@ -77,6 +78,7 @@ def write_page(folder: Path, out: Path, records: list[Record], config: Config) -
         "warnings": sorted({w for r in of_event(records, "final") for w in r["warnings"]}),
         "provenance": next((r for r in reversed(records) if r.get("versions")), {}),
         "figures": _figures(summaries),
+        "next_commands": next_commands(folder.name, summaries),
     }
     page = templates().get_template("report.html.j2").render(**content)
     paths.write_text(out / "index.html", page)

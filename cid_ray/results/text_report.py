@@ -14,6 +14,7 @@ from rich.table import Table
 from cid_ray.config import Config, InputError
 from cid_ray.config.plain_text import printable
 from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
+from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, PublishedTable, published_tables
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
@@ -69,6 +70,8 @@ def write_report(
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")
     for table in published_tables(records, summaries):
         log(published_table(table.of_encoder(config.model.encoder)))
+    for number, command in enumerate(next_commands(run_dir.uri, summaries)):
+        log(f"{'      ' if number else 'next: '}{command}")
     write_page(run_dir.local, out or run_dir.local / "report", records, config)
     log(f"wrote {out or paths.join(run_dir.uri, 'report')}/index.html")
 

@@ -20,6 +20,7 @@ import pytest
 from cid_ray.config import Config
 from cid_ray.results.figure_data import curves_data, history_data, label_curve_data
 from cid_ray.results.markdown import markdown
+from cid_ray.results.next_steps import next_commands
 from cid_ray.results.provenance import provenance
 from cid_ray.results.records import RecordWriter, read_records
 from cid_ray.results.report_page import write_page
@@ -162,6 +163,18 @@ def test_report_page_is_one_file_that_escapes_data(tmp_path: Path) -> None:
     for line in result_table(summarize(records)):
         assert f"{line['test']:.2f}" in page
     assert "44.80" in markdown(summarize(records))
+
+
+def test_next_commands_name_the_best_trial_at_the_most_labels(tmp_path: Path) -> None:
+    summaries = summarize(small_search())
+    commands = next_commands("runs/my run", summaries)
+    name = f"'runs/my run:{summaries[-1].ratio}'"
+    assert len(commands) == 3 and all(name in command for command in commands)
+    assert not next_commands("runs/x", [])
+    folder = tmp_path / "a<b"
+    folder.mkdir()
+    page = write_page(folder, tmp_path / "report", small_search(), Config()).read_text()
+    assert f"cid_ray.evaluate &#39;a&lt;b:{summaries[-1].ratio}&#39;" in page
 
 
 @pytest.mark.parametrize("leave_by", ["dots", "absolute path", "link"])
