@@ -30,7 +30,7 @@ class Calibration:
     """
 
     def __init__(self, bins: int = BINS):
-        self.edges = np.linspace(0, 1, bins + 1)
+        self.edges = np.arange(bins + 1) / bins
         self.pixels = np.zeros(bins, np.int64)
         self.confidence = np.zeros(bins)  # sums
         self.correct = np.zeros(bins, np.int64)

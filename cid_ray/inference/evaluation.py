@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, error_summary
 from cid_ray.core import iou
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import Table
@@ -166,7 +166,13 @@ class Evaluation:
             assert mask is not None
             for network in self.networks:
                 truth = network.class_map.ids[mask]
-                predicted, confidence = network.predict(image, truth.shape)
+                try:
+                    predicted, confidence = network.predict(image, truth.shape)
+                except ValueError as error:  # torch has nothing to normalise over
+                    raise InputError(
+                        f"image {name} of {self.table.folder} cannot be predicted "
+                        f"({error_summary(error)}): image or --window is too small for the network"
+                    ) from None
                 network.scores.add(name, truth, predicted, confidence)
             self.seconds = time.monotonic() - started
             yield done
