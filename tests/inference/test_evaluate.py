@@ -22,15 +22,19 @@ from cid_ray.data.image_codec import default_colors, encode_png
 from cid_ray.data.input_spec import ModelData
 from cid_ray.data.table import Table
 from cid_ray.results.records import of_event, read_records
+from cid_ray.storage import paths
 from cid_ray.train import main as train
+from tests.helpers.band_files import write_tiff
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, STYLE, Skeleton
 from tests.helpers.image_tables import (
     labeled_row,
+    prepare_folder,
     random_image,
     random_mask,
     table_row,
     write_table,
 )
+from tests.helpers.object_store import BUCKET, serving, upload
 from tests.helpers.tiny_run import TINY
 from tests.helpers.untrained import save_untrained
 
@@ -259,6 +263,22 @@ def test_other_channels_or_other_classes_of_a_second_network_are_refused(
         run(tmp_path / "out", *args)
 
 
+def test_images_of_five_bands_are_scored_and_drawn(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(5):
+        bands = rng.integers(0, 4096, (5, *SIZE), dtype=np.uint16)
+        write_tiff(tmp_path / "images" / f"{number}.tif", bands)
+        (tmp_path / "masks" / f"{number}.png").write_bytes(encode_png(random_mask(number, 3, SIZE)))
+    table = prepare_folder(tmp_path, "--bands", "1,2,3,4,5")
+    save_untrained(tmp_path / "last.pt", table.model_data, table.band_stats)
+    report = run(tmp_path / "out", tmp_path / "last.pt", "--table", table.folder)
+    assert report["split"] == "val" and report["num_images"] == 1
+    assert np.sum(report["confusion"]) == SIZE[0] * SIZE[1]
+    assert (tmp_path / "out" / "evaluation.html").read_text().count("<img ") == 3
+
+
 def test_hostile_names_add_no_element_to_the_page(tmp_path: Path) -> None:
     def page_of(name: str, mark: str) -> str:
         mark = "".join(character for character in mark if character.isprintable())
@@ -298,3 +318,20 @@ def test_ctrl_c_ends_with_130_and_no_traceback(trained: Path, tmp_path: Path) ->
     _, errors = process.communicate(timeout=100)
     assert process.returncode == 130 and "Traceback" not in errors
     assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+@pytest.mark.process
+def test_run_and_table_in_an_object_store_are_scored_alike(
+    trained: Path, tmp_path: Path, small_demo: Path
+) -> None:
+    local = run(tmp_path / "local", trained, "--table", small_demo)
+    with serving():
+        table = upload(small_demo, "table")
+        for file in trained.rglob("*"):
+            if file.is_file():
+                with paths.atomic_write(f"{BUCKET}/run/{file.relative_to(trained)}") as out:
+                    out.write(file.read_bytes())
+        remote = run(tmp_path / "remote", f"{BUCKET}/run:1/8", "--table", table)
+    assert remote["confusion"] == local["confusion"] and remote["images"] == local["images"]
+    assert remote["checkpoint"] == f"{BUCKET}/run/checkpoints/train/last.pt"
+    assert remote["table"] == table
