@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "images and masks -> an audited table; label splits",
     "train": "one training run: one process, or N workers with Ray Train and Ray Data",
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
+    "evaluate": "score a trained network on a table: mIoU, boundaries, calibration, a page",
     "predict": "masks of a folder of images of any size, a table or an object store",
     "dashboard": "live page of one run or several, during a search and after it",
     "report": "rebuild the table and the page of a run from its records",
@@ -25,7 +26,7 @@ COMMANDS = {
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }
-USE_RAY = ("train", "tune")
+LOAD_TORCH = ("train", "tune", "evaluate", "predict")  # which takes seconds
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
 `cid-ray tune` without options searches a generated data set: about three minutes on 2 CPU cores."""
@@ -44,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     elif name == "--version":
         say(f"cid_ray {__version__}")
     elif name in COMMANDS:
-        if name in USE_RAY:
+        if name in LOAD_TORCH:
             exit_on_signals()
         run_command(importlib.import_module(f"cid_ray.{name}").main, arguments)
     else:

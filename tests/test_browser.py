@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.browser import browser, chromium
-from cid_ray import prepare
+from cid_ray import evaluate, prepare
 from cid_ray.config import load_config
 from cid_ray.data.table import Table
 from cid_ray.results.records import read_records
@@ -22,6 +22,7 @@ from cid_ray.results.report_page import write_page
 from tests.helpers.dashboard_client import KEPT_RUN, dashboard_of, first_records
 from tests.helpers.local_search import search_until, tiny_search
 from tests.helpers.services import require_package, require_service
+from tests.helpers.untrained import save_untrained
 
 axe = require_package("axe_playwright_python.sync_playwright")
 require_service("chromium", chromium())
@@ -44,7 +45,8 @@ FOCUS = f"""() => [
     getComputedStyle(document.activeElement).outlineStyle]"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 WHITE = "rgb(255, 255, 255)"
-NUM_IMAGES = {"running": 16, "audit": 40}  # two of each of the 20 images that an audit shows
+# Two of each of the 20 images that an audit shows, three of each of 6 that an evaluation does.
+NUM_IMAGES = {"running": 16, "audit": 40, "evaluation": 18}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,9 @@ def addresses(
     report = write_page(KEPT_RUN, folder / "report", read_records(KEPT_RUN), config)
     audit = folder / "audit.html"
     prepare.write_audit(Table(small_demo), str(audit))
+    save_untrained(folder / "last.pt", Table(small_demo).model_data)
+    evaluated = ["--table", str(small_demo), "--out", str(folder / "evaluation"), "-q"]
+    assert evaluate.main([str(folder / "last.pt"), *evaluated]) == 0
     with dashboard_of(running, KEPT_RUN) as port:
         site = f"http://127.0.0.1:{port}"
         yield {
@@ -73,13 +78,16 @@ def addresses(
             "all runs": f"{site}/",
             "report": report.as_uri(),
             "audit": audit.as_uri(),
+            "evaluation": (folder / "evaluation" / "evaluation.html").as_uri(),
             "served report": f"{site}/run/camvid-cpu/report",
         }
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["running", "finished", "all runs", "report", "audit"])
+@pytest.mark.parametrize(
+    "name", ["running", "finished", "all runs", "report", "audit", "evaluation"]
+)
 def test_page_in_browser_is_complete_and_accessible(
     chrome: Any, addresses: dict[str, str], name: str, scheme: str, size: str
 ) -> None:
@@ -91,7 +99,7 @@ def test_page_in_browser_is_complete_and_accessible(
     page.wait_for_load_state("load")
     assert (page.evaluate(BACKGROUND) == WHITE) == (scheme == "light")
     figures = page.evaluate(FIGURES)
-    assert (len(figures) >= 2) == (name not in ("all runs", "audit"))
+    assert (len(figures) >= 2) == (name not in ("all runs", "audit", "evaluation"))
     assert all(marks > 20 and w > 200 and h > 100 for marks, w, h in figures), figures
     images = page.evaluate(IMAGES)
     assert len(images) == NUM_IMAGES.get(name, 0)

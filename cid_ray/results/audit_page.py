@@ -57,12 +57,13 @@ def write_audit_page(summary: Any, sheet: Any, out: PathOrUri) -> None:
         "more_skipped": max(0, len(notes.skipped) - MAX_LISTED),
         "num_pairs": max(notes.near_duplicate_pairs, len(notes.near_duplicates)),
     }
-    page = _templates().get_template("audit.html.j2").render(**content)
+    page = page_templates().get_template("audit.html.j2").render(**content)
     # A name that is not UTF-8 holds surrogates, which no file can.
     paths.write_text(out, page.encode("utf-8", "backslashreplace").decode())
 
 
-def _templates() -> Environment:
+def page_templates() -> Environment:
+    """The templates of pages about data: hidden characters are written out, pictures are JPEGs."""
     pages = templates().overlay(finalize=_without_hidden_characters)
     # A copy: an overlay shares the filters of all other pages.
     own = {"jpeg": _data_uri, "percent": format_percent, "size": _format_size}

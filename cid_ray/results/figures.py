@@ -43,7 +43,7 @@ SHIFT_PER_METHOD = 0.012  # of the label count: methods are drawn next to each o
 
 
 def draw_label_curve(summaries: list[RatioSummary]) -> str:
-    figure, axes = _figure(1)
+    figure, axes = new_figure(1)
     axis = axes[0]
     spreads = spread_data(summaries)
     for number, (method, points) in enumerate(label_curve_data(summaries).items()):
@@ -59,8 +59,8 @@ def draw_label_curve(summaries: list[RatioSummary]) -> str:
     axis.minorticks_off()
     axis.set_xlabel("labeled images")
     axis.set_ylabel("mIoU on test images, %")
-    _legend(axis, 8)
-    return _svg(figure)
+    add_legend(axis, 8)
+    return to_svg(figure)
 
 
 def _draw_floor_band(axis: Any, band: list[tuple[float, float, float]]) -> None:
@@ -76,7 +76,7 @@ def _draw_floor_band(axis: Any, band: list[tuple[float, float, float]]) -> None:
 
 def draw_history(summaries: list[RatioSummary]) -> str:
     """Ratio by ratio: every trial's value, the best so far, and the baselines as lines."""
-    figure, axes = _figure(len(summaries))
+    figure, axes = new_figure(len(summaries))
     for axis, summary in zip(axes, summaries, strict=True):
         trials = [t for t in history_data(summary) if t["value"] is not None]
         for state, (marker, color) in STATE_MARKERS.items():
@@ -92,8 +92,8 @@ def draw_history(summaries: list[RatioSummary]) -> str:
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel("CID trial")
         axis.set_ylabel("val mIoU at its last rung, %")
-        _legend(axis, 7)
-    return _svg(figure)
+        add_legend(axis, 7)
+    return to_svg(figure)
 
 
 def _draw_best_so_far(axis: Any, trials: list[dict[str, Any]], floor: float | None) -> None:
@@ -121,7 +121,7 @@ def _draw_baselines(axis: Any, summary: RatioSummary, floor: float | None) -> No
 
 
 def draw_curves(summaries: list[RatioSummary]) -> str:
-    figure, axes = _figure(len(summaries))
+    figure, axes = new_figure(len(summaries))
     for axis, summary in zip(axes, summaries, strict=True):
         curves = curves_data(summary)
         shown = shown_curves(curves)
@@ -133,8 +133,8 @@ def draw_curves(summaries: list[RatioSummary]) -> str:
         axis.set_title(", ".join([summary.name, *notes]), fontsize=10)
         axis.set_xlabel("images seen")
         axis.set_ylabel("val mIoU, %")
-        _legend(axis, 7, loc="lower right")
-    return _svg(figure)
+        add_legend(axis, 7, loc="lower right")
+    return to_svg(figure)
 
 
 def _draw_curves_of_method(axis: Any, method: str, curves: list[dict[str, Any]]) -> None:
@@ -165,14 +165,14 @@ def draw_importances(summaries: list[RatioSummary]) -> str | None:
     shown = [s for s in summaries if s.cid_search.get("importances")]
     if not shown:
         return None
-    figure, axes = _figure(len(shown))
+    figure, axes = new_figure(len(shown))
     for axis, summary in zip(axes, shown, strict=True):
         items = sorted(summary.cid_search["importances"].items(), key=lambda item: item[1])
         names = [key.split(".", 1)[-1] for key, _ in items]
         axis.barh(names, [value for _, value in items], color=COLORS["cid"])
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel("fraction of importance")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def draw_slices(summaries: list[RatioSummary]) -> str | None:
@@ -181,17 +181,17 @@ def draw_slices(summaries: list[RatioSummary]) -> str | None:
     if not slices:
         return None
     columns = min(SLICE_COLUMNS, len(slices))
-    figure, axes = _figure(columns, -(-len(slices) // columns), (3.0, 2.6))
+    figure, axes = new_figure(columns, -(-len(slices) // columns), (3.0, 2.6))
     colors = {s.name: RATIO_COLORS[i % len(RATIO_COLORS)] for i, s in enumerate(summaries)}
     for axis, (key, by_ratio) in zip(axes, slices.items(), strict=False):
         _draw_slice(axis, by_ratio, colors)
         axis.set_xlabel(key)
     for axis in axes[len(slices) :]:
         axis.set_visible(False)
-    _legend(axes[0], 7)
+    add_legend(axes[0], 7)
     figure.supylabel("val mIoU, %", fontsize=10)
     figure.suptitle("completed CID trials only", fontsize=10)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _draw_slice(
@@ -225,7 +225,7 @@ def draw_pareto(summaries: list[RatioSummary]) -> str | None:
     shown = [s for s in summaries if s.cid_search.get("pareto")]
     if not shown:
         return None
-    figure, axes = _figure(min(PARETO_COLUMNS, len(shown)), -(-len(shown) // PARETO_COLUMNS))
+    figure, axes = new_figure(min(PARETO_COLUMNS, len(shown)), -(-len(shown) // PARETO_COLUMNS))
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     for axis, summary in zip(axes, shown, strict=False):
@@ -239,8 +239,8 @@ def draw_pareto(summaries: list[RatioSummary]) -> str | None:
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel(cost_label(summary))
         axis.set_ylabel("val mIoU, %")
-        _legend(axis, 7)
-    return _svg(figure)
+        add_legend(axis, 7)
+    return to_svg(figure)
 
 
 def cost_label(summary: RatioSummary) -> str:
@@ -249,7 +249,7 @@ def cost_label(summary: RatioSummary) -> str:
     return COST_LABELS.get(name, name)
 
 
-def _figure(
+def new_figure(
     columns: int, rows: int = 1, size: tuple[float, float] = (5.2, 3.4)
 ) -> tuple[Any, list[Any]]:
     """A figure and its axes, row by row; `size` is that of one of them, in inches."""
@@ -264,13 +264,13 @@ def _figure(
     return figure, axes
 
 
-def _legend(axis: Any, fontsize: int, loc: str = "best") -> None:
+def add_legend(axis: Any, fontsize: int, loc: str = "best") -> None:
     """A legend, unless there is nothing to name."""
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=fontsize, loc=loc)
 
 
-def _svg(figure: Any) -> str:
+def to_svg(figure: Any) -> str:
     import matplotlib
     from matplotlib.text import Text
 

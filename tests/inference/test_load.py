@@ -13,15 +13,14 @@ import torch
 from PIL import Image
 
 import cid_ray
-from cid_ray.config import Config, InputError, ModelConfig
+from cid_ray.config import InputError
 from cid_ray.core import iou
-from cid_ray.core.model import Segmenter
 from cid_ray.data.band_image import BandImage
 from cid_ray.data.image_codec import default_colors, encode_png
 from cid_ray.data.input_spec import ModelData, WindowSpec
 from cid_ray.inference.tta import NO_TTA, Tta
 from cid_ray.results.records import of_event, read_records
-from cid_ray.training import checkpoint
+from tests.helpers.untrained import save_untrained
 
 LAST = ("checkpoints", "train", "last.pt")
 
@@ -90,13 +89,6 @@ def test_mirror_image_has_the_mirrored_mean_of_flips(trained: Path) -> None:
 
 
 # ---- other data than photos ----
-
-
-def save_untrained(path: Path, data: ModelData, band_stats: Any = None) -> None:
-    """A checkpoint of an untrained network."""
-    config = Config(model=ModelConfig(encoder="test_efficientnet", decoder="fpn"))
-    net = Segmenter(config.model, len(data.classes), band_stats)
-    checkpoint.save_checkpoint(path, {"teacher": net, "student": net}, config, data, step=0)
 
 
 def test_network_of_five_bands_needs_no_table(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def make_notes(mark: str) -> dict[str, Any]:
             for other in ("val/2", "/pool/9.jpg")
         ],
         "near_duplicate_pairs": 31,
-        "window": [0, 4095],
+        "window": {"low": 0, "high": 4095, "source": "--window"},
         "scale" + mark: {"by" + mark: mark},
     }
 

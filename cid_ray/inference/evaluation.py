@@ -1,0 +1,296 @@
+"""`Evaluation`: a trained network, or two of them, scored on the labeled images of a table.
+
+Predictions are those of training: `Predictor.scores` at the size of the mask. So mIoU is, to the
+last digit, the number that `train` and `tune` recorded. Images are read, predicted and forgotten
+one by one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cid_ray.config import InputError
+from cid_ray.core import iou
+from cid_ray.data.splits import make_split
+from cid_ray.data.table import Table
+from cid_ray.inference.bootstrap import paired_bootstrap
+from cid_ray.inference.class_map import ClassMap, match_classes
+from cid_ray.inference.predictor import Predictor
+from cid_ray.inference.scores import Scores
+from cid_ray.inference.tta import NO_TTA, Tta
+from cid_ray.results.provenance import provenance
+
+SPLITS = ("val", "test")
+MIN_WINDOW = 32  # as of train.sliding_window
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What is evaluated and how.
+
+    Attributes:
+        split: "val" or "test".
+        tta: flips and scales over whose predictions the mean is taken.
+        window: side of the sliding window in pixels; 0 predicts whole images, None does what
+            training did.
+        map_classes: of `class_map.match_classes`.
+    """
+
+    split: str = "test"
+    tta: Tta = NO_TTA
+    window: int | None = None
+    map_classes: list[str] | None = None
+
+    def check(self) -> None:
+        """Raise InputError for a value that cannot be used."""
+        if self.split not in SPLITS:
+            raise InputError(f"split is {self.split!r}, must be one of {', '.join(SPLITS)}")
+        if self.window and self.window < MIN_WINDOW:
+            raise InputError(
+                f"--window {self.window} must be at least {MIN_WINDOW} pixels; 0: whole images"
+            )
+
+
+class Evaluation:
+    """Scores a network on a table.
+
+    Args:
+        predictor: of `load_model`.
+        table: of `open_table`.
+        options: what is evaluated.
+        other: a second network for the same images, to compare with the first.
+
+    Attributes:
+        messages: what a user should know before the scores.
+        rows: the rows of the table that are scored.
+        split: where they are from: "val", "test" or "val of the label budget".
+
+    Raises:
+        InputError: the split has no masks, or classes or channels do not fit.
+
+    Example:
+        >>> evaluation = Evaluation(cid_ray.load_model("runs/demo"), cid_ray.open_table("demo"))
+        >>> for done in evaluation.run():
+        ...     print(done, "of", len(evaluation.rows))
+        >>> evaluation.report()["miou"]
+        51.75
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        table: Table,
+        options: EvalOptions = EvalOptions(),
+        other: Predictor | None = None,
+    ):
+        options.check()
+        self.table = table
+        self.options = options
+        self.messages: list[str] = []
+        self.rows, self.split = self._choose_rows(predictor)
+        self.networks = [_Network(predictor, table, options)]
+        if other is not None:
+            self.networks.append(_Network(other, table, options))
+            _check_same_classes(predictor, other)
+        for network in self.networks:
+            self.messages += network.messages
+        class_map = self.networks[0].class_map
+        pixels = table.class_pixels[self.rows].sum(0).tolist()
+        counted = dict(zip(table.classes, pixels, strict=True))
+        self.ignored_pixels = {name: counted[name] for name in class_map.ignored}
+        if sum(pixels) == sum(self.ignored_pixels.values()):
+            raise InputError(
+                f"{table.folder}: no pixel of {self.split} has a class of the checkpoint; "
+                "see its classes in meta.json, and --map-classes"
+            )
+        self.seconds = 0.0
+
+    # ---- which images ----
+
+    def _choose_rows(self, predictor: Predictor) -> tuple[np.ndarray, str]:
+        """The rows to score and where they are from; a message if that is not what was asked."""
+        candidates = {
+            "test": lambda: self._masked_rows("test"),
+            "val": lambda: self._masked_rows("val"),
+            "val of the label budget": lambda: self._rows_of_budget(predictor),
+        }
+        order = ["val of the label budget", "val"]  # as in training
+        if self.options.split == "test":
+            order = list(candidates)
+        for name in order:
+            rows = candidates[name]()
+            if len(rows):
+                if not name.startswith(self.options.split):
+                    text = f"{self.table.folder} has no masks in test: {name} is evaluated"
+                    self.messages.append(text)
+                return rows, name
+        wanted = "test or val" if self.options.split == "test" else "val"
+        raise InputError(
+            f"{self.table.folder} has no masks in {wanted}, so there is nothing to compare "
+            "predictions with; name a table that has some with --table, or import them with "
+            "`python -m cid_ray.prepare`"
+        )
+
+    def _masked_rows(self, split: str) -> np.ndarray:
+        rows = self.table.rows(split)
+        return rows[self.table.labeled[rows]]
+
+    def _rows_of_budget(self, predictor: Predictor) -> np.ndarray:
+        """The val images of a run with `data.val_from_budget`, if this is the run's table."""
+        data = predictor.config.data
+        if not data.val_from_budget:
+            return np.empty(0, np.int64)
+        if predictor.data.table != self.table.fingerprint:
+            if self.options.split == "val":
+                self.messages.append(
+                    "the run took val from its label budget, of another table: the table's own val "
+                    "is evaluated"
+                )
+            return np.empty(0, np.int64)
+        return make_split(self.table, data).val
+
+    # ---- scores ----
+
+    def run(self) -> Iterator[int]:
+        """Score all images; yields the number of images that are done."""
+        started = time.monotonic()
+        for done, (row, name) in enumerate(
+            zip(self.rows.tolist(), self.table.ids(self.rows), strict=True), 1
+        ):
+            image, mask = self.table.read(row, mask=True)
+            assert mask is not None
+            for network in self.networks:
+                truth = network.class_map.ids[mask]
+                try:
+                    predicted, confidence = network.predict(image, truth.shape)
+                except InputError as error:
+                    raise InputError(
+                        f"image {name} of {self.table.folder} cannot be predicted: {error}"
+                    ) from None
+                network.scores.add(name, truth, predicted, confidence)
+            self.seconds = time.monotonic() - started
+            yield done
+
+    def report(self) -> dict[str, Any]:
+        """All results as JSON values: what `evaluation.json` holds."""
+        first = self.networks[0]
+        return {
+            **first.describe(),
+            "table": str(self.table.folder),
+            "fingerprint": self.table.fingerprint,
+            "split": self.split,
+            "num_images": len(self.rows),
+            "classes": first.predictor.classes,
+            "colors": first.predictor.colors,
+            "ignored_pixels": self.ignored_pixels,
+            "messages": self.messages,
+            **first.scores.result(),
+            "comparison": self._compare(),
+            "seconds": round(self.seconds, 3),
+            "timestamp": time.time(),
+            **provenance(),
+        }
+
+    def _compare(self) -> dict[str, Any] | None:
+        if len(self.networks) == 1:
+            return None
+        first, second = self.networks
+        order = [second.predictor.classes.index(name) for name in first.predictor.classes]
+        comparison = paired_bootstrap(
+            np.stack(first.scores.counts), np.stack(second.scores.counts)[..., order]
+        )
+        names = [str(network.predictor.located.path) for network in self.networks]
+        return {
+            **second.describe(),
+            **second.scores.result(),
+            **comparison.as_dict(),
+            "verdict": comparison.verdict(*names),
+        }
+
+
+class _Network:
+    """One of the networks of an evaluation and its scores."""
+
+    def __init__(self, predictor: Predictor, table: Table, options: EvalOptions):
+        _check_channels(predictor, table)
+        self.predictor = predictor
+        self.tta = options.tta
+        if options.window is not None:
+            predictor.window = options.window or None
+        try:
+            self.class_map: ClassMap = match_classes(
+                table.classes, predictor.classes, options.map_classes
+            )
+        except InputError as error:
+            raise InputError(
+                f"table {table.folder}, checkpoint {predictor.located.path}: {error}"
+            ) from None
+        self.messages = predictor.describe()
+        if self.class_map.message:
+            self.messages.append(self.class_map.message)
+        self.messages += _input_differences(predictor, table)
+        self.scores = Scores(predictor.classes)
+
+    def predict(self, image: Any, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Classes u8[H, W] and their probabilities f32[H, W]."""
+        scores, are_probs = self.predictor.scores(image, (size[0], size[1]), self.tta)
+        classes = scores.argmax(0).cpu().numpy().astype(np.uint8)
+        confidence = iou.probabilities(scores[None], are_probs)[0].amax(0)
+        return classes, confidence.cpu().numpy()
+
+    def describe(self) -> dict[str, Any]:
+        """Where the network is from and how it predicts, as fields of the report."""
+        predictor = self.predictor
+        final = predictor.located.final
+        return {
+            "checkpoint": str(predictor.located.path),
+            "run": final.get("run"),
+            "network": predictor.network,
+            "step": predictor.step,
+            "model": f"{predictor.config.model.decoder} on {predictor.config.model.encoder}",
+            "trained_on": predictor.data.table,
+            "window": predictor.window,
+            "image_size": predictor.config.data.image_size,
+            "tta": {"flip": self.tta.flip, "scales": list(self.tta.scales)},
+            "device": str(predictor.device),
+        }
+
+
+def _check_channels(predictor: Predictor, table: Table) -> None:
+    if predictor.data.num_channels != table.num_channels:
+        raise InputError(
+            f"the images of {table.folder} have {table.num_channels} channels, the network of "
+            f"{predictor.located.path} was trained on {predictor.data.num_channels}; import the "
+            "images again with the bands of the training data, or name another table"
+        )
+
+
+def _check_same_classes(predictor: Predictor, other: Predictor) -> None:
+    if sorted(predictor.classes) != sorted(other.classes):
+        raise InputError(
+            f"--compare needs equal classes: {predictor.located.path} has "
+            f"{', '.join(predictor.classes)}; {other.located.path} has {', '.join(other.classes)}"
+        )
+
+
+def _input_differences(predictor: Predictor, table: Table) -> list[str]:
+    """Warnings where the table's pixels were made in another way than those of training."""
+    if not predictor.data.table:  # an older checkpoint: not known
+        return []
+    names = ("window", "bands", "band_windows")
+    differing = [
+        name
+        for name in names
+        if getattr(predictor.data, name) != getattr(table.model_data, name)
+        and predictor.data.table != table.fingerprint
+    ]
+    return [
+        f"warning: {name} of the table's import is not that of the training data, so pixels have "
+        "other values"
+        for name in differing
+    ]
