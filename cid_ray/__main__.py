@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "images and masks -> an audited table; label splits",
     "train": "one training run: one process, or N workers with Ray Train and Ray Data",
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
+    "export": "a trained network as ONNX, torch.export or safetensors, compared with torch",
     "dashboard": "live page of one run or several, during a search and after it",
     "report": "rebuild the table and the page of a run from its records",
     "repair": "make the records and studies of a damaged run agree again",

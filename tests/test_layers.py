@@ -37,6 +37,7 @@ COMMANDS = (
     "prepare",
     "train",
     "tune",
+    "export",
     "report",
     "dashboard",
     "repair",
@@ -274,6 +275,7 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.dashboard", {"ray", "torch", "optuna"}),
         ("cid_ray.prepare", {"ray", "torch", "optuna"}),
         ("cid_ray.cluster", {"ray", "torch", "optuna"}),
+        ("cid_ray.export", {"ray", "torch", "optuna"}),
         ("cid_ray.grafana", {"ray", "torch", "optuna"}),
         # It forks, so nothing that starts threads may be loaded.
         ("cid_ray.doctor", {"ray", "torch", "optuna", "numpy", "pyarrow", "grpc"}),
