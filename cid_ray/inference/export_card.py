@@ -90,13 +90,15 @@ def scores_card(predictor: Predictor) -> dict[str, Any] | None:
     if not final:
         return None
     suffix = "_teacher" if predictor.network == "teacher" else ""
+    # The noise is that of the network whose scores the search compared.
+    is_compared = predictor.config.search.metric == f"val/miou{suffix}"
     names = ("run", "method", "ratio_name", "label_count", "step", "test_split", "test_is_val")
     return {
         **{name: final.get(name) for name in names},
         "val_miou": final.get(f"val/miou{suffix}"),
         "test_miou": final.get(f"test/miou{suffix}"),
         "test_iou": final.get(f"test/iou{suffix}"),
-        "noise_floor": predictor.located.noise_floor,
+        "noise_floor": predictor.located.noise_floor if is_compared else None,
     }
 
 

@@ -24,8 +24,8 @@ class Located:
     Attributes:
         path: the file.
         final: its run's record of the end, with the scores that were printed; {} without a run.
-        noise_floor: what the test scores of two methods must differ by at its label ratio to be
-            more than noise, in points of mIoU; None without repeats.
+        noise_floor: what the mean test scores of two methods must differ by at its label ratio to
+            be more than noise, in points of mIoU of `search.metric`; None without repeats.
     """
 
     path: PathOrUri
@@ -76,8 +76,8 @@ def find_checkpoint(name: PathOrUri) -> Located:
         raise InputError(
             f"{path} does not exist: a search keeps the checkpoints of the chosen trials only"
         )
-    (floor,) = [s.noise("test").floor for s in summaries if s.ratio == final["ratio"]]
-    return Located(path, final, floor)
+    floors = {summary.ratio: summary.noise("test").floor for summary in summaries}
+    return Located(path, final, floors.get(final["ratio"]))
 
 
 def _split_choice(text: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from cid_ray.inference.export_card import weights_card
 from cid_ray.inference.export_formats import load_onnx, write_onnx
 from cid_ray.inference.export_model import export_model
 from cid_ray.inference.export_parity import TOLERANCE, compare, random_images
+from cid_ray.results.records import RecordWriter, of_event, read_records
 from tests.inference.export_helpers import untrained
 
 SIZE = ("--size", "64", "96")
@@ -224,3 +226,28 @@ def test_missing_package_is_named_before_any_work(monkeypatch: pytest.MonkeyPatc
 def test_size_that_the_network_cannot_take_is_one_line() -> None:
     with pytest.raises(InputError, match=r"pan on test_efficientnet does not take .* 64x64"):
         export_model(untrained("pan"), "onnx", "ids", (64, 64))
+
+
+# ---- noise ----
+
+
+def test_card_has_the_noise_floor_of_the_repeats(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (final,) = of_event(read_records(run), "final")
+    writer = RecordWriter(run)
+    scores = {"train": [10.0, 12.0, 11.0], "supervised": [9.0, 12.5, 10.5]}
+    for original, values in scores.items():
+        for index, value in enumerate(values):
+            name = f"{original}-repeat{index}"
+            repeat = {"run": name, "repeats_of": original, "repeat_index": index, "seed": index}
+            writer.append({**final, **repeat, "test/miou_teacher": value})
+    predictor = cid_ray.load_model(run)
+    # t(0.975, 2) * sqrt(2 s2 / 3), with s2 of the differences 1, -0.5, 0.5 halved
+    s2 = float(np.var([1.0, -0.5, 0.5], ddof=1)) / 2
+    floor = 4.302652729911275 * np.sqrt(2 * s2 / 3)
+    assert predictor.located.noise_floor == pytest.approx(floor)
+    exported = export_model(predictor, "safetensors", size=(64, 64))
+    assert exported.card["scores"]["noise_floor"] == pytest.approx(floor)
+    student = export_model(cid_ray.load_model(run, "student"), "safetensors", size=(64, 64))
+    assert student.card["scores"]["noise_floor"] is None

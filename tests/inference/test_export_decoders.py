@@ -64,6 +64,16 @@ def test_torch_export_program_of_decoder_says_what_torch_says(decoder: str) -> N
     assert exported.parity.confidence is not None and exported.parity.confidence <= 1e-4
 
 
+@pytest.mark.slow
+def test_encoder_of_one_image_size_keeps_it() -> None:
+    exported = export_model(
+        untrained("fpn", "swin_tiny_patch4_window7_224"), "onnx", "ids", (224, 224)
+    )
+    assert exported.card["dynamic"] == ["batch"]
+    (note,) = exported.notes
+    assert note.startswith("fixed: height 224, width 224 (") and "(224)" in note
+
+
 def test_network_of_five_bands_is_exported() -> None:
     exported = export_model(untrained("fpn", bands=True), "onnx", "ids", (64, 64))
     assert exported.card["input"]["channels"] == 5
