@@ -19,6 +19,7 @@ COMMANDS = {
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
     "evaluate": "score a trained network on a table: mIoU, boundaries, calibration, a page",
     "predict": "masks of a folder of images of any size, a table or an object store",
+    "export": "a trained network as ONNX, torch.export or safetensors, compared with torch",
     "dashboard": "live page of one run or several, during a search and after it",
     "report": "rebuild the table and the page of a run from its records",
     "repair": "make the records and studies of a damaged run agree again",

@@ -87,7 +87,7 @@ def page_id(page: Path) -> str:
 
 
 def needs_camvid(block: Block) -> bool:
-    return bool(re.search(r"CamVid|tables/camvid|\.safetensors", block.text))
+    return bool(re.search(r"CamVid|tables/camvid|lite0\.safetensors", block.text))
 
 
 def is_run(block: Block) -> bool:

@@ -39,6 +39,7 @@ COMMANDS = (
     "tune",
     "evaluate",
     "predict",
+    "export",
     "report",
     "dashboard",
     "repair",
@@ -277,6 +278,7 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.dashboard", {"ray", "torch", "optuna"}),
         ("cid_ray.prepare", {"ray", "torch", "optuna"}),
         ("cid_ray.cluster", {"ray", "torch", "optuna"}),
+        ("cid_ray.export", {"ray", "torch", "optuna"}),
         ("cid_ray.grafana", {"ray", "torch", "optuna"}),
         # It forks, so nothing that starts threads may be loaded.
         ("cid_ray.doctor", {"ray", "torch", "optuna", "numpy", "pyarrow", "grpc"}),

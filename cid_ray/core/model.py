@@ -93,11 +93,15 @@ class Segmenter(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         height, width = image.shape[-2:]
+        logits, feat = self.forward_canvas(image)
+        return logits[..., :height, :width], feat
+
+    def forward_canvas(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The same with the logits of the whole canvas, whose sides are multiples of 32."""
         x = (image.float() - self.mean) / self.std
         x = pad_to_stride(x).contiguous(memory_format=torch.channels_last)
         feat = self.net.decoder(self.net.encoder(x))
-        logits = self.net.segmentation_head(feat)
-        return logits[..., :height, :width], feat
+        return self.net.segmentation_head(feat), feat
 
 
 def pad_to_stride(x: Tensor, value: float = 0.0) -> Tensor:

@@ -61,7 +61,7 @@ def load_model(
     located = find_checkpoint(source)
     content = load_checkpoint(located.path)
     try:
-        config = _config_of(content, device)
+        config, weights = _config_of(content, device)
         data = _data_of(content)
         state = content[network]
         net = Segmenter(config.model, len(data.classes), _band_stats(state))
@@ -81,15 +81,19 @@ def load_model(
     net = net.eval().requires_grad_(False).to(chosen.torch)
     net = net.to(memory_format=torch.channels_last)
     step = int(content["extra"].get("step", 0))
-    return Predictor(net, config, data, chosen, located, network, step)
+    return Predictor(net, config, data, chosen, located, network, step, weights)
 
 
-def _config_of(content: dict[str, Any], device: str) -> Config:
-    """The run's configuration. Published weights are not wanted: the checkpoint has its own."""
+def _config_of(content: dict[str, Any], device: str) -> tuple[Config, str]:
+    """The run's configuration, and its `model.weights`.
+
+    In the configuration these are "none": the checkpoint has weights of its own.
+    """
     tree = parse_yaml(content["config"])
     if not isinstance(tree, dict):
         raise ValueError("its config is no mapping")
-    return build_config(tree, {"model.weights": "none", "train.device": device})
+    config = build_config(tree, {"model.weights": "none", "train.device": device})
+    return config, str(tree.get("model", {}).get("weights", "none"))
 
 
 def _data_of(content: dict[str, Any]) -> ModelData:

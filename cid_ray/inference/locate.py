@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from cid_ray.config import Config, InputError
+from cid_ray.config import InputError
 from cid_ray.results.records import Record, of_event, read_records
-from cid_ray.results.summary import METHOD_NAMES, summarize
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, summarize
 from cid_ray.storage import paths
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
 from cid_ray.storage.paths import PathOrUri
@@ -24,10 +24,13 @@ class Located:
     Attributes:
         path: the file.
         final: its run's record of the end, with the scores that were printed; {} without a run.
+        noise_floor: what the mean test scores of two methods must differ by at its label ratio to
+            be more than noise, in points of mIoU of `search.metric`; None without repeats.
     """
 
     path: PathOrUri
     final: Record
+    noise_floor: float | None = None
 
     def describe(self) -> str:
         """For a person: "1_4-cid-003 (cid, 1/4 (48)) in runs/demo/..."."""
@@ -66,13 +69,15 @@ def find_checkpoint(name: PathOrUri) -> Located:
         run_dir.pull()
         config = load_run_config(run_dir)
         records = read_records(run_dir.local)
-        final = _choose(records, config, choice, folder)
+        summaries = summarize(records, config.search.metric)
+        final = _choose(records, summaries, choice, folder)
         path = paths.join(checkpoint_dir(config, run_dir.uri, final["run"]), "last.pt")
     if not paths.exists(path):
         raise InputError(
             f"{path} does not exist: a search keeps the checkpoints of the chosen trials only"
         )
-    return Located(path, final)
+    floors = {summary.ratio: summary.noise("test").floor for summary in summaries}
+    return Located(path, final, floors.get(final["ratio"]))
 
 
 def _split_choice(text: str) -> tuple[str, str]:
@@ -85,14 +90,14 @@ def _split_choice(text: str) -> tuple[str, str]:
     return folder, choice
 
 
-def _choose(records: list[Record], config: Config, choice: str, folder: str) -> Record:
+def _choose(records: list[Record], found: list[RatioSummary], choice: str, folder: str) -> Record:
     """The final record of the run that is meant."""
     finals = {record["run"]: record for record in of_event(records, "final")}
     if not finals:
         raise InputError(f"{folder} holds no run that has ended; --resume it first")
     if choice in finals:
         return finals[choice]
-    summaries = {summary.ratio: summary for summary in summarize(records, config.search.metric)}
+    summaries = {summary.ratio: summary for summary in found}
     if choice and choice not in summaries:
         known = [*summaries, *finals]
         more = ", ..." if len(known) > MAX_NAMES else ""

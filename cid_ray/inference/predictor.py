@@ -60,6 +60,7 @@ class Predictor:
         located: its checkpoint.
         network: "teacher" or "student".
         step: optimizer steps that it was trained for.
+        weights: `model.weights` of its training run, from which the encoder started.
 
     Example:
         >>> predictor = cid_ray.load_model("runs/demo:1/4")
@@ -76,6 +77,7 @@ class Predictor:
         located: Located,
         network: str,
         step: int,
+        weights: str = "none",
     ):
         self.net = net
         self.config = config
@@ -84,6 +86,7 @@ class Predictor:
         self.located = located
         self.network = network
         self.step = step
+        self.weights = weights
         self.window = config.train.sliding_window
 
     @property
