@@ -76,7 +76,7 @@ TINY_MODEL = (
     "model.decoder_options={decoder_pyramid_channels: 32, decoder_segmentation_channels: 32}",
     "data.crop_size=64",
 )
-SLOW_PAGES = ("search.md", "distributed.md", "dashboards.md")  # several searches
+SLOW_PAGES = ("search.md", "distributed.md", "dashboards.md", "use.md")  # several searches
 
 
 def page_id(page: Path) -> str:
@@ -159,6 +159,8 @@ def prepare_tables(page: Path) -> None:
 def shortened(command: CommandLine) -> list[str]:
     """The arguments of a command, with changes that make it short."""
     changes: list[str] = []
+    if command.name in ("evaluate", "predict"):
+        return ["small-demo" if word == "demo" else word for word in command.args]
     if command.name in ("train", "tune") and "--resume" not in command.args:
         changes += [*SHORT_TRAINING, *SMALL_BATCHES]
         if not re.search(r"data\.table=(?!demo\b)|camvid", " ".join(command.args)):
