@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore, best_of
 
+MAX_POINTS = 300  # of one kind in a panel: more hide each other, and take seconds to draw
 MAX_CURVES = 200  # of one ratio in a figure: more hide each other, and take seconds to draw
 LOG_SCALE_SPAN = 10  # values that span less than this factor get a linear axis
+
+T = TypeVar("T")
 
 
 def label_curve_data(
@@ -113,6 +117,16 @@ def shown_curves(curves: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     places = max(1, MAX_CURVES - len(always) - len(best))
     chosen = always + best + rest[:: -(-len(rest) // places)]
     return chosen[:MAX_CURVES]
+
+
+def thinned(items: Sequence[T]) -> Sequence[T]:
+    """At most MAX_POINTS of some items, every n-th of them.
+
+    Example:
+        >>> len(thinned(range(1000)))
+        250
+    """
+    return items[:: -(-len(items) // MAX_POINTS)] if items else items
 
 
 def slices_data(summaries: list[RatioSummary]) -> dict[str, dict[str, list[tuple[Any, float]]]]:

@@ -10,6 +10,7 @@ import io
 from typing import Any
 
 from cid_ray.results.figure_data import (
+    MAX_POINTS,
     curves_data,
     floor_data,
     history_data,
@@ -19,6 +20,7 @@ from cid_ray.results.figure_data import (
     shown_curves,
     slices_data,
     spread_data,
+    thinned,
 )
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
 
@@ -79,8 +81,10 @@ def draw_history(summaries: list[RatioSummary]) -> str:
     figure, axes = new_figure(len(summaries))
     for axis, summary in zip(axes, summaries, strict=True):
         trials = [t for t in history_data(summary) if t["value"] is not None]
+        num_shown = 0
         for state, (marker, color) in STATE_MARKERS.items():
-            of_state = [t for t in trials if t["state"] == state]
+            of_state = thinned([t for t in trials if t["state"] == state])
+            num_shown += len(of_state)
             if of_state:
                 numbers = [t["trial"] for t in of_state]
                 values = [t["value"] for t in of_state]
@@ -89,7 +93,8 @@ def draw_history(summaries: list[RatioSummary]) -> str:
         _draw_best_so_far(axis, trials, floor)
         _draw_baselines(axis, summary, floor)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_title(summary.name, fontsize=10)
+        note = f", {num_shown} of {len(trials)} trials" if num_shown < len(trials) else ""
+        axis.set_title(summary.name + note, fontsize=10)
         axis.set_xlabel("CID trial")
         axis.set_ylabel("val mIoU at its last rung, %")
         add_legend(axis, 7)
@@ -190,7 +195,10 @@ def draw_slices(summaries: list[RatioSummary]) -> str | None:
         axis.set_visible(False)
     add_legend(axes[0], 7)
     figure.supylabel("val mIoU, %", fontsize=10)
-    figure.suptitle("completed CID trials only", fontsize=10)
+    largest = max(len(points) for by_ratio in slices.values() for points in by_ratio.values())
+    note = f", {len(thinned(range(largest)))} of {largest} at a ratio"
+    note = note if largest > MAX_POINTS else ""
+    figure.suptitle(f"completed CID trials only{note}", fontsize=10)
     return to_svg(figure)
 
 
@@ -202,7 +210,8 @@ def _draw_slice(
     values = [value for points in by_ratio.values() for value, _ in points]
     scale = scale_of(values)
     categories = sorted({str(value) for value in values})
-    for ratio, points in by_ratio.items():
+    for ratio, all_points in by_ratio.items():
+        points = thinned(all_points)
         scores = [score for _, score in points]
         if scale == "category":
             positions = [categories.index(str(value)) for value, _ in points]

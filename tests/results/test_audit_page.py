@@ -85,7 +85,7 @@ def test_page_says_what_the_import_left_out_changed_or_guessed(tmp_path: Path) -
         "distance 2, left out of the pool",
         "format folder",
         "map [&#34;11=255&#34;]",
-        "window [0, 4095]",
+        "window {&#34;low&#34;: 0, &#34;high&#34;: 4095",
         "3 tram absent absent",
         "val shares groups with other splits: 1 with train",
         "train: 2 images with their masks, worst cases first",

@@ -11,14 +11,14 @@ import json
 import math
 import subprocess
 import sys
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cid_ray.config import Config
-from cid_ray.results.figure_data import curves_data, history_data, label_curve_data
+from cid_ray.results.figure_data import curves_data, history_data, label_curve_data, thinned
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.provenance import provenance
@@ -148,6 +148,14 @@ def test_figure_data_has_the_scores_of_the_records() -> None:
     ]
     assert history[1]["fraction"] == 0.5
     assert curves_data(summaries[0])["1_8-cid-002"]["points"] == [(40, 40.0), (80, 45.0)]
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, 0), (1, 1), (300, 300), (301, 151), (1000, 250)])
+def test_thinned_points_are_every_nth_and_few(count: int, shown: int) -> None:
+    points = list(range(count))
+    found = list(thinned(points))
+    assert len(found) == shown and found[:1] == points[:1]
+    assert len({second - first for first, second in pairwise(found)}) <= 1
 
 
 def test_report_page_is_one_file_that_escapes_data(tmp_path: Path) -> None:
