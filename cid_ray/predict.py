@@ -43,10 +43,10 @@ def main(argv: list[str]) -> int:
     predictor = load_model(args.checkpoint, args.network, args.device)
     options = PredictOptions(Tta.parse(args.tta), args.tile)
     kinds = frozenset(kind for kind in KINDS if getattr(args, kind))
-    stated = {"tta": args.tta, "tile": args.tile, "outputs": sorted(kinds)}
+    source = args.source if args.source == "demo" else str(paths.absolute(args.source))
+    stated = {"source": source, "tta": args.tta, "tile": args.tile, "outputs": sorted(kinds)}
     run = PredictionRun(args.out, settings_of(predictor, stated))
-    out = paths.absolute(run.run_dir.uri)
-    checkpoint = paths.absolute(predictor.located.path)
+    out, checkpoint = map(paths.absolute, (run.run_dir.uri, predictor.located.path))
     spec = WorkerSpec(checkpoint, args.network, args.device, out, kinds, options)
     with run, RunConsole(run.run_dir.local, len(items), "image", args.verbosity) as console:
         for line in [*predictor.describe(), *findings.describe()]:

@@ -5,6 +5,7 @@ A resumed run is compared with an uninterrupted one, two workers with one proces
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -64,9 +65,9 @@ def test_run_folder_holds_records_checkpoints_and_both_kinds_of_scores(
     assert final["fingerprint"] and final["split_id"] and final["versions"]["torch"]
     checkpoints = out / "checkpoints" / "train"
     content = checkpoint.load_checkpoint(checkpoints / "last.pt")
-    parts = {"student", "teacher", "method", "optimizer", "schedule", "rng", "config", "classes"}
+    parts = {"student", "teacher", "method", "optimizer", "schedule", "rng", "config", "data"}
     assert parts <= set(content)
-    assert content["classes"][0] == "sky" and content["extra"]["step"] == 12
+    assert json.loads(content["data"])["classes"][0] == "sky" and content["extra"]["step"] == 12
     assert (checkpoints / "best.pt").is_file() and (out / "log.txt").read_text()
 
 

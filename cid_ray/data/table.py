@@ -31,7 +31,7 @@ from PIL import UnidentifiedImageError
 from cid_ray.config import InputError, error_summary
 from cid_ray.data.band_image import Picture
 from cid_ray.data.image_codec import decode_image, open_image
-from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store
+from cid_ray.data.table_errors import DECODE_ERRORS, UnreadableImage, is_of_the_store, why_no_table
 from cid_ray.data.table_format import (
     MASK_HASH,
     SCHEMA,
@@ -86,7 +86,7 @@ class Table:
         try:
             self._open()
         except DECODE_ERRORS as error:
-            reason = error_summary(error, with_type=True)
+            reason = why_no_table(error, folder)
             raise InputError(
                 f"data.table {str(folder)!r} is not a table ({reason}); "
                 "make one with `python -m cid_ray.prepare`"

@@ -7,9 +7,11 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from cid_ray.config import InputError
+from cid_ray.config import InputError, error_summary
+from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
+TABLE_FILES = ("meta.json", "index.parquet", "table.parquet")
 # What decoding damaged bytes raises, in pyarrow and Pillow.
 DECODE_ERRORS = (
     OSError,
@@ -45,3 +47,12 @@ def is_of_the_store(error: BaseException) -> bool:
     """Whether a disk or an object store failed. Arrow's errors of damaged bytes have no errno."""
     is_error = isinstance(error, OSError) and not isinstance(error, UnidentifiedImageError)
     return is_error and (getattr(error, "errno", None) is not None or "AWS Error" in str(error))
+
+
+def why_no_table(error: Exception, folder: PathOrUri) -> str:
+    """Why a folder is no table, by the error of opening it."""
+    if isinstance(error, FileNotFoundError):
+        missing = [name for name in TABLE_FILES if not paths.exists(paths.join(folder, name))]
+        if missing:
+            return f"it has no {missing[0]}"
+    return error_summary(error, with_type=True)

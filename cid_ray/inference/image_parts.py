@@ -50,7 +50,7 @@ class PredictOptions:
     """How images are predicted.
 
     Attributes:
-        tta: flips and scales, of images that are predicted whole.
+        tta: flips and scales.
         tile: side of the tiles of larger images in pixels; None: `train.sliding_window`, or 1024.
     """
 
@@ -157,11 +157,11 @@ class ImageParts:
         yield Rows(classes, confidence)
 
     def _tile_pixels(self) -> TilePixels:
-        predictor = self._predictor
+        predictor, tta = self._predictor, self._options.tta
         if self._windows is None:
             pixels = np.asarray(self._picture)
             return lambda top, bottom, left, right: predictor.tile_probabilities(
-                pixels[top:bottom, left:right]
+                pixels[top:bottom, left:right], tta
             )
         windows = self._windows
         kept: dict[tuple[int, int], np.ndarray] = {}  # the rows of the tiles of this row
@@ -170,7 +170,7 @@ class ImageParts:
             if (top, bottom) not in kept:
                 kept.clear()
                 kept[top, bottom] = windows.rgb_rows(top, bottom)
-            return predictor.tile_probabilities(kept[top, bottom][:, left:right])
+            return predictor.tile_probabilities(kept[top, bottom][:, left:right], tta)
 
         return of_file
 

@@ -120,11 +120,14 @@ def _objects_below(source: str, findings: Findings) -> list[tuple[PurePosixPath,
 
 def _named(files: list[tuple[PurePosixPath, str]]) -> list[InputImage]:
     """Outputs are called like their images; a.jpg and a.png of one folder keep their suffixes."""
-    stems = Counter(name.with_suffix("") for name, _ in files)
-    return [
-        InputImage(str(name if stems[name.with_suffix("")] > 1 else name.with_suffix("")), source)
-        for name, source in files
-    ]
+    names = [str(name.with_suffix("")) for name, _ in files]
+    while len(set(names)) < len(names):  # whole names may meet another's stem: a.png and a.png.jpg
+        counts = Counter(names)
+        names = [
+            str(whole) if counts[name] > 1 else name
+            for name, (whole, _) in zip(names, files, strict=True)
+        ]
+    return [InputImage(name, source) for name, (_, source) in zip(names, files, strict=True)]
 
 
 def _checked(name: str, source: str) -> str:

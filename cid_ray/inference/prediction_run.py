@@ -95,12 +95,15 @@ class PredictionRun:
 
     def todo(self, items: Sequence[InputImage]) -> list[InputImage]:
         """The images that the folder does not have yet. Unreadable ones are tried again."""
-        return [
-            item
-            for item in items
-            if self.done.get(item.name, {}).get("event") != "prediction"
-            or self.done[item.name]["source"] != item.source
-        ]
+        there = set(paths.list_files(self.run_dir.uri)) if self.done else set()
+        return [item for item in items if not self._has(item.name, there)]
+
+    def _has(self, name: str, there: set[str]) -> bool:
+        record = self.done.get(name, {})
+        if record.get("event") != "prediction":
+            return False
+        files = record.get("files")
+        return isinstance(files, dict) and all(file in there for file in files.values())
 
     def append(self, record: PredictionRecord) -> None:
         """Add the record of an image whose files are complete."""

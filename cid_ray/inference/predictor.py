@@ -37,6 +37,11 @@ class Prediction:
     Attributes:
         classes: u8[H, W], the most probable class of each pixel.
         probabilities: f32[K, H, W].
+
+    Example:
+        >>> prediction = predictor("photo.jpg")
+        >>> prediction.classes[prediction.confidence > 0.9]
+        array([3, 3, 7, ..., 0, 0, 0], dtype=uint8)
     """
 
     classes: np.ndarray
@@ -196,12 +201,13 @@ class Predictor:
         undone = [tta.undo(probs, number) for number, probs in enumerate(views)]
         return torch.stack(undone).mean(0)[0], True
 
-    def tile_probabilities(self, pixels: np.ndarray) -> Tensor:
+    def tile_probabilities(self, pixels: np.ndarray, tta: Tta = NO_TTA) -> Tensor:
         """Probabilities f32[K, H, W] of a tile u8[H, W, C] of a larger image, at its own size."""
         tile = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
-        with torch.no_grad(), self.device.autocast():
-            logits = self.net(tile[None].to(self.device.torch))[0].float()
-        return logits.softmax(1)[0].cpu()
+        size = (pixels.shape[0], pixels.shape[1])
+        with self.device.autocast():
+            scores, are_probs = self._scores(tile[None].to(self.device.torch), size, tta)
+        return iou.probabilities(scores[None], are_probs)[0].cpu()
 
     def describe(self) -> list[str]:
         """Lines for a person: the checkpoint, the network, the classes."""

@@ -90,9 +90,9 @@ def test_damaged_notes_are_refused_in_one_line(table: Table, changes: dict[str, 
 
 
 def test_notes_have_what_an_import_of_another_version_stored(table: Table) -> None:
-    changed = change_meta(Path(str(table.folder)), window=[0, 4095], imported={"format": "voc"})
+    changed = change_meta(Path(str(table.folder)), margin=[0, 4095], imported={"format": "voc"})
     notes = read_notes(changed.folder)
-    assert notes.model_extra is not None and notes.model_extra["window"] == [0, 4095]
+    assert notes.model_extra is not None and notes.model_extra["margin"] == [0, 4095]
     assert notes.imported == {"format": "voc"}
 
 

@@ -224,7 +224,7 @@ def test_table_without_masks_in_test_is_scored_on_val(
     ("args", "message"),
     [
         (["nothing"], "'nothing' is neither a checkpoint .* nor a run folder"),
-        (["RUN", "--table", "nothing"], "'nothing' is not a table"),
+        (["RUN", "--table", "nothing"], "'nothing' is not a table .it has no meta.json"),
         (["RUN", "--compare", "nothing.pt"], "checkpoint nothing.pt does not exist"),
         (["RUN", "--tta", "turn"], "--tta has 'turn', must be flip, scales"),
         (["RUN", "--window", "8"], "--window 8 must be at least 32 pixels"),

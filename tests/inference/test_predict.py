@@ -23,6 +23,7 @@ from cid_ray.config import InputError
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.inference import image_parts
 from cid_ray.inference.inputs import list_inputs
+from cid_ray.inference.tta import NO_TTA, Tta
 from cid_ray.predict import main as predict
 from cid_ray.prepare import main as prepare
 
@@ -103,9 +104,11 @@ def test_masks_can_be_imported_as_labels(trained: Path, photos: Path, tmp_path: 
     assert np.array_equal(found.mask(0), np.asarray(Image.open(out / "masks" / "x.png")))
 
 
-def test_rows_of_a_table_are_predicted_from_what_it_stores(trained: Path, tmp_path: Path) -> None:
-    assert predict([str(trained), "demo", "--out", str(tmp_path / "out"), "-q"]) == 0
-    table = cid_ray.open_table("demo")
+def test_rows_of_a_table_are_predicted_from_what_it_stores(
+    trained: Path, small_demo: Path, tmp_path: Path
+) -> None:
+    assert predict([str(trained), str(small_demo), "--out", str(tmp_path / "out"), "-q"]) == 0
+    table = cid_ray.open_table(str(small_demo))
     unlabeled = np.flatnonzero(~table.labeled)
     rows = unlabeled if len(unlabeled) else np.arange(len(table))
     records = records_of(tmp_path / "out")
@@ -305,6 +308,47 @@ def test_image_that_is_too_small_for_the_network_is_named(trained: Path, tmp_pat
     assert predict([str(trained), str(tmp_path / "photos"), "--out", str(out), "-q"]) == 0
     reason = records_of(out)["icon"]["reason"]
     assert "an image of 16 x 16 pixels is too small for fpn on test_efficientnet" in reason
+
+
+@pytest.mark.parametrize("tta", ["flip", "scales"])
+def test_tiles_are_predicted_with_flips_and_scales_too(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tta: str
+) -> None:
+    """The mirror image of an image has the mirrored prediction where the tiles lie as mirrored."""
+    predictor = cid_ray.load_model(trained)
+    monkeypatch.setattr(image_parts, "MAX_WHOLE_PIXELS", 1000)
+    pixels = noise(128, 128 + 96)  # two tiles in a row
+
+    def confidence(image: np.ndarray, views: Tta) -> np.ndarray:
+        options = image_parts.PredictOptions(tta=views, tile=128)
+        parts = image_parts.ImageParts(predictor, options, Image.fromarray(image))
+        return np.concatenate([each.confidence for each in parts.rows()])
+
+    plain, averaged = confidence(pixels, NO_TTA), confidence(pixels, Tta.parse(tta))
+    assert not np.allclose(plain, averaged)
+    if tta == "flip":
+        mirrored = confidence(np.ascontiguousarray(pixels[:, ::-1]), Tta.parse(tta))
+        assert np.allclose(mirrored[:, ::-1], averaged, atol=1e-5)
+
+
+def test_names_of_outputs_are_unique(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "a.png.jpg", "b.png", "c.d.png"):
+        save_png(tmp_path / "photos" / name, noise(8, 8))
+    names = [item.name for item in list_inputs(str(tmp_path / "photos"), Findings())]
+    assert names == ["a.jpg", "a.png", "a.png.jpg", "b", "c.d"]
+
+
+def test_removed_mask_is_predicted_again_and_another_source_is_refused(
+    trained: Path, photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert predict([str(trained), str(photos), "--out", str(out), "-q"]) == 0
+    before = (out / "masks" / "a" / "x.png").read_bytes()
+    (out / "masks" / "a" / "x.png").unlink()
+    assert predict([str(trained), str(photos), "--out", str(out), "-q"]) == 0
+    assert (out / "masks" / "a" / "x.png").read_bytes() == before
+    with pytest.raises(InputError, match="holds predictions with source "):
+        predict([str(trained), str(photos / "a"), "--out", str(out)])
 
 
 # ---- mistakes ----
