@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     from cid_ray.inference.tta import Tta
 
     predictor = load_model(args.checkpoint, args.network, args.device)
-    options = PredictOptions(Tta.parse(args.tta), args.tile)
+    options = PredictOptions(Tta.parse(args.tta), args.tile, args.probabilities)
     kinds = frozenset(kind for kind in KINDS if getattr(args, kind))
     source = args.source if args.source == "demo" else str(paths.absolute(args.source))
     stated = {"source": source, "tta": args.tta, "tile": args.tile, "outputs": sorted(kinds)}

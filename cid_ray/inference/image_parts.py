@@ -37,7 +37,7 @@ class Rows:
     Attributes:
         classes: u8[h, W].
         confidence: f32[h, W], the probability of the class.
-        probabilities: f32[K, h, W] of a whole image; None of one that is predicted in parts.
+        probabilities: f32[K, h, W] of a whole image if they are kept; else None.
     """
 
     classes: np.ndarray
@@ -52,10 +52,12 @@ class PredictOptions:
     Attributes:
         tta: flips and scales.
         tile: side of the tiles of larger images in pixels; None: `train.sliding_window`, or 1024.
+        probabilities: keep those of all classes of images that are predicted whole.
     """
 
     tta: Tta = NO_TTA
     tile: int | None = None
+    probabilities: bool = False
 
     def tile_of(self, predictor: Predictor) -> int:
         return self.tile or predictor.window or DEFAULT_TILE
@@ -135,8 +137,15 @@ class ImageParts:
 
     def _whole(self) -> Rows:
         assert not isinstance(self._picture, Path)
-        prediction = self._predictor(self._picture, self._options.tta)
-        return Rows(prediction.classes, prediction.confidence, prediction.probabilities)
+        scores, are_probs = self._predictor.scores(self._picture, self.size, self._options.tta)
+        classes = scores.argmax(0).to(torch.uint8).cpu().numpy()
+        if self._options.probabilities:
+            probs = iou.probabilities(scores[None], are_probs)[0]
+            return Rows(classes, probs.amax(0).cpu().numpy(), probs.cpu().numpy())
+        highest = scores.amax(0)
+        # The highest probability without the others.
+        confidence = highest if are_probs else (highest - scores.logsumexp(0)).exp()
+        return Rows(classes, confidence.cpu().numpy())
 
     def _tiled_rows(self) -> Iterator[Rows]:
         tile = self._options.tile_of(self._predictor)

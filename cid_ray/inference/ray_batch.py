@@ -20,7 +20,7 @@ from cid_ray.inference.load import load_model
 from cid_ray.inference.mask_files import MaskFiles
 from cid_ray.storage.paths import PathOrUri
 
-IMAGES_PER_TASK = 8  # after a kill so many per worker are predicted again, at most
+IMAGES_PER_TASK = 4  # after a kill so many per worker are predicted again, at most
 CPUS_PER_WORKER = 1
 
 
