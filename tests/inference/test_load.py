@@ -16,8 +16,11 @@ import cid_ray
 from cid_ray.config import InputError
 from cid_ray.core import iou
 from cid_ray.data.band_image import BandImage
-from cid_ray.data.image_codec import default_colors, encode_png
-from cid_ray.data.input_spec import ModelData, WindowSpec
+from cid_ray.data.image_codec import decode_image, default_colors, encode_png
+from cid_ray.data.ingest.errors import BadFile
+from cid_ray.data.ingest.image_reader import ImageReader
+from cid_ray.data.ingest.input_image import read_input
+from cid_ray.data.input_spec import InputSpec, ModelData, WindowSpec
 from cid_ray.inference.tta import NO_TTA, Tta
 from cid_ray.results.records import of_event, read_records
 from tests.helpers.untrained import save_untrained
@@ -57,6 +60,26 @@ def test_any_form_of_an_image_is_predicted_alike(trained: Path, tmp_path: Path) 
     assert np.array_equal(
         grey.probabilities, predictor(np.repeat(pixels[..., :1], 3, -1)).probabilities
     )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "LA", "1", "CMYK"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "bmp"])
+def test_file_has_the_pixels_that_an_import_would_store(
+    tmp_path: Path, mode: str, suffix: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    file = tmp_path / f"photo.{suffix}"
+    try:
+        Image.fromarray(pixels).convert(mode).save(file)
+    except OSError:
+        pytest.skip(f"no {suffix} of {mode}")
+    try:
+        stored = decode_image(ImageReader().read(file).encoded)
+    except BadFile:
+        with pytest.raises(InputError):
+            read_input(file, InputSpec())
+        return
+    assert np.array_equal(np.asarray(read_input(file, InputSpec())), np.asarray(stored))
 
 
 def test_run_is_named_by_folder_ratio_or_trial(trained: Path) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.ingest.errors import BadFile
@@ -72,6 +72,29 @@ class ImageReader:
             InputError: it has more than 8 bits, and no window can be found.
             OSError: the file cannot be read.
         """
+        encoded, pixels, values, notes = self._decode(path)
+        if not pixels.is_plain:
+            encoded = encode_png(np.ascontiguousarray(values))
+        return ImageContent(
+            encoded,
+            values.shape[:2],
+            _hash_picture(pixels, values),
+            tuple(notes),
+            describe_looks(values),
+            pixels.stored_size if pixels.orientation != UPRIGHT else None,
+            pixels.is_deep,
+        )
+
+    def read_picture(self, path: Path) -> Image.Image:
+        """The same image in RGB, without what only an import needs.
+
+        Raises:
+            As `read`.
+        """
+        return Image.fromarray(np.ascontiguousarray(self._decode(path)[2])).convert("RGB")
+
+    def _decode(self, path: Path) -> tuple[bytes, PixelArray, np.ndarray, list[Note]]:
+        """A file's bytes, its pixels, these as u8[H, W] or [H, W, 3], and what was changed."""
         encoded = path.read_bytes()
         try:
             pixels = read_pixels(encoded, MAX_PIXELS)
@@ -93,17 +116,7 @@ class ImageReader:
         values = pixels.colors
         if pixels.is_deep:
             values = self._scale(path, pixels, notes)
-        if not pixels.is_plain:
-            encoded = encode_png(np.ascontiguousarray(values))
-        return ImageContent(
-            encoded,
-            values.shape[:2],
-            _hash_picture(pixels, values),
-            tuple(notes),
-            describe_looks(values),
-            pixels.stored_size if pixels.orientation != UPRIGHT else None,
-            pixels.is_deep,
-        )
+        return encoded, pixels, values, notes
 
     def _scale(self, path: Path, pixels: PixelArray, notes: list[Note]) -> np.ndarray:
         """u8[H, W] or [H, W, 3] by the window of the data set."""

@@ -9,7 +9,6 @@ from PIL import Image
 
 from cid_ray.config import InputError
 from cid_ray.data.band_image import BandImage, Picture
-from cid_ray.data.image_codec import decode_image
 from cid_ray.data.ingest.band_scaling import BYTES_WINDOW, scale_to_bytes
 from cid_ray.data.ingest.errors import BadFile
 from cid_ray.data.ingest.image_reader import ImageReader
@@ -43,7 +42,7 @@ def read_input(path: Path, spec: InputSpec) -> Picture:
         window = None
         if spec.window is not None:
             window = Window(spec.window.low, spec.window.high, spec.window.source)
-        return decode_image(ImageReader(window).read(path).encoded)
+        return ImageReader(window).read_picture(path)
     except BadFile as error:
         raise InputError(str(error)) from None
     except OSError as error:
