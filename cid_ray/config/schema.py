@@ -11,7 +11,6 @@ import hashlib
 import json
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from cid_ray.config.search_schema import SearchConfig, StudyConfig
@@ -19,6 +18,7 @@ from cid_ray.config.section import Fraction, NonNegative, Section
 from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
 from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig
 from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
+from cid_ray.config.yaml_reader import dump_yaml
 
 Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
 
@@ -239,4 +239,4 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         """The whole configuration, which `load_config` reads back as an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))

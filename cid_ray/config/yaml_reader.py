@@ -36,11 +36,22 @@ class _Loader(yaml.SafeLoader):
             raise yaml.YAMLError(f"a mapping has more than {MAX_KEYS:,} keys")
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$"),
-    list("+-0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes a text which `_Loader` would read as a number."""
+
+
+for _yaml_class in (_Loader, _Dumper):
+    _yaml_class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[+-]?\d+(\.\d*)?[eE][+-]?\d+$"),
+        list("+-0123456789"),
+    )
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML text that `parse_yaml` reads back as an equal value."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def parse_yaml(text: str) -> Any:

@@ -24,6 +24,7 @@ from cid_ray.config import (
     load_config,
     parse_label_ratio,
 )
+from cid_ray.config.yaml_reader import parse_yaml
 
 # A value other than the default for every key that changes a run's results.
 CHANGES_RESULTS: dict[str, Any] = {
@@ -550,3 +551,10 @@ def test_value_that_config_yaml_cannot_hold_is_refused(value: str) -> None:
     for key in ("model.decoder_options.x", "search.pruner.args.x", "search.callbacks.mlflow.x"):
         with pytest.raises(InputError, match=f"`{key}` is .*: must be text .in quotes., a finite"):
             load_config(None, [f"{key}={value}", "search.pruner.name=NopPruner"])
+
+
+@pytest.mark.parametrize("name", ["0E0", "1e5", "-3.e7", "12e-3"])
+def test_name_that_looks_like_a_number_survives_writing(name: str) -> None:
+    config = build_config({}, {"data.table": name})
+    assert f"table: '{name}'" in config.to_yaml()
+    assert build_config(parse_yaml(config.to_yaml())) == config
