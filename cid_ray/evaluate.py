@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     from cid_ray.results.evaluation_text import describe_evaluation
 
     evaluation = open_evaluation(args)
-    folder = evaluation_folder(args.out, evaluation.networks[0].predictor.located.path)
+    folder = evaluation_folder(args.out, evaluation.networks[0].predictor.checkpoint.path)
     make_folder(folder)
     with RunConsole(folder, len(evaluation.rows), "image", args.verbosity) as console:
         for line in evaluation.messages:

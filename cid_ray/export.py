@@ -1,7 +1,7 @@
 """`python -m cid_ray.export`: a trained network as a file for other programs, compared with torch.
 
 The file takes images u8[B, C, H, W] as they are. Normalisation, padding and cropping are inside.
-FILE.json beside it is its card: classes, colors, input, outputs, scores, checksum.
+FILE.json is its card: classes, colors, input, outputs, scores, checksum.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
 
 def default_out(predictor: Predictor, kind: str) -> str:
     """NAME.onnx: the name of the run, else of the checkpoint's file."""
-    located = predictor.located
-    name = located.final.get("run") or Path(str(located.path)).stem
+    checkpoint = predictor.checkpoint
+    name = checkpoint.final.get("run") or Path(str(checkpoint.path)).stem
     return f"{name}{KINDS[kind].suffix}"
 
 

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     source = args.source if args.source == "demo" else str(paths.absolute(args.source))
     stated = {"source": source, "tta": args.tta, "tile": args.tile, "outputs": sorted(kinds)}
     run = PredictionRun(args.out, settings_of(predictor, stated))
-    out, checkpoint = map(paths.absolute, (run.run_dir.uri, predictor.located.path))
+    out, checkpoint = map(paths.absolute, (run.run_dir.uri, predictor.checkpoint.path))
     spec = WorkerSpec(checkpoint, args.network, args.device, out, kinds, options)
     with run, RunConsole(run.run_dir.local, len(items), "image", args.verbosity) as console:
         for line in [*predictor.describe(), *findings.describe()]:

@@ -99,6 +99,16 @@ def test_failures_of_one_kind_stop_the_search_with_their_reason(
     assert "search.max_failed_trials" in shown and f"--resume {out}" in shown
 
 
+def search_that_ray_kills_for_memory(config: Path, out: Path) -> str:
+    """What a search prints whose every trial is killed: Ray's limit is 1 % of the memory."""
+    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
+    command = ["cid_ray.tune", "--config", str(config), "--out", str(out)]
+    with driver(command, "local", **low) as process:
+        shown, _ = process.communicate(timeout=400)
+    assert process.returncode == 1 and "Traceback" not in shown
+    return shown
+
+
 @pytest.mark.slow
 def test_trial_killed_for_memory_is_one_line_that_says_what_to_lower(
     small_demo: Path, tmp_path: Path
@@ -106,11 +116,7 @@ def test_trial_killed_for_memory_is_one_line_that_says_what_to_lower(
     path = space_file(
         tmp_path, small_demo, trials=1, ratios=["1/4"], baselines=[], max_failed_trials=1
     )
-    command = ["cid_ray.tune", "--config", str(path), "--out", str(tmp_path / "run")]
-    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-    with driver(command, "local", **low) as process:
-        shown, _ = process.communicate(timeout=250)
-    assert process.returncode == 1 and "Traceback" not in shown
+    shown = search_that_ray_kills_for_memory(path, tmp_path / "run")
     lines = [line for line in shown.splitlines() if "ran low on memory" in line]
     assert len(lines) == 4  # two retries, the failure, the end of the search
     figures = r"the process had \S+GB; \S+ of the node's \S+ were used"
@@ -125,10 +131,7 @@ def test_after_a_kill_for_memory_fewer_trials_run_at_a_time(
     path = space_file(
         tmp_path, small_demo, trials=2, ratios=["1/4"], baselines=[], max_concurrent_trials=2
     )
-    command = ["cid_ray.tune", "--config", str(path), "--out", str(tmp_path / "run")]
-    low = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "100"}
-    with driver(command, "local", **low) as process:
-        shown, _ = process.communicate(timeout=400)
+    shown = search_that_ray_kills_for_memory(path, tmp_path / "run")
     lines = [line for line in shown.splitlines() if line.startswith("1_4-cid-")]
     first, second, *_ = (n for n, line in enumerate(lines) if "ran low on memory" in line)
     assert "; at most 1 at a time from now on; it resumes" in lines[first]

@@ -71,7 +71,7 @@ def add_config_options(
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="YAML file, or a search space that comes with cid_ray: demo or camvid; "
+        help="YAML file, or a search space of cid_ray: demo, camvid, voc or cityscapes; "
         "keys that it leaves out keep their defaults",
     )
     parser.add_argument(

@@ -119,14 +119,15 @@ def make_split(table: Table, data: DataConfig) -> Split:
     labeled = budget[~np.isin(budget, val_of_budget)]
     pool = leave_out_val_images(table, pool, val_of_budget)
     manifest = _make_manifest(table, data, labeled, pool, val_of_budget, source)
-    masked = {split: _masked_rows(table, split) for split in ("val", "test")}
+    masked = {split: masked_rows(table, split) for split in ("val", "test")}
     val = val_of_budget if len(val_of_budget) else masked["val"]
     test_split = "test" if len(masked["test"]) else "val"
     test = masked[test_split] if len(masked[test_split]) else val
     return Split(ratio, labeled, pool, manifest, val, test, test_split)
 
 
-def _masked_rows(table: Table, split: str) -> np.ndarray:
+def masked_rows(table: Table, split: str) -> np.ndarray:
+    """The rows of a split that have a mask, i64[n]."""
     rows = table.rows(split)
     return rows[table.labeled[rows]]
 

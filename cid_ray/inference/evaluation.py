@@ -16,7 +16,7 @@ import numpy as np
 
 from cid_ray.config import InputError
 from cid_ray.core import iou
-from cid_ray.data.splits import make_split
+from cid_ray.data.splits import make_split, masked_rows
 from cid_ray.data.table import Table
 from cid_ray.inference.bootstrap import paired_bootstrap
 from cid_ray.inference.class_map import ClassMap, match_classes
@@ -115,8 +115,8 @@ class Evaluation:
     def _choose_rows(self, predictor: Predictor) -> tuple[np.ndarray, str]:
         """The rows to score and where they are from; a message if that is not what was asked."""
         candidates = {
-            "test": lambda: self._masked_rows("test"),
-            "val": lambda: self._masked_rows("val"),
+            "test": lambda: masked_rows(self.table, "test"),
+            "val": lambda: masked_rows(self.table, "val"),
             "val of the label budget": lambda: self._rows_of_budget(predictor),
         }
         order = ["val of the label budget", "val"]  # as in training
@@ -135,10 +135,6 @@ class Evaluation:
             "predictions with; name a table that has some with --table, or import them with "
             "`python -m cid_ray.prepare`"
         )
-
-    def _masked_rows(self, split: str) -> np.ndarray:
-        rows = self.table.rows(split)
-        return rows[self.table.labeled[rows]]
 
     def _rows_of_budget(self, predictor: Predictor) -> np.ndarray:
         """The val images of a run with `data.val_from_budget`, if this is the run's table."""
@@ -204,7 +200,7 @@ class Evaluation:
         comparison = paired_bootstrap(
             np.stack(first.scores.counts), np.stack(second.scores.counts)[..., order]
         )
-        names = [str(network.predictor.located.path) for network in self.networks]
+        names = [str(network.predictor.checkpoint.path) for network in self.networks]
         return {
             **second.describe(),
             **second.scores.result(),
@@ -228,7 +224,7 @@ class _Network:
             )
         except InputError as error:
             raise InputError(
-                f"table {table.folder}, checkpoint {predictor.located.path}: {error}"
+                f"table {table.folder}, checkpoint {predictor.checkpoint.path}: {error}"
             ) from None
         self.messages = predictor.describe()
         if self.class_map.message:
@@ -246,9 +242,9 @@ class _Network:
     def describe(self) -> dict[str, Any]:
         """Where the network is from and how it predicts, as fields of the report."""
         predictor = self.predictor
-        final = predictor.located.final
+        final = predictor.checkpoint.final
         return {
-            "checkpoint": str(predictor.located.path),
+            "checkpoint": str(predictor.checkpoint.path),
             "run": final.get("run"),
             "network": predictor.network,
             "step": predictor.step,
@@ -265,7 +261,7 @@ def _check_channels(predictor: Predictor, table: Table) -> None:
     if predictor.data.num_channels != table.num_channels:
         raise InputError(
             f"the images of {table.folder} have {table.num_channels} channels, the network of "
-            f"{predictor.located.path} was trained on {predictor.data.num_channels}; import the "
+            f"{predictor.checkpoint.path} was trained on {predictor.data.num_channels}; import the "
             "images again with the bands of the training data, or name another table"
         )
 
@@ -273,8 +269,9 @@ def _check_channels(predictor: Predictor, table: Table) -> None:
 def _check_same_classes(predictor: Predictor, other: Predictor) -> None:
     if sorted(predictor.classes) != sorted(other.classes):
         raise InputError(
-            f"--compare needs equal classes: {predictor.located.path} has "
-            f"{', '.join(predictor.classes)}; {other.located.path} has {', '.join(other.classes)}"
+            f"--compare needs equal classes: {predictor.checkpoint.path} has "
+            f"{', '.join(predictor.classes)}; {other.checkpoint.path} has "
+            f"{', '.join(other.classes)}"
         )
 
 

@@ -86,7 +86,7 @@ def weights_card(encoder: str, weights: str) -> dict[str, Any]:
 
 def scores_card(predictor: Predictor) -> dict[str, Any] | None:
     """mIoU in percent of this network in its run; None for a checkpoint that no run is known of."""
-    final = predictor.located.final
+    final = predictor.checkpoint.final
     if not final:
         return None
     suffix = "_teacher" if predictor.network == "teacher" else ""
@@ -98,7 +98,7 @@ def scores_card(predictor: Predictor) -> dict[str, Any] | None:
         "val_miou": final.get(f"val/miou{suffix}"),
         "test_miou": final.get(f"test/miou{suffix}"),
         "test_iou": final.get(f"test/iou{suffix}"),
-        "noise_floor": predictor.located.noise_floor if is_compared else None,
+        "noise_floor": predictor.checkpoint.noise_floor if is_compared else None,
     }
 
 

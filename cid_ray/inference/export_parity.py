@@ -29,11 +29,11 @@ class Parity:
 
     Attributes:
         images: what it was measured on.
-        logits: largest difference of a logit, as a share of the largest; None of output "ids".
+        logits: largest difference of a logit, as a fraction of the largest; None of output "ids".
         confidence: largest difference of a confidence; None of output "logits".
-        differing_ids: largest share of the pixels whose class is another.
+        differing_ids: largest fraction of the pixels whose class is another.
         margin: of these, the largest difference of the network's logits of both classes, as a
-            share of the largest logit: 0 is a tie.
+            fraction of the largest logit: 0 is a tie.
     """
 
     images: str

@@ -8,7 +8,7 @@ tiles. A TIFF file that can be read by windows is never decoded as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ class ImageParts:
     Attributes:
         size: (height, width).
         by_windows: its file is read by windows.
+        picture: the image; None if it is read by windows.
     """
 
     def __init__(self, predictor: Predictor, options: PredictOptions, picture: Picture | Path):
@@ -87,22 +88,15 @@ class ImageParts:
         self._windows: TiffWindows | None = None
         if isinstance(picture, Path):
             self._windows = self._open_windows(picture)
-            picture = predictor.to_picture(picture) if self._windows is None else picture
-        self._picture = picture
+        self.picture = None if self._windows is not None else predictor.to_picture(picture)
         if self._windows is not None:
             self.size = self._windows.size
-        else:
-            assert not isinstance(picture, Path)
-            self.size = (picture.height, picture.width)
+        elif self.picture is not None:
+            self.size = (self.picture.height, self.picture.width)
 
     @property
     def by_windows(self) -> bool:
         return self._windows is not None
-
-    @property
-    def picture(self) -> Picture | None:
-        """The image; None if it is read by windows."""
-        return None if isinstance(self._picture, Path) else self._picture
 
     def _open_windows(self, path: Path) -> TiffWindows | None:
         """The windows of a large TIFF file of pictures; None for any other file."""
@@ -136,8 +130,8 @@ class ImageParts:
                 yield from self._tiled_rows()
 
     def _whole(self) -> Rows:
-        assert not isinstance(self._picture, Path)
-        scores, are_probs = self._predictor.scores(self._picture, self.size, self._options.tta)
+        assert self.picture is not None
+        scores, are_probs = self._predictor.scores(self.picture, self.size, self._options.tta)
         classes = scores.argmax(0).to(torch.uint8).cpu().numpy()
         if self._options.probabilities:
             probs = iou.probabilities(scores[None], are_probs)[0]
@@ -168,7 +162,7 @@ class ImageParts:
     def _tile_pixels(self) -> TilePixels:
         predictor, tta = self._predictor, self._options.tta
         if self._windows is None:
-            pixels = np.asarray(self._picture)
+            pixels = np.asarray(self.picture)
             return lambda top, bottom, left, right: predictor.tile_probabilities(
                 pixels[top:bottom, left:right], tta
             )
@@ -188,15 +182,23 @@ class ImageParts:
         if self.size[0] * self.size[1] <= MAX_WHOLE_PIXELS:
             yield self._whole()
             return
-        assert not isinstance(self._picture, Path)
         size = self._predictor.config.data.image_size
-        assert size is not None
-        scores, are_probs = self._predictor.scores(self._picture, size, self._options.tta)
+        assert self.picture is not None and size is not None
+        scores, are_probs = self._predictor.scores(self.picture, size, self._options.tta)
         for part in resize_rows(scores.cpu(), self.size, RESIZED_ROWS):
             probs = iou.probabilities(part[None], are_probs)[0]
             highest, _ = probs.max(0)
             ids = part.argmax(0).to(torch.uint8)
             yield Rows(ids.numpy(), highest.numpy())
+
+
+def join_rows(parts: Iterable[Rows]) -> Rows:
+    """The rows of an image as one."""
+    found = list(parts)
+    if len(found) == 1:
+        return found[0]
+    classes = np.concatenate([part.classes for part in found])
+    return Rows(classes, np.concatenate([part.confidence for part in found]))
 
 
 def _empty(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:

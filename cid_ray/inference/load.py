@@ -97,7 +97,7 @@ def _config_of(content: dict[str, Any], device: str) -> tuple[Config, str]:
 
 
 def _data_of(content: dict[str, Any]) -> ModelData:
-    if "data" not in content:  # before version 0.2
+    if "data" not in content:  # of version 0.1.0
         classes = content["classes"]
         return ModelData(classes=classes, colors=default_colors(len(classes)))
     try:

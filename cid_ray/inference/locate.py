@@ -18,7 +18,7 @@ MAX_NAMES = 12  # in a message
 
 
 @dataclass(frozen=True)
-class Located:
+class CheckpointSource:
     """A checkpoint and what is known of it.
 
     Attributes:
@@ -40,7 +40,7 @@ class Located:
         return f"{self.path} ({method}, {self.final['ratio_name']})"
 
 
-def find_checkpoint(name: PathOrUri) -> Located:
+def find_checkpoint(name: PathOrUri) -> CheckpointSource:
     """The checkpoint that a name means.
 
     Args:
@@ -57,7 +57,7 @@ def find_checkpoint(name: PathOrUri) -> Located:
     """
     text = str(name)
     if text.endswith(".pt"):
-        return Located(name, {})
+        return CheckpointSource(name, {})
     folder, choice = _split_choice(text)
     run_dir = ReadOnlyRunDir(folder)
     with run_dir:
@@ -77,7 +77,7 @@ def find_checkpoint(name: PathOrUri) -> Located:
             f"{path} does not exist: a search keeps the checkpoints of the chosen trials only"
         )
     floors = {summary.ratio: summary.noise("test").floor for summary in summaries}
-    return Located(path, final, floors.get(final["ratio"]))
+    return CheckpointSource(path, final, floors.get(final["ratio"]))
 
 
 def _split_choice(text: str) -> tuple[str, str]:

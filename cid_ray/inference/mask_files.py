@@ -21,7 +21,7 @@ from PIL import Image
 
 from cid_ray.data.band_image import Picture, to_rgb
 from cid_ray.data.image_codec import encode_png
-from cid_ray.inference.image_parts import ImageParts, Rows
+from cid_ray.inference.image_parts import ImageParts, Rows, join_rows
 from cid_ray.inference.predictor import Predictor
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
@@ -76,7 +76,7 @@ class MaskFiles:
             large = sorted(self.kinds)
             self._write_tiff(files["mask"], (each.classes for each in rows), parts.size, geo)
         else:
-            whole = _join(rows)
+            whole = join_rows(rows)
             if is_tiff:
                 self._write_tiff(files["mask"], iter([whole.classes]), parts.size, geo)
             else:
@@ -170,15 +170,6 @@ class _Tally:
             if count
         }
         return {"fractions": fractions, "confidence": round(self._confidence / total, 6)}
-
-
-def _join(rows: Iterator[Rows]) -> Rows:
-    """The parts of an image as one."""
-    parts = list(rows)
-    if len(parts) == 1:
-        return parts[0]
-    classes = np.concatenate([part.classes for part in parts])
-    return Rows(classes, np.concatenate([part.confidence for part in parts]))
 
 
 def _tiles(rows: Iterator[np.ndarray], size: tuple[int, int]) -> Iterator[np.ndarray]:

@@ -28,7 +28,6 @@ from cid_ray.storage.run_dir import RunDir
 SETTINGS_FILE = "settings.json"
 RECORDS_FILE = "predictions.jsonl"
 CLASSES_FILE = "classes.txt"
-HASH_BLOCK = 1 << 20
 PUSH_INTERVAL_S = 10.0  # of the records, to an object store
 
 
@@ -132,23 +131,17 @@ def read_predictions(run_dir: RunDir) -> Iterator[PredictionRecord]:
 
 def settings_of(predictor: Predictor, options: dict[str, Any]) -> dict[str, Any]:
     """What decides the predictions: the network and the options of the command."""
+    with paths.open_read(predictor.checkpoint.path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return {
-        "checkpoint": str(predictor.located.path),
-        "checkpoint_sha256": _sha256(predictor.located.path),
+        "checkpoint": str(predictor.checkpoint.path),
+        "checkpoint_sha256": digest,
         "network": predictor.network,
         "step": predictor.step,
         "classes": predictor.classes,
         "colors": predictor.colors,
         **options,
     }
-
-
-def _sha256(name: PathOrUri) -> str:
-    digest = hashlib.sha256()
-    with paths.open_read(name) as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def describe_run(records: Iterable[PredictionRecord], classes: Sequence[str]) -> list[str]:

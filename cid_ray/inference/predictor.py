@@ -23,7 +23,7 @@ from cid_ray.core.model import Segmenter
 from cid_ray.data.band_image import BandImage, Picture
 from cid_ray.data.ingest.input_image import read_input
 from cid_ray.data.input_spec import ModelData
-from cid_ray.inference.locate import Located
+from cid_ray.inference.locate import CheckpointSource
 from cid_ray.inference.tta import NO_TTA, Tta
 from cid_ray.training.device import Device
 
@@ -62,7 +62,7 @@ class Predictor:
         colors: [r, g, b] of each class.
         config: the configuration of its training run.
         data: what it knows of the data set.
-        located: its checkpoint.
+        checkpoint: its file, and the record of the run that wrote it.
         network: "teacher" or "student".
         step: optimizer steps that it was trained for.
         weights: `model.weights` of its training run, from which the encoder started.
@@ -79,7 +79,7 @@ class Predictor:
         config: Config,
         data: ModelData,
         device: Device,
-        located: Located,
+        checkpoint: CheckpointSource,
         network: str,
         step: int,
         weights: str = "none",
@@ -88,7 +88,7 @@ class Predictor:
         self.config = config
         self.data = data
         self.device = device
-        self.located = located
+        self.checkpoint = checkpoint
         self.network = network
         self.step = step
         self.weights = weights
@@ -213,7 +213,7 @@ class Predictor:
         """Lines for a person: the checkpoint, the network, the classes."""
         model = self.config.model
         lines = [
-            f"model: {self.located.describe()}, {self.network} at step {self.step}",
+            f"model: {self.checkpoint.describe()}, {self.network} at step {self.step}",
             f"{model.decoder} on {model.encoder}, {len(self.classes)} classes; {self.device}",
         ]
         if not self.data.table:

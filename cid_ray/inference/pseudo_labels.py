@@ -20,11 +20,11 @@ import numpy as np
 
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
-from cid_ray.data.splits import make_split
+from cid_ray.data.splits import make_split, masked_rows
 from cid_ray.data.table import IGNORED, Table
 from cid_ray.data.table_errors import UnreadableImage
 from cid_ray.data.table_writer import TableWriter
-from cid_ray.inference.image_parts import ImageParts, PredictOptions
+from cid_ray.inference.image_parts import ImageParts, PredictOptions, join_rows
 from cid_ray.inference.predictor import Predictor
 from cid_ray.results.provenance import provenance
 
@@ -32,7 +32,7 @@ Progress = Callable[[Iterable[int], int], Iterable[int]]  # (rows, their number)
 
 
 @dataclass(frozen=True)
-class RoundTwo:
+class SelfTrainingRows:
     """Which rows of a table become what, i64 arrays."""
 
     labeled: np.ndarray  # keep their masks
@@ -61,15 +61,15 @@ class PseudoLabelCounts:
 
     def describe(self) -> list[str]:
         """Lines for a person."""
-        shares = ", ".join(f"{name} {part:.1%}" for name, part in self.class_fractions.items())
+        fractions = ", ".join(f"{name} {part:.1%}" for name, part in self.class_fractions.items())
         return [
             f"{self.labeled} images keep their labels; {self.pseudo} of the pool have "
             f"pseudo-labels on {self.kept:.1%} of its pixels; {self.unsure} stay unlabeled",
-            f"pseudo-labels by class: {shares}",
+            f"pseudo-labels by class: {fractions}",
         ]
 
 
-def rows_of_round_two(predictor: Predictor, table: Table) -> RoundTwo:
+def self_training_rows(predictor: Predictor, table: Table) -> SelfTrainingRows:
     """The rows of the table: by the split of the training run if it is its table.
 
     Raises:
@@ -77,13 +77,14 @@ def rows_of_round_two(predictor: Predictor, table: Table) -> RoundTwo:
     """
     if predictor.data.table == table.fingerprint:
         split = make_split(table, predictor.config.data)
-        rows = RoundTwo(split.labeled, split.pool, split.val, split.test)
+        rows = SelfTrainingRows(split.labeled, split.pool, split.val, split.test)
         if split.test_is_val:
-            rows = RoundTwo(split.labeled, split.pool, split.val, split.test[:0])
+            rows = SelfTrainingRows(split.labeled, split.pool, split.val, split.test[:0])
     else:
         train = table.rows("train")
         has_mask = table.labeled[train]
-        rows = RoundTwo(train[has_mask], train[~has_mask], table.rows("val"), table.rows("test"))
+        val, test = masked_rows(table, "val"), masked_rows(table, "test")
+        rows = SelfTrainingRows(train[has_mask], train[~has_mask], val, test)
     if not len(rows.pool):
         raise InputError(f"{table.folder} has no unlabeled image, so nothing to label")
     return rows
@@ -115,7 +116,7 @@ def write_pseudo_labels(
             f"{table.folder} has the classes {', '.join(table.classes)}, the network "
             f"{', '.join(predictor.classes)}"
         )
-    rows = rows_of_round_two(predictor, table)
+    rows = self_training_rows(predictor, table)
     writer = TableWriter(out, table.classes, table.colors, IGNORED)
     tally = _Tally(len(table.classes))
     try:
@@ -150,12 +151,10 @@ def _confident(
     """u8[H, W]: the classes of confident pixels, 255 elsewhere; None if the image is unreadable."""
     try:
         picture, _ = table.read(row, mask=False)
-        rows = list(ImageParts(predictor, options, picture).rows())
+        whole = join_rows(ImageParts(predictor, options, picture).rows())
     except UnreadableImage:
         return None
-    classes = np.concatenate([part.classes for part in rows])
-    confidence = np.concatenate([part.confidence for part in rows])
-    return np.where(confidence >= min_confidence, classes, IGNORED).astype(np.uint8)
+    return np.where(whole.confidence >= min_confidence, whole.classes, IGNORED).astype(np.uint8)
 
 
 class _Tally:
@@ -206,7 +205,7 @@ def _meta(
     return found | {
         "imported": {
             "format": "pseudo-labels",
-            "checkpoint": str(predictor.located.path),
+            "checkpoint": str(predictor.checkpoint.path),
             "network": predictor.network,
             "step": predictor.step,
             "min_confidence": min_confidence,

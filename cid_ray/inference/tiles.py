@@ -1,8 +1,8 @@
 """Predicts an image of any size by overlapping tiles, in memory that does not grow with its height.
 
 Neighbouring tiles share OVERLAP pixels. At a tile's border the network sees less of what is around
-a pixel, so the outer quarter of the overlap is not used. Over its inner half one tile fades into
-the next: the weights of two neighbours are linear and sum to 1. A finished block of probabilities
+a pixel, so the outer quarter of the overlap is not used. Over its inner half two tiles are blended:
+their weights are linear and sum to 1. A finished block of probabilities
 is handed out as soon as no later tile can change it.
 
     K classes   h,w pixels of a block
@@ -31,14 +31,14 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Fade:
+class BlendSpan:
     """A tile along one axis: what it predicts, what of it is used, and with which weight.
 
     Attributes:
         start: its first pixel.
         stop: after its last.
         first: the first pixel that is used.
-        weights: f32 of the used pixels: ramps where it fades from and to its neighbours.
+        weights: f32 of the used pixels: ramps where it is blended with its neighbours.
         shared: used pixels that it shares with the next tile; 0 for the last one.
     """
 
@@ -59,7 +59,7 @@ class Fade:
         return slice(self.first - self.start, self.last - self.start)
 
 
-def fade_axis(length: int, tile: int, overlap: int) -> list[Fade]:
+def blend_axis(length: int, tile: int, overlap: int) -> list[BlendSpan]:
     """The tiles along an axis of `length` pixels.
 
     Args:
@@ -83,7 +83,7 @@ def fade_axis(length: int, tile: int, overlap: int) -> list[Fade]:
             weights[:ramp] *= rising
         if has_next and ramp:
             weights[-ramp:] *= rising.flip(0)
-        found.append(Fade(span.start, span.stop, first, weights, ramp if has_next else 0))
+        found.append(BlendSpan(span.start, span.stop, first, weights, ramp if has_next else 0))
     return found
 
 
@@ -96,14 +96,14 @@ def predict_by_tiles(
         probabilities: predicts the tile of rows top to bottom - 1 and columns left to right - 1.
         size: (height, width) of the image.
         tile: side of a tile in pixels.
-        overlap: as of `fade_axis`.
+        overlap: as of `blend_axis`.
 
     Yields:
         Blocks that cover each pixel once.
     """
-    across = fade_axis(size[1], tile, overlap)
+    across = blend_axis(size[1], tile, overlap)
     above: list[Tensor] = []  # of each block: what the row of tiles above adds to its first rows
-    for row in fade_axis(size[0], tile, overlap):
+    for row in blend_axis(size[0], tile, overlap):
         below: list[Tensor] = []
         left: Tensor | None = None  # what the former tile adds to the first columns
         for number, column in enumerate(across):

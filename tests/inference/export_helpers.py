@@ -10,7 +10,7 @@ from cid_ray.config import Config, ModelConfig
 from cid_ray.core.model import Segmenter
 from cid_ray.data.image_codec import default_colors
 from cid_ray.data.input_spec import ModelData
-from cid_ray.inference.locate import Located
+from cid_ray.inference.locate import CheckpointSource
 from cid_ray.inference.predictor import Predictor
 from cid_ray.training.device import Device
 
@@ -25,4 +25,4 @@ def untrained(decoder: str, encoder: str = "test_efficientnet", bands: bool = Fa
     stats = ([90.0, 80, 70, 60, 50], [40.0] * 5) if bands else None
     net = Segmenter(config.model, 5, stats).eval().requires_grad_(False)
     device = Device(torch.device("cpu"), bf16=False)
-    return Predictor(net, config, data, device, Located("last.pt", {}), "teacher", 0)
+    return Predictor(net, config, data, device, CheckpointSource("last.pt", {}), "teacher", 0)

@@ -77,7 +77,7 @@ def test_onnx_file_is_valid_and_its_axes_are_named(exported: Path) -> None:
 def test_card_says_what_the_file_is(trained: Path, exported: Path) -> None:
     card = read_card(exported)
     predictor = cid_ray.load_model(trained)
-    final = predictor.located.final
+    final = predictor.checkpoint.final
     assert card["sha256"] == hashlib.sha256(exported.read_bytes()).hexdigest()
     assert card["classes"] == predictor.classes and card["colors"] == predictor.colors
     assert card["size"] == [64, 96] and card["input"]["channels"] == 3
@@ -103,7 +103,7 @@ def test_student_and_logits_are_exported_when_asked_for(trained: Path, tmp_path:
     assert np.abs(found - expected).max() <= 1e-3
     card = read_card(out)
     assert card["network"] == "student" and list(card["outputs"]) == ["logits"]
-    (final,) = [cid_ray.load_model(trained).located.final]
+    (final,) = [cid_ray.load_model(trained).checkpoint.final]
     assert card["scores"]["test_miou"] == final["test/miou"]
 
 
@@ -246,7 +246,7 @@ def test_card_has_the_noise_floor_of_the_repeats(trained: Path, tmp_path: Path) 
     # t(0.975, 2) * sqrt(2 s2 / 3), with s2 of the differences 1, -0.5, 0.5 halved
     s2 = float(np.var([1.0, -0.5, 0.5], ddof=1)) / 2
     floor = 4.302652729911275 * np.sqrt(2 * s2 / 3)
-    assert predictor.located.noise_floor == pytest.approx(floor)
+    assert predictor.checkpoint.noise_floor == pytest.approx(floor)
     exported = export_model(predictor, "safetensors", size=(64, 64))
     assert exported.card["scores"]["noise_floor"] == pytest.approx(floor)
     student = export_model(cid_ray.load_model(run, "student"), "safetensors", size=(64, 64))

@@ -85,7 +85,7 @@ def test_file_has_the_pixels_that_an_import_would_store(
 def test_run_is_named_by_folder_ratio_or_trial(trained: Path) -> None:
     for name in (str(trained), f"{trained}:1/8", f"{trained}:train"):
         predictor = cid_ray.load_model(name)
-        assert predictor.located.path == trained.joinpath(*LAST)
+        assert predictor.checkpoint.path == trained.joinpath(*LAST)
         assert predictor.step == 12 and predictor.classes == cid_ray.open_table("demo").classes
         assert predictor.colors == cid_ray.open_table("demo").colors
     assert predictor.describe()[0].endswith("(CID, 1/8 (24)), teacher at step 12")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cid_ray.inference.tiles import fade_axis, predict_by_tiles
+from cid_ray.inference.tiles import blend_axis, predict_by_tiles
 
 sides = st.integers(1, 300)
 tiles = st.sampled_from([(32, 8), (48, 16), (64, 0), (33, 4)])  # side, overlap
@@ -18,10 +18,10 @@ def test_weights_sum_to_one_and_at_most_two_tiles_share_a_pixel(
     length: int, tile: tuple[int, int]
 ) -> None:
     total, count = torch.zeros(length), torch.zeros(length)
-    for fade in fade_axis(length, *tile):
-        assert fade.start <= fade.first < fade.last <= fade.stop
-        total[fade.first : fade.last] += fade.weights
-        count[fade.first : fade.last] += 1
+    for span in blend_axis(length, *tile):
+        assert span.start <= span.first < span.last <= span.stop
+        total[span.first : span.last] += span.weights
+        count[span.first : span.last] += 1
     assert torch.allclose(total, torch.ones(length)) and count.max() <= 2
 
 
