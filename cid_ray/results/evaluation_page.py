@@ -38,7 +38,7 @@ def write_evaluation_page(report: dict[str, Any], worst: list[Any], out: Path) -
     content = {
         "report": report,
         "legend": legend,
-        "matrix": confusion_shares(report) if len(legend) <= MAX_MATRIX else [],
+        "matrix": confusion_percentages(report) if len(legend) <= MAX_MATRIX else [],
         "confusions": largest_confusions(report),
         "reliability": RenderedFigure(Markup(draw_reliability(report["calibration"])), 0),
         "tolerance": tolerance_text(report["boundary_tolerance"]),
@@ -50,7 +50,7 @@ def write_evaluation_page(report: dict[str, Any], worst: list[Any], out: Path) -
     paths.write_text(out, page.encode("utf-8", "backslashreplace").decode())
 
 
-def confusion_shares(report: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
+def confusion_percentages(report: dict[str, Any]) -> list[tuple[str, list[float | None]]]:
     """For each true class the predicted classes in percent of its pixels; None without any."""
     found = []
     for name, row in zip(report["classes"], report["confusion"], strict=True):
@@ -72,15 +72,17 @@ def largest_confusions(report: dict[str, Any]) -> list[tuple[str, str, int, floa
 
 
 def draw_reliability(calibration: dict[str, Any]) -> str:
-    """The reliability curve as SVG: accuracy against confidence, and each bin's share of pixels."""
+    """The reliability curve as SVG: accuracy against confidence, and the pixels of each bin."""
     figure, axes = new_figure(1)
     axis = axes[0]
     bins = [one for one in calibration["bins"] if one["pixels"]]
     total = max(1, sum(one["pixels"] for one in bins))
-    shares = [100 * one["pixels"] / total for one in bins]
+    percentages = [100 * one["pixels"] / total for one in bins]
     width = calibration["bins"][0]["high"]
     lows = [one["low"] for one in bins]
-    axis.bar(lows, shares, width, align="edge", color=GRAY, alpha=0.35, label="share of pixels")
+    axis.bar(
+        lows, percentages, width, align="edge", color=GRAY, alpha=0.35, label="fraction of pixels"
+    )
     axis.plot([0, 100], [0, 100], "--", color=GRAY, lw=1, label="perfect calibration")
     confidence = [one["confidence"] for one in bins]
     accuracy = [one["accuracy"] for one in bins]
@@ -88,7 +90,7 @@ def draw_reliability(calibration: dict[str, Any]) -> str:
     axis.set_xlim(0, 100)
     axis.set_ylim(0, 100)
     axis.set_xlabel("confidence, %")
-    axis.set_ylabel("accuracy, share of pixels, %")
+    axis.set_ylabel("accuracy, fraction of pixels, %")
     add_legend(axis, 8, loc="upper left")
     return to_svg(figure)
 
