@@ -19,6 +19,7 @@ COMMANDS = {
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
     "evaluate": "score a trained network on a table: mIoU, boundaries, calibration, a page",
     "predict": "masks of a folder of images of any size, a table or an object store",
+    "label_next": "which images of the pool to label next, with masks to correct",
     "export": "a trained network as ONNX, torch.export or safetensors, compared with torch",
     "dashboard": "live page of one run or several, during a search and after it",
     "report": "rebuild the table and the page of a run from its records",
@@ -27,7 +28,7 @@ COMMANDS = {
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }
-LOAD_TORCH = ("train", "tune", "evaluate", "predict")  # which takes seconds
+LOAD_TORCH = ("train", "tune", "evaluate", "predict", "label_next")  # which takes seconds
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
 `cid-ray tune` without options searches a generated data set: about three minutes on 2 CPU cores."""

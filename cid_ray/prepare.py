@@ -16,8 +16,14 @@ from cid_ray.cli.signals import interrupt_on_sigterm
 from cid_ray.config import InputError, build_config
 from cid_ray.data.contact_sheet import make_contact_sheet
 from cid_ray.data.importers import FORMATS
+from cid_ray.data.importers.annotations import merge_annotations
 from cid_ray.data.ingest import ImportResult, check_output, write_table
-from cid_ray.data.ingest.command_options import add_import_options, import_options
+from cid_ray.data.ingest.command_options import (
+    TABLE_COMMANDS,
+    add_import_options,
+    add_table_commands,
+    import_options,
+)
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split, write_split
 from cid_ray.data.table import Table
@@ -30,6 +36,7 @@ EXAMPLES = """
   python -m cid_ray.prepare folder --images DIR --masks DIR --unlabeled DIR \\
       --classes names.txt --out tables/mine
   python -m cid_ray.prepare audit tables/mine
+  python -m cid_ray.prepare merge tables/mine --labels DIR --out tables/round-two
   python -m cid_ray.prepare split tables/camvid --ratio 1/8 --draw 0 --out splits/1_8
 """
 
@@ -40,6 +47,9 @@ def main(argv: list[str]) -> int:
         say("\n".join(write_split_files(args)))
     elif args.kind == "audit":
         say(f"wrote {write_audit(open_table(args.table), args.out)}")
+    elif args.kind == "merge":
+        with interrupt_on_sigterm():
+            say("\n".join(merge_annotations(args)))
     else:
         with interrupt_on_sigterm():
             result = import_images(args)
@@ -52,7 +62,7 @@ def main(argv: list[str]) -> int:
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     parser = make_parser("prepare", __doc__ or "", EXAMPLES)
-    names = ",".join([*FORMATS, "audit", "split"])
+    names = ",".join([*FORMATS, *TABLE_COMMANDS])
     kinds = parser.add_subparsers(dest="kind", metavar=f"{{{names}}}", required=True)
     for name, known in FORMATS.items():
         kind: Parser = kinds.add_parser(name, help=known.help, description=known.help)
@@ -60,16 +70,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
             argument.add_to(kind)
         add_import_options(kind)
 
-    audit: Parser = kinds.add_parser("audit", help="the page about a table, made again")
-    audit.add_argument("table", metavar="TABLE")
-    audit.add_argument("--out", metavar="FILE", help=f"default TABLE/{AUDIT_FILE}")
-
-    split: Parser = kinds.add_parser("split", help="a label draw as UniMatch's split files")
-    split.add_argument("table", metavar="TABLE")
-    split.add_argument("--ratio", default="1/8")
-    split.add_argument("--draw", type=int, default=0)
-    split.add_argument("--label-from", choices=("any", "each_group", "one_group"), default="any")
-    split.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_table_commands(kinds)
     return parser.parse_args(argv)
 
 

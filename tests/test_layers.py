@@ -39,6 +39,7 @@ COMMANDS = (
     "tune",
     "evaluate",
     "predict",
+    "label_next",
     "export",
     "report",
     "dashboard",

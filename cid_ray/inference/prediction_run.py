@@ -39,17 +39,19 @@ class PredictionRun:
         done: names of the images that it has, and of the files that could not be read.
     """
 
-    def __init__(self, out: PathOrUri, settings: dict[str, Any]):
+    def __init__(self, out: PathOrUri, settings: dict[str, Any], records_file: str = RECORDS_FILE):
         """
         Args:
             out: the folder, local or `s3://`. It may hold predictions with the same settings.
             settings: everything that decides the predictions, as JSON values.
+            records_file: the name of the file of records.
 
         Raises:
             InputError: it holds something else, or another process writes into it.
         """
         self.run_dir = RunDir(out)
         self._settings = settings
+        self._records_file = records_file
         self.done: dict[str, PredictionRecord] = {}
         self._pushed_at = time.monotonic()
 
@@ -57,8 +59,8 @@ class PredictionRun:
         self.run_dir.pull()
         self._check()
         self.run_dir.lock()
-        self.done = {record["name"]: record for record in read_predictions(self.run_dir)}
-        end_line(self.run_dir.local / RECORDS_FILE)
+        self.done = {record["name"]: record for record in self._read_records()}
+        end_line(self.run_dir.local / self._records_file)
         with paths.atomic_write(self.run_dir.local / SETTINGS_FILE) as file:
             content = {**self._settings, "provenance": provenance()}
             file.write(json.dumps(content, indent=1).encode() + b"\n")
@@ -92,6 +94,20 @@ class PredictionRun:
                     "choose another folder"
                 )
 
+    def _read_records(self) -> Iterator[PredictionRecord]:
+        """The records of the folder. A line that a kill cut short is left out."""
+        file = self.run_dir.local / self._records_file
+        if not file.exists():
+            return
+        with file.open("rb") as lines:
+            for line in lines:
+                try:
+                    record = json_file.parse_json(line)
+                except ValueError:
+                    continue
+                if isinstance(record, dict) and {"event", "name", "source"} <= record.keys():
+                    yield record
+
     def todo(self, items: Sequence[InputImage]) -> list[InputImage]:
         """The images that the folder does not have yet. Unreadable ones are tried again."""
         there = set(paths.list_files(self.run_dir.uri)) if self.done else set()
@@ -106,27 +122,12 @@ class PredictionRun:
 
     def append(self, record: PredictionRecord) -> None:
         """Add the record of an image whose files are complete."""
-        with open(self.run_dir.local / RECORDS_FILE, "a", encoding="utf-8") as file:
+        with open(self.run_dir.local / self._records_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         self.done[record["name"]] = record
         if time.monotonic() - self._pushed_at > PUSH_INTERVAL_S:
             self._pushed_at = time.monotonic()
             self.run_dir.push()
-
-
-def read_predictions(run_dir: RunDir) -> Iterator[PredictionRecord]:
-    """The records of a folder of predictions. A line that a kill cut short is left out."""
-    file = run_dir.local / RECORDS_FILE
-    if not file.exists():
-        return
-    with file.open("rb") as lines:
-        for line in lines:
-            try:
-                record = json_file.parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and {"event", "name", "source"} <= record.keys():
-                yield record
 
 
 def settings_of(predictor: Predictor, options: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ to the image's own size.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,9 +183,26 @@ class Predictor:
             height, width = self.config.data.image_size
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(self.device.torch)
+        with self._size_errors(picture), self.device.autocast():
+            return self._scores(pixels[None], size, tta)
+
+    def outputs(self, picture: Picture) -> tuple[Tensor, Tensor]:
+        """Logits f[1, K, H', W'] and `feat` f[1, C, h, w] of an image as it is, in one forward.
+
+        Both are of the canvas: the image, padded on the right and below.
+
+        Raises:
+            InputError: the image is too small for the network.
+        """
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(self.device.torch)
+        with self._size_errors(picture), self.device.autocast():
+            outputs: tuple[Tensor, Tensor] = self.net.forward_canvas(pixels[None])
+            return outputs
+
+    @contextmanager
+    def _size_errors(self, picture: Picture) -> Iterator[None]:
         try:
-            with self.device.autocast():
-                return self._scores(pixels[None], size, tta)
+            yield
         except ValueError as error:  # a normalisation of one value, below about 32 pixels
             raise InputError(
                 f"an image of {picture.width} x {picture.height} pixels is too small for "

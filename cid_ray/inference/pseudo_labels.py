@@ -22,6 +22,7 @@ from cid_ray.config import InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.splits import make_split, masked_rows
 from cid_ray.data.table import IGNORED, Table
+from cid_ray.data.table_copy import copied_meta, copied_row
 from cid_ray.data.table_errors import UnreadableImage
 from cid_ray.data.table_writer import TableWriter
 from cid_ray.inference.image_parts import ImageParts, PredictOptions, join_rows
@@ -69,6 +70,15 @@ class PseudoLabelCounts:
         ]
 
 
+def check_classes(predictor: Predictor, table: Table) -> None:
+    """Raise InputError unless a table has the network's classes, in their order."""
+    if table.classes != predictor.classes:
+        raise InputError(
+            f"{table.folder} has the classes {', '.join(table.classes)}, the network "
+            f"{', '.join(predictor.classes)}"
+        )
+
+
 def self_training_rows(predictor: Predictor, table: Table) -> SelfTrainingRows:
     """The rows of the table: by the split of the training run if it is its table.
 
@@ -111,38 +121,22 @@ def write_pseudo_labels(
     Raises:
         InputError: the classes are not the network's, there is no pool, or `out` holds other files.
     """
-    if table.classes != predictor.classes:
-        raise InputError(
-            f"{table.folder} has the classes {', '.join(table.classes)}, the network "
-            f"{', '.join(predictor.classes)}"
-        )
+    check_classes(predictor, table)
     rows = self_training_rows(predictor, table)
     writer = TableWriter(out, table.classes, table.colors, IGNORED)
     tally = _Tally(len(table.classes))
     try:
         for split, chosen in (("train", rows.labeled), ("val", rows.val), ("test", rows.test)):
             for row in chosen.tolist():
-                writer.add({**_stored(table, row, with_mask=True), "split": split})
+                writer.add({**copied_row(table, row, with_mask=True), "split": split})
         for row in progress(rows.pool.tolist(), len(rows.pool)):
             classes = _confident(predictor, table, row, min_confidence, options)
-            writer.add({**_stored(table, row, with_mask=False), **tally.columns(classes)})
+            writer.add({**copied_row(table, row, with_mask=False), **tally.columns(classes)})
         writer.close(**_meta(predictor, table, min_confidence, tally))
     except BaseException:  # Ctrl-C too
         writer.discard()
         raise
     return tally.counts(len(rows.labeled), table.classes)
-
-
-def _stored(table: Table, row: int, with_mask: bool) -> dict[str, Any]:
-    """A row as it is stored, with its mask or without."""
-    (columns,) = table.index.slice(row, 1).to_pylist()
-    columns.pop("mask_sha256", None)
-    image, mask = table.encoded(row, with_mask)
-    if mask is not None and table.ignore_index != IGNORED:
-        mask = encode_png(table.mask(row))
-    pixels = columns["class_pixels"] if with_mask else None
-    path = columns["mask_path"] if with_mask else None
-    return {**columns, "class_pixels": pixels, "mask_path": path, "image": image, "mask": mask}
 
 
 def _confident(
@@ -195,14 +189,7 @@ def _meta(
     predictor: Predictor, table: Table, min_confidence: float, tally: _Tally
 ) -> dict[str, Any]:
     """What `meta.json` keeps: how images are read, and where the masks come from."""
-    spec = table.model_data.model_dump(exclude={"classes", "colors", "table"}, exclude_none=True)
-    found: dict[str, Any] = {key: value for key, value in spec.items() if key != "num_channels"}
-    if table.band_stats is not None:
-        mean, std = table.band_stats
-        found |= {"num_channels": table.num_channels, "band_mean": mean, "band_std": std}
-    if table.tile is not None:
-        found |= {"tile": table.tile, "overlap": table.overlap}
-    return found | {
+    return copied_meta(table) | {
         "imported": {
             "format": "pseudo-labels",
             "checkpoint": str(predictor.checkpoint.path),

@@ -26,5 +26,6 @@ def next_commands(run: PathOrUri, summaries: list[RatioSummary]) -> list[str]:
     return [
         f"python -m cid_ray.evaluate {name}",
         f"python -m cid_ray.predict {name} PHOTOS --out predictions --overlay",
+        f"python -m cid_ray.label_next {name} --count 20 --out labels",
         f"python -m cid_ray.export {name} --format onnx",
     ]

@@ -33,6 +33,11 @@ def random_mask(seed: int, num_classes: int = 3, size: tuple[int, int] = SIZE) -
     return mask
 
 
+def by_id(table: Table) -> dict[str, int]:
+    """Image id -> row."""
+    return {name: row for row, name in enumerate(table.ids(np.arange(len(table))))}
+
+
 def encode_image(array: np.ndarray, file_format: str = "JPEG") -> bytes:
     out = io.BytesIO()
     Image.fromarray(array).save(out, file_format)

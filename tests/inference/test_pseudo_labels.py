@@ -12,9 +12,10 @@ import pytest
 import cid_ray
 from cid_ray.config import InputError
 from cid_ray.data.splits import make_split
-from cid_ray.data.table import IGNORED, Table
+from cid_ray.data.table import IGNORED
 from cid_ray.predict import main as predict
 from cid_ray.train import main as train
+from tests.helpers.image_tables import by_id
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +24,6 @@ def round_two(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--pseudo-labels", "--min-confidence", "0.3"]
     assert predict([str(trained), "demo", "--out", str(out), *options]) == 0
     return out
-
-
-def by_id(table: Table) -> dict[str, int]:
-    return {name: row for row, name in enumerate(table.ids(np.arange(len(table))))}
 
 
 def test_labels_val_and_test_are_those_of_the_first_round(trained: Path, round_two: Path) -> None:

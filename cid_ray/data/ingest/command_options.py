@@ -9,7 +9,9 @@ from typing import Any
 
 from cid_ray.data.ingest.classes import parse_mapping
 from cid_ray.data.ingest.options import ImportOptions, Progress, parse_bands
+from cid_ray.data.table_writer import AUDIT_FILE
 
+TABLE_COMMANDS = ("audit", "split", "merge")  # of `prepare`, besides the formats
 UNSET: tuple[Any, ...] = (None, False, [])  # values of options that were not given
 
 
@@ -37,6 +39,28 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", type=int, metavar="SIZE", help=side)
     shared = "pixels that neighbouring tiles share (0)"
     parser.add_argument("--overlap", type=int, default=0, metavar="N", help=shared)
+
+
+def add_table_commands(kinds: Any) -> None:
+    """Add the parsers of what `prepare` does with a table: audit, split, merge."""
+    audit = kinds.add_parser("audit", help="the page about a table, made again")
+    audit.add_argument("table", metavar="TABLE")
+    audit.add_argument("--out", metavar="FILE", help=f"default TABLE/{AUDIT_FILE}")
+
+    split = kinds.add_parser("split", help="a label draw as UniMatch's split files")
+    split.add_argument("table", metavar="TABLE")
+    split.add_argument("--ratio", default="1/8")
+    split.add_argument("--draw", type=int, default=0)
+    split.add_argument("--label-from", choices=("any", "each_group", "one_group"), default="any")
+    split.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    merge = kinds.add_parser("merge", help="a table with the labels of an annotator")
+    merge.add_argument("table", metavar="TABLE")
+    labels = "a table, CVAT's export `Segmentation mask 1.1`, or labelme's files"
+    merge.add_argument("--labels", type=Path, required=True, metavar="DIR", help=labels)
+    merge.add_argument("--images", type=Path, metavar="DIR", help="if the export has none")
+    merge.add_argument("--classes", type=Path, metavar="FILE", help="of labelme's labels")
+    merge.add_argument("--out", type=Path, required=True, metavar="TABLE", help="folder to make")
 
 
 def import_options(args: argparse.Namespace, version: str, progress: Progress) -> ImportOptions:

@@ -71,6 +71,11 @@ class Findings:
         """Count a file by what its reader noted of it."""
         self.add(note.kind, note.reason, f"{name} ({note.detail})" if note.detail else name)
 
+    def discard(self, reason_start: str) -> None:
+        """Forget the findings whose reason starts so: what they say was undone."""
+        kept = self._by_key.items()
+        self._by_key = {key: one for key, one in kept if not key[1].startswith(reason_start)}
+
     def __iter__(self) -> Iterator[Finding]:
         return iter(self._by_key.values())
 

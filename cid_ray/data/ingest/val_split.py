@@ -15,6 +15,7 @@ from cid_ray.config import InputError
 from cid_ray.data.ingest.findings import Findings
 from cid_ray.data.ingest.items import ImportItem
 
+HELD_OUT = "val images (no "  # how the reason of a finding starts
 VAL_EVERY = 5  # the fifth, tenth, ... labeled image is val, or a fifth of them by whole groups
 MAX_NAMED_GROUPS = 10
 POOL_OF_VAL_GROUPS = "unlabeled images of the val groups"
@@ -57,7 +58,7 @@ def _hold_out_every_fifth(
             seen += 1
             if seen % VAL_EVERY == 0:
                 item = replace(item, split="val")
-                reason = f"val images (no {option}: every fifth labeled image)"
+                reason = f"{HELD_OUT}{option}: every fifth labeled image)"
                 findings.add("guessed", reason, item.image)
         chosen.append(item)
     return chosen

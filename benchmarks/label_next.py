@@ -1,0 +1,187 @@
+"""Which images to label: `label_next` against random images and against the most uncertain ones.
+
+Rounds of 12, 24 and 48 labels. Each seed draws 12 images, which all strategies share; then a
+network of the labels so far chooses as many again from the rest of train. Networks are trained from
+the same start with the same seed, and tested on the table's test images. `random` draws
+from the rest.
+
+    python -m benchmarks.label_next TABLE --name camvid --seeds 5 --config FILE \\
+        --out benchmarks/results/label-next
+
+A seed is added to OUT/NAME.jsonl when it is complete; the same command continues. `--summary`
+prints the table and draws the figure of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cid_ray
+from cid_ray.config import Config, build_config, load_config
+from cid_ray.data.split_files import write_lists
+from cid_ray.data.splits import make_split
+from cid_ray.data.table import Table
+from cid_ray.inference.choose_images import STRATEGIES, Strategy, choose_images
+from cid_ray.inference.load import load_model
+from cid_ray.inference.pool_scores import PoolScores, score_image
+from cid_ray.results.provenance import provenance
+
+ROUNDS = (12, 24, 48)
+FIRST = "first"  # the draw that all strategies share
+
+
+def train(config: Config, table: Table, rows: np.ndarray, seed: int, run: Path) -> dict[str, Any]:
+    """Train on some rows; returns what a line of the results has."""
+    rest = np.setdiff1d(table.rows("train"), rows)
+    write_lists(table, rows, rest, {}, run / "split")
+    changes = {"data.split_files": str(run / "split"), "data.ratio": str(len(rows))}
+    changes |= {"train.seed": seed, "train.num_sample_images": 0}
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    started = time.monotonic()
+    for record in cid_ray.train(build_config(tree, changes), run, cpus=1):
+        final = record
+    return {
+        "test": final["test/miou_teacher"],
+        "val": final["val/miou_teacher"],
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def next_rows(
+    table: Table, rows: np.ndarray, run: Path, by: Strategy, count: int, seed: int
+) -> np.ndarray:
+    """The rows that a network of `run` chooses."""
+    pool = np.setdiff1d(table.rows("train"), rows)
+    checkpoint = run / "checkpoints" / "train" / "last.pt"
+    predictor = load_model(checkpoint, device="cpu", num_threads=1)
+    scores = PoolScores.of_records(
+        score_image(predictor, table.read(r, mask=False)[0]) for r in pool
+    )
+    known = PoolScores.of_records(
+        score_image(predictor, table.read(r, mask=False)[0]) for r in rows
+    )
+    pixels = table.class_pixels[rows].astype(float)
+    area = (pixels / np.maximum(1, pixels.sum(1, keepdims=True))).sum(0)
+    found = choose_images(scores, known, area, count, by, seed)
+    return pool[[choice.index for choice in found.choices]]
+
+
+def run_seed(config: Config, table: Table, seed: int) -> Iterator[dict[str, Any]]:
+    """A line of results for each network of one seed."""
+    data = config.data.model_copy(update={"draw": seed, "ratio": str(ROUNDS[0])})
+    first = make_split(table, data).labeled
+    with tempfile.TemporaryDirectory(prefix="cid_ray-") as scratch:
+        folder = Path(scratch)
+
+        def score(by: str, rows: np.ndarray) -> dict[str, Any]:
+            run = folder / f"{by}-{len(rows)}"
+            run.mkdir()
+            classes = int((table.class_pixels[rows].sum(0) > 0).sum())
+            facts = {"seed": seed, "by": by, "labels": len(rows), "classes": classes}
+            return {**facts, **train(config, table, rows, seed, run), "rows": rows.tolist()}
+
+        yield score(FIRST, first)
+        for by in STRATEGIES:
+            rows, name = first, FIRST
+            for labels in ROUNDS[1:]:
+                run = folder / f"{name}-{len(rows)}"
+                chosen = next_rows(table, rows, run, by, labels - len(rows), seed)
+                rows, name = np.sort(np.concatenate([rows, chosen])), by
+                yield score(by, rows)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def summarize(lines: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table: test mIoU, mean of the seeds, and the paired difference to `random`."""
+    value = {(one["seed"], one["by"], one["labels"]): one["test"] for one in lines}
+    seeds = sorted({one["seed"] for one in lines})
+    found = ["| labels | chosen | seeds | test mIoU | minus random | better seeds |"]
+    found.append("|---:|---|---:|---:|---:|---:|")
+    for labels in ROUNDS:
+        for by in (FIRST,) if labels == ROUNDS[0] else STRATEGIES:
+            own = [seed for seed in seeds if (seed, by, labels) in value]
+            if not own:
+                continue
+            scores = [value[seed, by, labels] for seed in own]
+            paired = [
+                value[seed, by, labels] - value[seed, "random", labels]
+                for seed in own
+                if (seed, "random", labels) in value and by not in (FIRST, "random")
+            ]
+            gain, better = "", ""
+            if len(paired) > 1:
+                error = statistics.stdev(paired) / len(paired) ** 0.5
+                gain = f"{statistics.mean(paired):+.2f} ± {error:.2f}"
+                better = f"{sum(one > 0 for one in paired)} of {len(paired)}"
+            mean = statistics.mean(scores)
+            found.append(f"| {labels} | {by} | {len(own)} | {mean:.2f} | {gain} | {better} |")
+    return found
+
+
+def draw(lines: list[dict[str, Any]], out: Path) -> None:
+    """Test mIoU against labels, a line for each strategy with the standard error."""
+    from cid_ray.results.figures import new_figure
+
+    figure, (axis,) = new_figure(1)
+    for by in STRATEGIES:
+        means, errors = [], []
+        for labels in ROUNDS:
+            name = FIRST if labels == ROUNDS[0] else by
+            scores = [o["test"] for o in lines if o["by"] == name and o["labels"] == labels]
+            means.append(statistics.mean(scores))
+            errors.append(statistics.stdev(scores) / len(scores) ** 0.5)
+        axis.errorbar(ROUNDS, means, errors, marker="o", capsize=3, label=by)
+    axis.set_xlabel("labels")
+    axis.set_ylabel("test mIoU, %")
+    axis.set_xticks(ROUNDS)
+    axis.legend()
+    figure.savefig(out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table")
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--config")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--summary", action="store_true")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / f"{args.name}.jsonl"
+    lines = read_lines(file)
+    if not args.summary:
+        config = load_config(args.config, [*args.set, f"data.table={args.table}"])
+        table = cid_ray.open_table(args.table)
+        facts = {"config": config.to_yaml(), "table": table.fingerprint, **provenance()}
+        (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+        for seed in range(args.seeds):
+            if any(line["seed"] == seed for line in read_lines(file)):
+                continue
+            found = []
+            for line in run_seed(config, table, seed):
+                found.append(json.dumps(line) + "\n")
+                print(seed, line["by"], line["labels"], round(line["test"], 2), flush=True)
+            with file.open("a") as target:  # a whole seed, or nothing of it
+                target.writelines(found)
+        lines = read_lines(file)
+    print("\n".join(summarize(lines)))
+    draw(lines, args.out / f"{args.name}.svg")
+
+
+if __name__ == "__main__":
+    main()
