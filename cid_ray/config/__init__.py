@@ -9,6 +9,7 @@ from cid_ray.config.load import (
     load_config,
     read_yaml,
 )
+from cid_ray.config.rounds import Round, images_seen, round_at, rounds_of
 from cid_ray.config.schema import (
     NOT_FINGERPRINTED,
     Config,
@@ -42,6 +43,7 @@ __all__ = [
     "OptimConfig",
     "PluginConfig",
     "RepeatsConfig",
+    "Round",
     "SearchConfig",
     "Section",
     "StudyConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "flatten",
     "format_validation_error",
     "holds_secret",
+    "images_seen",
     "known_keys",
     "labeled_shard",
     "load_config",
@@ -60,6 +63,8 @@ __all__ = [
     "read_limited_bytes",
     "read_utf8",
     "read_yaml",
+    "round_at",
+    "rounds_of",
     "shard_range",
     "unlabeled_shard",
 ]

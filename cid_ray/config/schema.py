@@ -16,11 +16,11 @@ from pydantic import Field, field_validator, model_validator
 from cid_ray.config.search_schema import SearchConfig, StudyConfig
 from cid_ray.config.section import Fraction, NonNegative, Section
 from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
-from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig
+from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig, steps_until
 from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
 from cid_ray.config.yaml_reader import dump_yaml
 
-Method = Literal["supervised", "pool_bn", "mean_teacher", "cid"]
+Method = Literal["supervised", "pool_bn", "mean_teacher", "self_training", "cid"]
 
 RATIO_FIELD = "{ratio}"  # of data.split_files
 
@@ -152,6 +152,8 @@ class LossConfig(Section):
     pseudo_burn_in: Fraction = 0.0
     # Fraction of training over which pseudo_weight rises from 0, after pseudo_burn_in.
     pseudo_ramp: Fraction = 0.1
+    # Fraction of training of the first round of `self_training`, on labels alone.
+    first_round: float = Field(0.5, gt=0, lt=1)
     # What the relation loss compares: see core/losses.py.
     relation_kind: Literal["cross", "self", "transfer", "class"] = "self"
     relation_weight: NonNegative = 1.0
@@ -206,6 +208,20 @@ class Config(Section):
                     f"{least} for each of distributed.num_workers ({workers})"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _second_round_has_steps(self) -> Config:
+        if self.method == "self_training" and self.first_round_steps == self.train.steps:
+            raise ValueError(
+                f"loss.first_round is {self.loss.first_round:g}, must leave the second round at "
+                f"least one of train.steps={self.train.steps}; lower it, or raise train.steps"
+            )
+        return self
+
+    @property
+    def first_round_steps(self) -> int:
+        """Steps of the first round of `self_training`: until `loss.first_round` is done."""
+        return steps_until(self.loss.first_round, self.train.steps)
 
     @property
     def uses_unlabeled(self) -> bool:

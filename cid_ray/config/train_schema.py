@@ -14,6 +14,17 @@ from cid_ray.config.section import NonNegative, Section
 from cid_ray.config.validators import check_uri
 
 
+def steps_until(fraction: float, steps: int) -> int:
+    """The first step at which a fraction of `steps` is done.
+
+    Example:
+        >>> steps_until(0.5, 5)
+        3
+    """
+    # 0.7 * 30 is 21.000000000000004: without the tolerance that would be step 22.
+    return math.ceil(fraction * steps - 1e-9)
+
+
 class OptimConfig(Section):
     name: Literal["adamw", "sgd"] = "adamw"
     # Learning rate of the encoder, for the global batch.
@@ -79,8 +90,7 @@ class TrainConfig(Section):
     @property
     def rung_steps(self) -> tuple[int, ...]:
         """The first steps at which each fraction of `rungs` is done."""
-        # 0.7 * 30 is 21.000000000000004: without the tolerance its rung would be step 22.
-        return tuple(sorted({math.ceil(rung * self.steps - 1e-9) for rung in self.rungs}))
+        return tuple(sorted({steps_until(rung, self.steps) for rung in self.rungs}))
 
 
 class DistributedConfig(Section):

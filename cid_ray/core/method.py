@@ -3,15 +3,17 @@
     L = 1/2 (L_x + lam_u(t) L_u) + lam_r(t) L_rel + lam_s(t) L_sty
 
 The student sees labeled and strong unlabeled images in ONE forward, so that its batch norm mixes
-them. The teacher (EMA, eval mode, no gradient) sees the weak ones in one forward. Four methods are
-four sets of weights on this one path: `supervised` uses no unlabeled images, `pool_bn` passes them
+them. The teacher (EMA, eval mode, no gradient) sees the weak ones in one forward. Five methods are
+five sets of weights on this one path: `supervised` uses no unlabeled images, `pool_bn` passes them
 through the student with all weights 0, `mean_teacher` adds pseudo-labels, `cid` adds relations and
-style. A term of weight 0 is not computed and changes no other number.
+style. `self_training` takes its pseudo-labels from the teacher of a first round, which was
+`supervised` (config/rounds.py). A term of weight 0 is not computed and changes no other number.
 
     B images   I channels of an image   K classes   C channels of `feat`
     H,W pixels   h,w cells of about 16 pixels
     _x labeled   _u unlabeled   _w weak view   _s strong view   _t teacher
-Source: CID (only its abstract is public) on FixMatch's and UniMatch's weak-to-strong consistency.
+Source: CID (only its abstract is public) on FixMatch's and UniMatch's weak-to-strong consistency;
+`self_training` is ST++'s (Yang et al. 2022) without its choice of reliable images.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ class Method(nn.Module):
     """The losses of one configuration. Its buffers are the EMAs of the teacher's statistics.
 
     Args:
-        config: the whole configuration; `loss`, `method`, `train.steps` and batch sizes are read.
+        config: of this round; `loss`, `method`, `train.steps` and batch sizes are read.
         num_classes: K.
         channels: C, the channels of `feat`.
         class_weights: f32[K] for the supervised loss, or None.
@@ -114,10 +116,11 @@ class Method(nn.Module):
 
         Args:
             student: images -> (logits, feat), with gradients.
-            teacher: the same function of the EMA weights.
+            teacher: the same function of the EMA weights; in `self_training` of those of the first
+                round, which stay as they are.
             batch: as in data/loader.py, on the device: image_x u8[B,I,H,W], mask_x u8[B,H,W],
                 image_u u8[B,I,H,W] (weak view), valid_u bool[B,H,W] (False on padding).
-            step: from 0; with the seed it determines the strong views.
+            step: of this round, from 0; with the seed it determines the strong views.
         """
         image_x = batch["image_x"]
         mask_x = batch["mask_x"].long()  # bytes until here: an eighth of the transfer
@@ -126,7 +129,7 @@ class Method(nn.Module):
             with no_autocast(image_x):
                 sup = losses.supervised_loss(logits_x, mask_x, self.class_weights)
             zero = torch.zeros((), device=image_x.device)
-            # Halved as in L above, so that `lr` means the same for all four methods.
+            # Halved as in L above, so that `lr` means the same for all methods.
             return LossTerms(sup / 2, sup, zero, zero, zero, zero)
 
         progress = step / self.config.train.steps

@@ -44,6 +44,8 @@ class LossWeights:
         if method in ("mean_teacher", "cid"):
             ramp = pseudo_ramp(progress, loss.pseudo_burn_in, loss.pseudo_ramp)
             pseudo = loss.pseudo_weight * ramp
+        if method == "self_training":
+            pseudo = loss.pseudo_weight  # its teacher is trained: no burn-in, no ramp
         if method == "cid":
             relation = loss.relation_weight * ramp_up(progress, loss.relation_ramp)
             style = loss.style_weight * ramp_up(progress, loss.style_ramp)

@@ -1,4 +1,4 @@
-"""Parts of a trainer: class weights, optimizer, positions in the global batch, wrapped networks.
+"""Parts of a trainer: student, losses, optimizer, positions in the global batch, wrapped networks.
 
 B images of the global batch, K classes; a position is an image's place in the global batch
 """
@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cid_ray.config import Config, InputError, error_summary, labeled_shard, unlabeled_shard
-from cid_ray.core.dropout import BatchIndex
+from cid_ray.core.dropout import BatchIndex, convert_dropout
 from cid_ray.core.grad_cache import MicroBatched
-from cid_ray.core.model import Segmenter
+from cid_ray.core.method import Method
+from cid_ray.core.model import Segmenter, dilate_pointwise
+from cid_ray.core.sync_batchnorm import convert_sync_batchnorm
 from cid_ray.data.splits import Split
 from cid_ray.data.table import Table
 from cid_ray.training.device import Device
@@ -44,6 +45,36 @@ def run_identity(config: Config, table: Table, split: Split) -> dict[str, str]:
     """What must be equal for two runs to give the same numbers."""
     fingerprint = config.fingerprint(table.fingerprint, split.split_id, weights_hash(config))
     return {"data": table.fingerprint, "split_id": split.split_id, "fingerprint": fingerprint}
+
+
+def make_student(
+    config: Config, table: Table, world_size: int, device: Device
+) -> tuple[nn.Module, BatchIndex]:
+    """The student in train mode, and the index by which its dropout layers know their images.
+
+    The weights follow from `train.seed` and `model.weights` alone. The index is empty.
+    """
+    # Nothing before the first forward may draw from torch's generator.
+    torch.manual_seed(config.train.seed)
+    student: nn.Module = Segmenter(config.model, table.num_classes, table.band_stats)
+    on_cuda = device.torch.type == "cuda"
+    if not on_cuda:
+        dilate_pointwise(student)
+    if world_size > 1:
+        student = convert_sync_batchnorm(student, cuda=on_cuda)
+    index = BatchIndex(torch.arange(0, device=device.torch), 0, config.train.seed)
+    convert_dropout(student, index)
+    student = student.to(device.torch).to(memory_format=torch.channels_last)
+    return student.train(), index
+
+
+def make_method(
+    config: Config, table: Table, split: Split, net: Segmenter, device: Device
+) -> Method:
+    """The losses for the outputs of `net`; InputError when it cannot take a crop of this size."""
+    channels = feat_channels(net, config, device)
+    weights = class_weights(config, table, split)
+    return Method(config, table.num_classes, channels, weights).to(device.torch)
 
 
 def class_weights(config: Config, table: Table, split: Split) -> Tensor | None:
@@ -91,10 +122,11 @@ def feat_channels(net: Segmenter, config: Config, device: Device) -> int:
     return int(channels)
 
 
-def batch_index(config: Config, rank: int, world_size: int, device: Device) -> BatchIndex:
-    """A worker's images in the global batch, for dropout."""
-    positions = torch.tensor(batch_positions(config, rank, world_size), device=device.torch)
-    return BatchIndex(positions, config.images_per_step, config.train.seed)
+def set_batch(index: BatchIndex, config: Config, rank: int, world_size: int) -> None:
+    """Tell dropout which images of the global batch are this worker's."""
+    positions = batch_positions(config, rank, world_size)
+    index.indices = torch.tensor(positions, device=index.indices.device)
+    index.batch_size = config.images_per_step
 
 
 def batch_positions(config: Config, rank: int, world_size: int) -> list[int]:
@@ -106,10 +138,8 @@ def batch_positions(config: Config, rank: int, world_size: int) -> list[int]:
     return labeled + [config.data.batch_size + position for position in unlabeled]
 
 
-def wrap_student(
-    student: nn.Module, config: Config, world_size: int, device: Device, index: BatchIndex
-) -> nn.Module | MicroBatched:
-    """The student as training calls it: data parallel, compiled, micro-batched as configured."""
+def wrap_student(student: nn.Module, config: Config, world_size: int) -> nn.Module:
+    """The student as training calls it: data parallel and compiled as configured."""
     net = student
     if world_size > 1:
         # Synchronised batch norm keeps the buffers equal once they are: broadcasting them at every
@@ -119,17 +149,15 @@ def wrap_student(
         net = DistributedDataParallel(student, gradient_as_bucket_view=True, **NO_BUFFER_SYNC)
     if config.train.compile:
         net = torch.compile(net)  # type: ignore[assignment]
+    return net
+
+
+def micro_batched(
+    net: nn.Module, config: Config, world_size: int, device: Device, index: BatchIndex
+) -> nn.Module | MicroBatched:
+    """`net` called in micro-batches where `train.micro_batch_size` asks for them."""
     count = num_micro_batches(config, world_size)
     return net if count == 1 else MicroBatched(net, count, device.autocast, index)
-
-
-def wrap_teacher(
-    teacher: ModelEmaV3, config: Config, world_size: int, device: Device, index: BatchIndex
-) -> nn.Module | MicroBatched:
-    count = num_micro_batches(config, world_size)
-    if count == 1:
-        return teacher
-    return MicroBatched(teacher, count, device.autocast, index)
 
 
 def num_micro_batches(config: Config, world_size: int) -> int:

@@ -1,9 +1,10 @@
 """Checkpoints: all that the next step depends on, written atomically, read without running code.
 
-One file per checkpoint: the states of student, teacher, method, optimizer and schedule, torch's
-RNG, the config as text, and as JSON plain values and what a network must know of its data set. The
-files are in the run's folder or, with `train.checkpoint_dir`, in an object store. A kill during a
-write loses nothing: the former file stays.
+One file per checkpoint: the states of student, teacher, method, optimizer and schedule, of the
+labeler of self-training, torch's RNG, the config as text, and as JSON plain values and what a
+network must know of its data set. The files are in the run's folder or, with
+`train.checkpoint_dir`, in an object store. A kill during a write loses nothing: the former file
+stays.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from cid_ray.config import InputError
 from cid_ray.core.distributed import world_size
+from cid_ray.storage.paths import PathOrUri
 
 
 def sum_matrix(matrix: np.ndarray, device: torch.device) -> np.ndarray:
@@ -40,3 +42,14 @@ def gather_objects(value: Any) -> list[Any]:
     gathered: list[Any] = [None] * world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def check_same_step(step: int, checkpoint: PathOrUri) -> None:
+    """Raise InputError when workers resume from different steps: gradients must match."""
+    steps = gather_objects(step)
+    if len(set(steps)) > 1:
+        raise InputError(
+            f"the workers resume from different steps, {', '.join(map(str, steps))}: they do not "
+            f"see the same checkpoints in {checkpoint}; --out must be a folder that all nodes "
+            "share, or s3://..."
+        )

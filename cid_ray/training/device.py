@@ -7,7 +7,9 @@ import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from cid_ray.config import InputError, TrainConfig
 from cid_ray.resources.container import available_cpus
@@ -51,6 +53,14 @@ class Device:
 
     def autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.torch.type, torch.bfloat16) if self.bf16 else nullcontext()
+
+    def tensor(self, value: np.ndarray) -> Tensor:
+        """A batch's array on this device."""
+        # Arrays of Ray Data are read-only views of its object store, which torch does not take.
+        tensor = torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        if self.torch.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self.torch, non_blocking=True)
 
     def __str__(self) -> str:
         name = f"CPU, {torch.get_num_threads()} threads"

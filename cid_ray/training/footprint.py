@@ -28,12 +28,14 @@ class DiskBytes:
     Attributes:
         last: a checkpoint with all that the next step depends on.
         best: the checkpoint with the networks of the best step.
+        labeler: the third network in `last`, which the second round of `self_training` has.
         image: pixels of the largest image, so at most the bytes of a predicted picture.
         cache: the decoded images of all runs on a node.
     """
 
     last: int
     best: int
+    labeler: int
     image: int
     cache: int
 
@@ -43,17 +45,18 @@ def disk_bytes(config: Config, net: nn.Module, table: Table) -> DiskBytes:
 
     Args:
         config: names optimizer, image size and the bound of the cache.
-        net: student or teacher; both are in every checkpoint.
+        net: student, teacher or labeler; the first two are in every checkpoint.
         table: the data table.
     """
-    networks = 2 * sum(tensor.nbytes + ENTRY_BYTES for tensor in net.state_dict().values())
+    network = sum(tensor.nbytes + ENTRY_BYTES for tensor in net.state_dict().values())
     weights = sum(parameter.nbytes + ENTRY_BYTES for parameter in net.parameters())
     moments = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     heights, widths = decoded_sizes(table, config.data.image_size)
     ends = cache_layout(table, heights, widths)[1]
     return DiskBytes(
-        last=networks + moments * weights,
-        best=networks,
+        last=2 * network + moments * weights,
+        best=2 * network,
+        labeler=network,
         image=int((heights * widths).max()),
         cache=int(ends[ends <= config.data.cache_mb << 20].max(initial=0)),
     )

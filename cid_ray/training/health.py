@@ -45,6 +45,9 @@ class Health:
         self.ids_at = ids_at
         self.state = HealthState()
         self.last_pseudo_step = 0  # the last step at which a pseudo-label passed, or none was due
+        self.steps_without_pseudo = int(config.loss.pseudo_burn_in * config.train.steps)
+        if config.method == "self_training":
+            self.steps_without_pseudo = config.first_round_steps
         # First step whose gradient is NaN or inf, -1 for none; i64 on the device, to read it
         # rarely.
         self.first_bad_step: Tensor | None = None
@@ -156,10 +159,10 @@ class Health:
             step: training steps that are done.
         """
         loss, train = self.config.loss, self.config.train
-        uses_pseudo = self.config.method in ("mean_teacher", "cid") and loss.pseudo_weight > 0
-        in_burn_in = step / train.steps <= loss.pseudo_burn_in
-        if not uses_pseudo or in_burn_in or mask_ratio > 0:
+        uses_pseudo = loss.pseudo_weight > 0 and self.config.method not in ("supervised", "pool_bn")
+        if not uses_pseudo or mask_ratio > 0:
             self.last_pseudo_step = step
+        self.last_pseudo_step = max(self.last_pseudo_step, self.steps_without_pseudo)
         text = f"no pseudo-label passed loss.conf_thresh={loss.conf_thresh}"
         warned = any(warning.startswith(text) for warning in self.state.warnings)
         if warned or step - self.last_pseudo_step < train.warn_no_pseudo_steps:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 
+from cid_ray.config import images_seen
 from cid_ray.core.method import LossTerms
 from cid_ray.data.loader import Batch, local_batches
 from cid_ray.data.ray_data import ray_batches
@@ -56,12 +57,16 @@ def train(spec: RunSpec) -> Iterator[Record]:
 def make_batches(trainer: Trainer) -> Iterator[Batch]:
     """The batches of the steps that are left. Ray Data feeds the pool if the spec says so."""
     spec, config = trainer.spec, trainer.config
-    first_step, num_steps = trainer.step, config.train.steps
-    source = (trainer.reader, trainer.plan, config.data, first_step, num_steps)
-    if spec.use_ray_data:
-        cpus = config.distributed.data_cpus / spec.world_size
-        return ray_batches(*source, spec.rank, spec.world_size, cpus)
-    return local_batches(*source, spec.rank, spec.world_size)
+    for part in trainer.rounds:
+        start = max(trainer.step, part.start)
+        if start >= part.stop:
+            continue
+        source = (trainer.reader, trainer.plan_at(start), config.data, start, part.stop)
+        if spec.use_ray_data:
+            cpus = config.distributed.data_cpus / spec.world_size
+            yield from ray_batches(*source, spec.rank, spec.world_size, cpus)
+        else:
+            yield from local_batches(*source, spec.rank, spec.world_size)
 
 
 class Clock:
@@ -70,7 +75,7 @@ class Clock:
     def __init__(self, trainer: Trainer):
         self.trainer = trainer
         self.seconds_before = trainer.seconds
-        self.first_step = trainer.step
+        self.images_before = images_seen(trainer.config, trainer.step)
         self.started = time.monotonic()
         self.last_read = self.started
         self.last_saved = self.started
@@ -92,7 +97,7 @@ class Clock:
     def read(self) -> Record:
         self.last_read = time.monotonic()
         elapsed = max(1e-9, self.last_read - self.started)
-        images = (self.trainer.step - self.first_step) * self.trainer.config.images_per_step
+        images = images_seen(self.trainer.config, self.trainer.step) - self.images_before
         return {
             "seconds": round(self.seconds_before + elapsed, 3),
             "images_per_s": round(images / elapsed, 2),
@@ -191,7 +196,7 @@ def record_header(trainer: Trainer) -> Record:
 
 
 def progress_fields(trainer: Trainer) -> Record:
-    return {"step": trainer.step, "images_seen": trainer.step * trainer.config.images_per_step}
+    return {"step": trainer.step, "images_seen": images_seen(trainer.config, trainer.step)}
 
 
 def _finite(losses: dict[str, float]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cid_ray.config import Config, InputError, describe_changes
+from cid_ray.config import Config, InputError, describe_changes, rounds_of
 from cid_ray.core.model import Segmenter
 from cid_ray.data.cache import describe_uncached
 from cid_ray.data.sources import open_table
@@ -95,7 +95,7 @@ def check_split(config: Config, table: Table, split: Split) -> None:
             f"the table {table.folder} has no val image with a mask: prepare it with --val-images "
             "and --val-masks, or set data.val_from_budget=0.2: a fifth of the labels is then val"
         )
-    if config.data.batch_size < 2 and config.method == "supervised":
+    if config.data.batch_size < 2 and not rounds_of(config)[0].config.uses_unlabeled:
         raise InputError("data.batch_size must be at least 2: batch norm needs more than one image")
 
 

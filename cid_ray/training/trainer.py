@@ -11,17 +11,19 @@ repeats the uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from cid_ray.config import InputError
-from cid_ray.core import dropout, iou, sync_batchnorm
+from cid_ray.config import InputError, Round, round_at, rounds_of
+from cid_ray.core import iou
 from cid_ray.core.grad_cache import MicroBatched
-from cid_ray.core.method import LossTerms, Method
-from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
+from cid_ray.core.method import LossTerms
+from cid_ray.core.model import make_teacher
 from cid_ray.data.cache import CachedReader
 from cid_ray.data.loader import Batch
 from cid_ray.data.sampling import SamplingPlan
@@ -29,7 +31,7 @@ from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split
 from cid_ray.results.records import Record
 from cid_ray.training import builders, checkpoint
-from cid_ray.training.collectives import gather_objects, sum_matrix
+from cid_ray.training.collectives import check_same_step, gather_objects, sum_matrix
 from cid_ray.training.device import Device
 from cid_ray.training.health import Health
 from cid_ray.training.preflight import check_split
@@ -58,11 +60,13 @@ class Trainer:
         self.table = self.reader.table
         self.split = make_split(self.table, config.data)
         check_split(config, self.table, self.split)
-        self._build_networks()
-        self.optimizer = builders.make_optimizer(config, self.student)
-        self.schedule = torch.optim.lr_scheduler.PolynomialLR(
-            self.optimizer, config.train.steps, config.optim.poly_power
+        self.student, self.batch_index = builders.make_student(
+            config, self.table, spec.world_size, self.device
         )
+        self.rounds = rounds_of(config)
+        self.initial = deepcopy(self.student.state_dict()) if len(self.rounds) > 1 else {}
+        self.labeler: nn.Module | None = None  # of the second round
+        self._start_round(self.rounds[0])
         self.plan = SamplingPlan.create(
             config.data, self.split, config.train.seed, config.uses_unlabeled
         )
@@ -76,45 +80,48 @@ class Trainer:
             checkpoint.remove_partial_files(spec.last_checkpoint)
         if checkpoint.any_exists(spec.last_checkpoint):
             self.restore()
-        self._check_same_step()
+        check_same_step(self.step, spec.last_checkpoint)
         # Last: DDP copies rank 0's weights to all workers, which must be the restored ones.
-        self.forward = builders.wrap_student(
-            self.student, config, spec.world_size, self.device, self.batch_index
-        )
-        self.predict = builders.wrap_teacher(
-            self.teacher, config, spec.world_size, self.device, self.batch_index
+        self.wrapped_student = builders.wrap_student(self.student, config, spec.world_size)
+        self._wrap_networks()
+
+    def _start_round(self, new: Round) -> None:
+        """Train from the start: initial weights, a new teacher, optimizer and schedule.
+
+        The teacher of the round before stays as it is and labels the pool.
+        """
+        config = new.config
+        self.round = new
+        if new.start > 0:
+            self.labeler = self.teacher.module
+            self.student.load_state_dict(self.initial)
+            self.initial = {}  # there is no third round
+        builders.set_batch(self.batch_index, config, self.spec.rank, self.spec.world_size)
+        self.teacher: ModelEmaV3 = make_teacher(self.student, config.train.ema_decay)
+        net = self.teacher.module
+        self.method = builders.make_method(config, self.table, self.split, net, self.device)
+        self.optimizer = builders.make_optimizer(config, self.student)
+        self.schedule = torch.optim.lr_scheduler.PolynomialLR(
+            self.optimizer, config.train.steps, config.optim.poly_power
         )
 
-    def _build_networks(self) -> None:
-        config = self.config
-        spec = self.spec
-        device = self.device
-        # All random weights follow from this seed; nothing before may draw from torch's generator.
-        torch.manual_seed(config.train.seed)
-        table = self.table
-        student: nn.Module = Segmenter(config.model, table.num_classes, table.band_stats)
-        on_cuda = device.torch.type == "cuda"
-        if not on_cuda:
-            dilate_pointwise(student)
-        if spec.world_size > 1:
-            student = sync_batchnorm.convert_sync_batchnorm(student, cuda=on_cuda)
-        self.batch_index = builders.batch_index(config, spec.rank, spec.world_size, device)
-        dropout.convert_dropout(student, self.batch_index)
-        student = student.to(device.torch).to(memory_format=torch.channels_last)
-        self.student = student.train()
-        self.teacher = make_teacher(self.student, config.train.ema_decay)
-        channels = builders.feat_channels(self.teacher.module, config, device)
-        weights = builders.class_weights(config, table, self.split)
-        method = Method(config, table.num_classes, channels, weights)
-        self.method = method.to(device.torch)
+    def _wrap_networks(self) -> None:
+        """The networks as a step of this round calls them."""
+        options = (self.round.config, self.spec.world_size, self.device, self.batch_index)
+        self.forward = builders.micro_batched(self.wrapped_student, *options)
+        self.predict = builders.micro_batched(self.labeler or self.teacher, *options)
 
     # ---- one step ----
 
     def train_step(self, batch: Batch) -> LossTerms:
         """One optimizer step on this worker's shard of the global batch (see `data.loader`)."""
         self.health.note_unreadable(batch.pop("unreadable_u", np.array([], np.str_)))
-        tensors = {name: self.to_device(value) for name, value in batch.items()}
-        self.batch_index.step = self.step
+        tensors = {name: self.device.tensor(value) for name, value in batch.items()}
+        current = round_at(self.rounds, self.step)
+        if current is not self.round:
+            self._start_round(current)
+            self._wrap_networks()
+        step = self.batch_index.step = self.step - self.round.start
         skip_nan = self.config.train.on_nan == "skip"
         # The forward pass moves running statistics; a skipped step must leave them as they were.
         saved_buffers = self._copy_buffers() if skip_nan else []
@@ -123,7 +130,7 @@ class Trainer:
                 self.forward,
                 self.predict,
                 tensors,
-                self.step,
+                step,
                 self.spec.rank,
                 self.spec.world_size,
             )
@@ -144,7 +151,7 @@ class Trainer:
             if self.config.optim.clip_norm:
                 nn.utils.clip_grads_with_norm_(weights, self.config.optim.clip_norm, grad_norm)
             self.optimizer.step()
-            self.teacher.update(self.student, step=self.step)
+            self.teacher.update(self.student, step=step)
         self.schedule.step()
         self.step += 1
         return terms
@@ -153,23 +160,22 @@ class Trainer:
         buffers = (*self.student.buffers(), *self.method.buffers())
         return [(buffer, buffer.clone()) for buffer in buffers]
 
+    def plan_at(self, step: int) -> SamplingPlan:
+        """The sampling plan of a step's round, which may use no pool."""
+        uses_pool = round_at(self.rounds, step).config.uses_unlabeled
+        return self.plan if uses_pool else SamplingPlan(self.plan.labeled, None)
+
     def ids_at(self, step: int) -> str:
         """The images of a step, over all workers, for a message."""
         parts = []
-        for name, order in (("labeled", self.plan.labeled), ("pool", self.plan.pool)):
+        plan = self.plan_at(step)
+        for name, order in (("labeled", plan.labeled), ("pool", plan.pool)):
             if order:
                 rows = np.array(
                     [order.row_at(position) for position in order.positions(step, 0, 1)]
                 )
                 parts.append(f"{name} images {', '.join(self.table.ids(rows))}")
         return "; ".join(parts)
-
-    def to_device(self, value: np.ndarray) -> Tensor:
-        # Arrays of Ray Data are read-only views of its object store, which torch does not take.
-        tensor = torch.from_numpy(np.require(value, requirements=["C", "W"]))
-        if self.device.torch.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self.device.torch, non_blocking=True)
 
     # ---- evaluate ----
 
@@ -214,13 +220,14 @@ class Trainer:
 
     def modules(self) -> dict[str, Any]:
         """What has a `state_dict` that the next step depends on."""
-        return {
+        modules = {
             "student": self.student,
             "teacher": self.teacher.module,
             "method": self.method,
             "optimizer": self.optimizer,
             "schedule": self.schedule,
         }
+        return modules if self.labeler is None else {**modules, "labeler": self.labeler}
 
     def save(self) -> None:
         """Write the last checkpoint and, when this rung is the best, the best weights."""
@@ -267,6 +274,10 @@ class Trainer:
                         f"run's {key} is {value}; resume with the same config and data, or choose "
                         "another --out"
                     )
+            # The networks are those of the last step that is done.
+            saved_round = round_at(self.rounds, max(0, content["extra"]["step"] - 1))
+            if saved_round is not self.round:
+                self._start_round(saved_round)
             extra = checkpoint.restore_state(content, self.modules())
             for field in STATE_FIELDS:
                 setattr(self, field, extra[field])
@@ -274,16 +285,6 @@ class Trainer:
         self.health.state.warnings += warnings
         if self.spec.rank == 0:
             self._save_best()  # a kill may have come between the two files
-
-    def _check_same_step(self) -> None:
-        """Raise InputError when workers resume from different steps: gradients must match."""
-        steps = gather_objects(self.step)
-        if len(set(steps)) > 1:
-            raise InputError(
-                f"the workers resume from different steps, {', '.join(map(str, steps))}: they do "
-                f"not see the same checkpoints in {self.spec.last_checkpoint}; --out must be a "
-                "folder that all nodes share, or s3://..."
-            )
 
     def identity(self) -> dict[str, str]:
         return builders.run_identity(self.config, self.table, self.split)

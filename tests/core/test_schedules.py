@@ -39,12 +39,18 @@ def test_burn_in_until_its_end_gives_the_numbers_of_pool_bn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "expected"), [("supervised", 0), ("pool_bn", 0), ("mean_teacher", 1), ("cid", 3)]
+    ("method", "expected"),
+    [("supervised", 0), ("pool_bn", 0), ("mean_teacher", 1), ("self_training", 1), ("cid", 3)],
 )
 def test_method_has_the_positive_weights_of_its_terms(method: str, expected: int) -> None:
     weights = LossWeights.at_progress(method, make_config().loss, 0.5)
     assert sum(w > 0 for w in (weights.pseudo, weights.relation, weights.style)) == expected
     assert weights.pseudo > 0 or method in ("supervised", "pool_bn")
+
+
+def test_self_training_has_neither_burn_in_nor_ramp() -> None:
+    loss = make_config(pseudo_weight=0.7, pseudo_burn_in=0.5, pseudo_ramp=0.5).loss
+    assert LossWeights.at_progress("self_training", loss, 0.0) == LossWeights(0.7, 0, 0)
 
 
 @pytest.mark.parametrize("step", [0, 7, 90])

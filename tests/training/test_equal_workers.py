@@ -36,7 +36,7 @@ pytestmark = pytest.mark.process
 STEPS = 20
 TOLERANCE = 1e-4
 NO_BATCH_NORM = {"model.encoder": "test_convnext"}
-KINDS = ("self", "cross", "transfer", "class")
+KINDS = ("self", "cross", "transfer", "class", "self_training")
 
 
 def assert_close(
@@ -50,10 +50,15 @@ def prefixed(name: str, message: str) -> str:
     return f"{name}: {message}"
 
 
+def of_kind(kind: str) -> dict[str, str]:
+    """CID with a relation kind, or self-training."""
+    return {"method": kind} if kind == "self_training" else {"loss.relation_kind": kind}
+
+
 def default_config(kind: str) -> Config:
-    """Hard pseudo-labels, ReLUs, a confidence threshold."""
+    """Hard pseudo-labels, ReLUs, a confidence threshold. A step of each round of self-training."""
     changes = {
-        "loss.relation_kind": kind,
+        **of_kind(kind),
         "loss.conf_thresh": 0.2,
         "data.crop_size": 64,
         "optim.lr": 1e-3,
@@ -94,13 +99,20 @@ def slow(*values: object) -> object:
 
 
 @pytest.mark.parametrize(
-    ("kind", "world_size"), [slow("self", 2), slow("class", 2), ("cross", 3), slow("transfer", 4)]
+    ("kind", "world_size"),
+    [
+        slow("self", 2),
+        slow("class", 2),
+        ("cross", 3),
+        slow("transfer", 4),
+        slow("self_training", 2),
+    ],
 )
 def test_any_number_of_workers_smooth_config_equals_one_worker(
     tmp_path: Path, kind: str, world_size: int
 ) -> None:
     """Three workers hold 8 images as 2, 3, 3 and 2, 2, 4."""
-    config = make_config(kind, STEPS)
+    config = make_config("self", STEPS, **of_kind(kind))
     single = trace_training(config, tmp_path)
     forced, free = forced_and_free(config, tmp_path, world_size)
     assert_close(single, forced)

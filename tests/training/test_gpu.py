@@ -134,9 +134,7 @@ def test_nccl_with_one_process_equals_no_process_group(tmp_path: Path) -> None:
             student = sync_batchnorm.convert_sync_batchnorm(trainer.student, cuda=True)
             assert any(isinstance(layer, nn.SyncBatchNorm) for layer in student.modules())
             trainer.student = student.cuda()
-            trainer.forward = builders.wrap_student(
-                trainer.student, config, 2, trainer.device, trainer.batch_index
-            )
+            trainer.forward = builders.wrap_student(trainer.student, config, 2)
         plan = trainer.plan
         (batch,) = local_batches(trainer.reader, plan, config.data, 0, 1)
         trainer.train_step(batch)
