@@ -28,6 +28,7 @@ COLORS = {
     "supervised": "#6b7280",
     "pool_bn": "#d97706",
     "mean_teacher": "#2563eb",
+    "self_training": "#0d9488",
     "cid": "#dc2626",
 }
 RATIO_COLORS = ("#7c3aed", "#059669", "#ea580c", "#0284c7", "#be185d", "#4d7c0f")
@@ -264,8 +265,7 @@ def new_figure(
     """A figure and its axes, row by row; `size` is that of one of them, in inches."""
     from matplotlib.figure import Figure
 
-    figsize = (size[0] * columns, size[1] * rows)
-    figure = Figure(figsize=figsize, layout="constrained")
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

@@ -119,8 +119,14 @@ def _cid_advice(noise: Noise, rival: str, gain: float) -> str:
     if noise.within_noise(gain):
         return f"CID and {METHOD_NAMES[rival]} are within noise of each other."
     if gain < 0:
-        return f"CID's relation and style terms do not pay: {_difference_text(gain, rival)}."
-    return f"CID's terms pay: {_difference_text(gain, rival)}."
+        return f"{_cid_does_not(rival)} pay: {_difference_text(gain, rival)}."
+    subject = "CID pays" if rival == "self_training" else "CID's terms pay"
+    return f"{subject}: {_difference_text(gain, rival)}."
+
+
+def _cid_does_not(rival: str) -> str:
+    """The subject of "... pay": self-training differs from CID by more than CID's terms."""
+    return "CID does not" if rival == "self_training" else "CID's relation and style terms do not"
 
 
 def _difference_text(difference: float, method: str) -> str:
@@ -151,7 +157,7 @@ def _of_single_runs(summary: RatioSummary) -> str:
         return text + unfinished
     if best != "cid":
         gap = scores["cid"] - scores[best]
-        return f"{text} CID's relation and style terms do not pay over it here ({gap:+.2f})."
+        return f"{text} {_cid_does_not(best)} pay over it here ({gap:+.2f})."
     others = [
         f"{scores['cid'] - scores[m]:+.2f} over {METHOD_NAMES[m]}" for m in scores if m != "cid"
     ]

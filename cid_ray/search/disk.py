@@ -119,17 +119,26 @@ def estimate_disk(config: Config, space: Space, run: DiskBytes, run_dir: PathOrU
     train = config.train
     methods = (*config.search.baselines, "cid")
     studies = [StudyKey(ratio, method) for ratio in config.search.ratios for method in methods]
-    trials = sum(n_trials(config, space, key) for key in studies)
+    per_study = [n_trials(config, space, key) for key in studies]
+    trials = sum(per_study)
+    self_trained = sum(
+        count
+        for key, count in zip(studies, per_study, strict=True)
+        if key.method == "self_training"
+    )
     saved = len(train.rung_steps)
     if train.checkpoint_steps or train.checkpoint_minutes:
         saved = train.num_to_keep
-    checkpoints = min(saved, train.num_to_keep) * run.last + run.best
+    kept = min(saved, train.num_to_keep)
+    checkpoints = kept * run.last + run.best
     pictures = train.num_sample_images * run.image  # predictions of one trial on val
     records = (len(train.rung_steps) + 1) * RUNG_BYTES
     # Shared by all trials: image and label of each sample of val and of test.
     shared = 2 * train.num_sample_images * 4 * run.image + PAGE_BYTES
     # A new checkpoint is written before the old one is removed.
     at_most = trials * (checkpoints + pictures + records) + shared + run.last
+    if self_trained:
+        at_most += (self_trained * kept + 1) * run.labeler
     complete = trials if config.search.pruner.name == "NopPruner" else len(studies)
     # Of a shared study other machines may run them; of another model they may be smaller.
     is_certain = not config.study.storage and not any(

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 
-from cid_ray.config import Config, InputError
+from cid_ray.config import Config, InputError, images_seen
 from cid_ray.search import _optuna_compat
 from cid_ray.search.space import nearest
 
@@ -39,15 +39,15 @@ def make_pruner(config: Config, method: str) -> optuna.pruners.BasePruner:
     training.
     """
     train, pruner = config.train, config.search.pruner
-    images = config.model_copy(update={"method": method}).images_per_step
-    first_rung = int(train.rungs[0] * train.steps) * images
+    study_config = config.model_copy(update={"method": method})
+    first_rung = images_seen(study_config, int(train.rungs[0] * train.steps))
     found: optuna.pruners.BasePruner = load_plugin(
         optuna.pruners,
         pruner.name,
         pruner.args,
         "Pruner",
         min_resource=max(1, first_rung),
-        max_resource=train.steps * images,
+        max_resource=images_seen(study_config, train.steps),
     )
     return found
 

@@ -46,11 +46,13 @@ NOT_SEARCHABLE = (
 )
 _CID = ("loss.relation_", "loss.style_", "loss.stats_decay")
 _PSEUDO_LABELS = ("loss.pseudo", "loss.conf_thresh", "loss.temperature")
+_ROUNDS = ("loss.first_round",)
 UNUSED_BY_METHOD: dict[str, tuple[str, ...]] = {  # prefixes of keys that a method never reads
-    "supervised": (*_CID, *_PSEUDO_LABELS, "data.batch_size_u"),
-    "pool_bn": (*_CID, *_PSEUDO_LABELS),
-    "mean_teacher": _CID,
-    "cid": (),
+    "supervised": (*_CID, *_PSEUDO_LABELS, *_ROUNDS, "data.batch_size_u"),
+    "pool_bn": (*_CID, *_PSEUDO_LABELS, *_ROUNDS),
+    "mean_teacher": (*_CID, *_ROUNDS),
+    "self_training": (*_CID, "loss.pseudo_burn_in", "loss.pseudo_ramp"),
+    "cid": _ROUNDS,
 }
 
 

@@ -112,6 +112,9 @@ def test_verdict_of_single_runs_follows_the_scores() -> None:
     summary.chosen["supervised"] = final("supervised", 8)
     summary.chosen["mean_teacher"] = final("mean_teacher", 8, 50.0)
     assert "Best on test: mean teacher" in verdict(summary) and "do not pay" in verdict(summary)
+    summary.chosen["self_training"] = final("self_training", 8, 51.0)
+    text = "Best on test: self-training with 51.80"
+    assert text in verdict(summary) and "CID does not pay over it" in verdict(summary)
 
 
 @pytest.mark.parametrize("methods", ALL_SUBSETS_OF_METHODS, ids="+".join)

@@ -131,6 +131,22 @@ def test_verdict_of_repeats_follows_their_means(
     assert not any(part in text for part in absent), text
 
 
+@pytest.mark.parametrize(
+    ("rival", "words"),
+    [
+        (53.0, ["CID does not pay: -2.80 against self-training", "pays through self-training"]),
+        (48.0, ["CID pays: +2.20 over self-training", "The pool pays."]),
+    ],
+)
+def test_verdict_of_self_training_is_about_cid_not_about_its_terms(
+    rival: float, words: list[str]
+) -> None:
+    records = repeated_search(mean_teacher=rival, pool_bn=40.0, supervised=40.0)
+    renamed = json.loads(json.dumps(records).replace("mean_teacher", "self_training"))
+    text = verdict(summary_of(renamed))
+    assert all(part in text for part in words) and "terms" not in text, text
+
+
 def test_caution_with_repeats_says_how_the_floor_was_measured() -> None:
     measured = summary_of(repeated_search(8))
     single = summary_of(repeated_search(16, repeats=0))

@@ -18,6 +18,9 @@ from cid_ray.search.disk import PAGE_BYTES, DiskEstimate
 from cid_ray.search.plan import plan_search
 from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.launch import train
+from cid_ray.training.loop import make_batches
+from cid_ray.training.run_spec import RunSpec
+from cid_ray.training.trainer import Trainer
 from tests.helpers.local_search import tiny_search
 
 NO_PRUNER = {"search.pruner": {"name": "NopPruner", "args": {}}}
@@ -71,6 +74,27 @@ def test_estimate_encloses_the_size_of_a_search(
     if config.search.pruner.name == "NopPruner":
         assert disk.at_most - PAGE_BYTES < 1.2 * size.peak
         assert again.used > 0.9 * size.peak
+
+
+def test_estimate_of_self_training_holds_a_third_network_in_each_last_checkpoint(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    """Reference: the checkpoints before and after the second round starts."""
+    baselines = ("mean_teacher", "self_training")
+    two, three = (
+        estimate(small_demo, tmp_path, {"search.baselines": [name], "train.num_to_keep": 2})
+        for name in baselines
+    )
+    changes = {"method": "self_training", "train.steps": 2}
+    trainer = Trainer(RunSpec(changed(small_demo, changes), tmp_path, num_threads=1))
+    sizes = []
+    for batch in make_batches(trainer):
+        trainer.train_step(batch)
+        trainer.save()
+        sizes.append(os.path.getsize(trainer.spec.last_checkpoint))
+    kept = 2 * 2 + 1  # of one trial at each of two ratios, and the new one before the old one goes
+    assert three.at_most - two.at_most == pytest.approx(kept * (sizes[1] - sizes[0]), rel=0.05)
+    assert three.at_least == two.at_least
 
 
 def test_disk_that_cannot_hold_the_search_is_refused(small_demo: Path, small_disk: Path) -> None:
