@@ -94,6 +94,7 @@ def test_first_round_is_a_supervised_run_of_its_length(
         assert found.to_floats() == expected.to_floats()
     assert_equal(state_of(trainer), state_of(reference))
     assert trainer.schedule.get_last_lr() == reference.schedule.get_last_lr()
+    assert trainer.batch_index.batch_size == trainer.config.data.batch_size  # of dropout masks
 
 
 @pytest.mark.parametrize("changes", [{}, MICRO, {"loss.pseudo": "soft"}], ids=str)
@@ -122,6 +123,7 @@ def test_second_round_is_mean_teacher_from_the_start_with_the_first_rounds_teach
     assert_equal(state, state_of(reference))
     assert_equal(labeler, {f"labeler.{name}": value for name, value in labels.items()})
     assert not first_teacher.training
+    assert trainer.batch_index.batch_size == trainer.config.images_per_step
     assert all(weight.grad is None for weight in first_teacher.parameters())
 
 
