@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 BINS = 15
+SUMS = ("pixels", "confidence", "correct")
 
 
 class Calibration:
@@ -48,6 +49,16 @@ class Calibration:
         self.pixels += np.bincount(index, minlength=count)
         self.confidence += np.bincount(index, values, count)
         self.correct += np.bincount(index[correct], minlength=count)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums as JSON values."""
+        return {name: getattr(self, name).tolist() for name in SUMS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from saved sums; an error of numpy if they are not of these bins."""
+        for name in SUMS:
+            own = getattr(self, name)
+            own[...] = np.array(state[name], own.dtype).reshape(own.shape)
 
     @property
     def ece(self) -> float:

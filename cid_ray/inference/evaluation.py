@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 
 from cid_ray.config import InputError
-from cid_ray.core import iou
 from cid_ray.data.splits import make_split, masked_rows
 from cid_ray.data.table import Table
 from cid_ray.inference.bootstrap import paired_bootstrap
-from cid_ray.inference.class_map import ClassMap, match_classes
+from cid_ray.inference.evaluated_network import EvaluatedNetwork
 from cid_ray.inference.predictor import Predictor
-from cid_ray.inference.scores import Scores
 from cid_ray.inference.tta import NO_TTA, Tta
 from cid_ray.results.provenance import provenance
 
@@ -69,6 +67,7 @@ class Evaluation:
         messages: what a user should know before the scores.
         rows: the rows of the table that are scored.
         split: where they are from: "val", "test" or "val of the label budget".
+        done: how many of them are scored.
 
     Raises:
         InputError: the split has no masks, or classes or channels do not fit.
@@ -93,9 +92,10 @@ class Evaluation:
         self.options = options
         self.messages: list[str] = []
         self.rows, self.split = self._choose_rows(predictor)
-        self.networks = [_Network(predictor, table, options)]
+        found = [predictor] if other is None else [predictor, other]
+        how = (options.tta, options.window, options.map_classes)
+        self.networks = [EvaluatedNetwork(one, table, *how) for one in found]
         if other is not None:
-            self.networks.append(_Network(other, table, options))
             _check_same_classes(predictor, other)
         for network in self.networks:
             self.messages += network.messages
@@ -108,6 +108,7 @@ class Evaluation:
                 f"{table.folder}: no pixel of {self.split} has a class of the checkpoint; "
                 "see its classes in meta.json, and --map-classes"
             )
+        self.done = 0
         self.seconds = 0.0
 
     # ---- which images ----
@@ -152,12 +153,26 @@ class Evaluation:
 
     # ---- scores ----
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the scores, as JSON values."""
+        networks = [
+            {**network.describe(), "sha256": network.predictor.checkpoint.sha256()}
+            for network in self.networks
+        ]
+        return {
+            "table": self.table.fingerprint,
+            "split": self.split,
+            "images": len(self.rows),
+            "map_classes": self.options.map_classes,
+            "networks": networks,
+        }
+
     def run(self) -> Iterator[int]:
-        """Score all images; yields the number of images that are done."""
-        started = time.monotonic()
-        for done, (row, name) in enumerate(
-            zip(self.rows.tolist(), self.table.ids(self.rows), strict=True), 1
-        ):
+        """Score the images that are left; yields the number of images that are done."""
+        started = time.monotonic() - self.seconds
+        rows = self.rows[self.done :]
+        for row, name in zip(rows.tolist(), self.table.ids(rows), strict=True):
             image, mask = self.table.read(row, mask=True)
             assert mask is not None
             for network in self.networks:
@@ -169,8 +184,9 @@ class Evaluation:
                         f"image {name} of {self.table.folder} cannot be predicted: {error}"
                     ) from None
                 network.scores.add(name, truth, predicted, confidence)
+            self.done += 1
             self.seconds = time.monotonic() - started
-            yield done
+            yield self.done
 
     def report(self) -> dict[str, Any]:
         """All results as JSON values: what `evaluation.json` holds."""
@@ -209,63 +225,6 @@ class Evaluation:
         }
 
 
-class _Network:
-    """One of the networks of an evaluation and its scores."""
-
-    def __init__(self, predictor: Predictor, table: Table, options: EvalOptions):
-        _check_channels(predictor, table)
-        self.predictor = predictor
-        self.tta = options.tta
-        if options.window is not None:
-            predictor.window = options.window or None
-        try:
-            self.class_map: ClassMap = match_classes(
-                table.classes, predictor.classes, options.map_classes
-            )
-        except InputError as error:
-            raise InputError(
-                f"table {table.folder}, checkpoint {predictor.checkpoint.path}: {error}"
-            ) from None
-        self.messages = predictor.describe()
-        if self.class_map.message:
-            self.messages.append(self.class_map.message)
-        self.messages += _input_differences(predictor, table)
-        self.scores = Scores(predictor.classes)
-
-    def predict(self, image: Any, size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-        """Classes u8[H, W] and their probabilities f32[H, W]."""
-        scores, are_probs = self.predictor.scores(image, (size[0], size[1]), self.tta)
-        classes = scores.argmax(0).cpu().numpy().astype(np.uint8)
-        confidence = iou.probabilities(scores[None], are_probs)[0].amax(0)
-        return classes, confidence.cpu().numpy()
-
-    def describe(self) -> dict[str, Any]:
-        """Where the network is from and how it predicts, as fields of the report."""
-        predictor = self.predictor
-        final = predictor.checkpoint.final
-        return {
-            "checkpoint": str(predictor.checkpoint.path),
-            "run": final.get("run"),
-            "network": predictor.network,
-            "step": predictor.step,
-            "model": f"{predictor.config.model.decoder} on {predictor.config.model.encoder}",
-            "trained_on": predictor.data.table,
-            "window": predictor.window,
-            "image_size": predictor.config.data.image_size,
-            "tta": {"flip": self.tta.flip, "scales": list(self.tta.scales)},
-            "device": str(predictor.device),
-        }
-
-
-def _check_channels(predictor: Predictor, table: Table) -> None:
-    if predictor.data.num_channels != table.num_channels:
-        raise InputError(
-            f"the images of {table.folder} have {table.num_channels} channels, the network of "
-            f"{predictor.checkpoint.path} was trained on {predictor.data.num_channels}; import the "
-            "images again with the bands of the training data, or name another table"
-        )
-
-
 def _check_same_classes(predictor: Predictor, other: Predictor) -> None:
     if sorted(predictor.classes) != sorted(other.classes):
         raise InputError(
@@ -273,21 +232,3 @@ def _check_same_classes(predictor: Predictor, other: Predictor) -> None:
             f"{', '.join(predictor.classes)}; {other.checkpoint.path} has "
             f"{', '.join(other.classes)}"
         )
-
-
-def _input_differences(predictor: Predictor, table: Table) -> list[str]:
-    """Warnings where the table's pixels were made in another way than those of training."""
-    if not predictor.data.table:  # an older checkpoint: not known
-        return []
-    names = ("window", "bands", "band_windows")
-    differing = [
-        name
-        for name in names
-        if getattr(predictor.data, name) != getattr(table.model_data, name)
-        and predictor.data.table != table.fingerprint
-    ]
-    return [
-        f"warning: {name} of the table's import is not that of the training data, so pixels have "
-        "other values"
-        for name in differing
-    ]

@@ -17,7 +17,8 @@ from cid_ray.storage.paths import PathOrUri
 JSON_FILE = "evaluation.json"
 CSV_FILE = "images.csv"
 PAGE_FILE = "evaluation.html"
-FILES = (JSON_FILE, CSV_FILE, PAGE_FILE, "log.txt")
+RESULT_FILES = (PAGE_FILE, JSON_FILE, CSV_FILE)
+FILES = (*RESULT_FILES, "partial.json", "log.txt")
 COLUMNS = ("id", "miou", "pixel_accuracy", "confidence")
 
 

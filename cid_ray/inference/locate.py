@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,11 @@ class CheckpointSource:
     path: PathOrUri
     final: Record
     noise_floor: float | None = None
+
+    def sha256(self) -> str:
+        """Hash of the file, 64 hex digits."""
+        with paths.open_read(self.path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
     def describe(self) -> str:
         """For a person: "1_4-cid-003 (cid, 1/4 (48)) in runs/demo/..."."""

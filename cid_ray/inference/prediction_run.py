@@ -8,7 +8,6 @@ masks/ overlays/ confidence/ probabilities/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,11 +131,9 @@ class PredictionRun:
 
 def settings_of(predictor: Predictor, options: dict[str, Any]) -> dict[str, Any]:
     """What decides the predictions: the network and the options of the command."""
-    with paths.open_read(predictor.checkpoint.path) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
     return {
         "checkpoint": str(predictor.checkpoint.path),
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": predictor.checkpoint.sha256(),
         "network": predictor.network,
         "step": predictor.step,
         "classes": predictor.classes,

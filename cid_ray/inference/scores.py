@@ -36,8 +36,12 @@ class Scores:
     """
 
     def __init__(self, classes: list[str]):
-        count = len(classes)
         self.classes = classes
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        count = len(self.classes)
         self.confusion = np.zeros((count, count), np.int64)
         self.images: list[dict[str, Any]] = []
         self.counts: list[np.ndarray] = []
@@ -89,6 +93,34 @@ class Scores:
         self.boundary_sums += np.where(has_contour, values, 0)
         self.boundary_images += has_contour
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums as JSON values."""
+        return {
+            "confusion": self.confusion.tolist(),
+            "images": self.images,
+            "counts": [each.tolist() for each in self.counts],
+            "boundary_sums": self.boundary_sums.tolist(),
+            "boundary_images": self.boundary_images.tolist(),
+            "tolerances": self.tolerances,
+            "calibration": self.calibration.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from saved sums.
+
+        Raises:
+            ValueError, TypeError or LookupError: they are not of these classes.
+        """
+        for name in ("confusion", "boundary_images"):
+            _fill(getattr(self, name), state[name])
+        _fill(self.boundary_sums, state["boundary_sums"])
+        self.counts = [np.array(each, np.int64).reshape(3, -1) for each in state["counts"]]
+        self.images = list(state["images"])
+        self.tolerances = [float(value) for value in state["tolerances"]]
+        self.calibration.load_state_dict(state["calibration"])
+        if len(self.counts) != len(self.images):
+            raise ValueError(f"{len(self.counts)} counts of {len(self.images)} images")
+
     def result(self) -> dict[str, Any]:
         """Everything as JSON values, in percent.
 
@@ -116,6 +148,13 @@ class Scores:
             "calibration": {"ece": self.calibration.ece, "bins": self.calibration.bins()},
             "images": self.images,
         }
+
+
+def _fill(target: np.ndarray, values: Any) -> None:
+    array = np.array(values, target.dtype)
+    if array.shape != target.shape:
+        raise ValueError(f"sums of shape {array.shape}, must be {target.shape}")
+    target[...] = array
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> list[float | None]:

@@ -21,6 +21,7 @@ from cid_ray.config import InputError
 from cid_ray.data.image_codec import default_colors, encode_png
 from cid_ray.data.input_spec import ModelData
 from cid_ray.data.table import Table
+from cid_ray.inference.evaluation_resume import PartialEvaluation
 from cid_ray.results.records import of_event, read_records
 from cid_ray.storage import paths
 from cid_ray.train import main as train
@@ -318,9 +319,11 @@ def test_ctrl_c_ends_with_130_and_no_traceback(trained: Path, tmp_path: Path) ->
     assert process.stdout is not None
     assert process.stdout.readline().startswith("model: ")
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=100)
+    printed, errors = process.communicate(timeout=100)
     assert process.returncode == 130 and "Traceback" not in errors
+    assert f"the same command with --out {tmp_path / 'out'} continues" in printed
     assert not (tmp_path / "out" / "evaluation.json").exists()
+    assert json.loads((tmp_path / "out" / "partial.json").read_text())["done"] >= 1
 
 
 @pytest.mark.process
@@ -338,3 +341,51 @@ def test_run_and_table_in_an_object_store_are_scored_alike(
     assert remote["confusion"] == local["confusion"] and remote["images"] == local["images"]
     assert remote["checkpoint"] == f"{BUCKET}/run/checkpoints/train/last.pt"
     assert remote["table"] == table
+
+
+# ---- resume ----
+
+
+def stop_after(images: int, trained: Path, out: Path, *compare: str) -> None:
+    """An evaluation that was stopped after so many images."""
+    evaluation = evaluate.open_evaluation(
+        evaluate.parse_arguments([str(trained), "--out", str(out), *compare], "")
+    )
+    out.mkdir()
+    list(PartialEvaluation(evaluation, out).run(lambda: evaluation.done == images))
+
+
+def without_times(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in report.items() if key not in ("seconds", "timestamp")}
+
+
+def test_a_stopped_evaluation_continues_to_the_same_bits(trained: Path, tmp_path: Path) -> None:
+    compare = ["--compare", str(trained)]
+    whole = run(tmp_path / "whole", trained, *compare)
+    out = tmp_path / "stopped"
+    stop_after(5, trained, out, *compare)
+    assert json.loads((out / "partial.json").read_text())["done"] == 5
+    assert without_times(run(out, trained, *compare)) == without_times(whole)
+    assert "5 of 48 images are there already" in (out / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("fault", ["cut", "other", "classes"])
+def test_what_cannot_be_continued_is_scored_again(
+    trained: Path, tmp_path: Path, fault: str
+) -> None:
+    whole = run(tmp_path / "whole", trained)
+    out = tmp_path / "stopped"
+    stop_after(3, trained, out)
+    file = out / "partial.json"
+    content = json.loads(file.read_text())
+    message = "is damaged"
+    if fault == "cut":
+        file.write_text(file.read_text()[:200])
+    elif fault == "other":
+        content["settings"]["split"], message = "val", "is of another evaluation"
+        file.write_text(json.dumps(content))
+    else:
+        content["networks"][0]["confusion"] = [[1, 2], [3, 4]]
+        file.write_text(json.dumps(content))
+    assert without_times(run(out, trained)) == without_times(whole)
+    assert message in (out / "log.txt").read_text()
