@@ -320,7 +320,7 @@ def known_options(name: str, *kind: str) -> set[str]:
 def test_every_option_in_inline_command_exists(page: Path) -> None:
     for code in inline_code(page):
         # Prose often shortens `python -m cid_ray.tune --resume` to `tune --resume`.
-        match = re.match(r"(?:python -m cid_ray\.|cid-ray )?([a-z]+)((?: .*)?)$", code)
+        match = re.match(r"(?:python -m cid_ray\.|cid-ray )?([a-z_]+)((?: .*)?)$", code)
         if match is None or match[1] not in COMMANDS:
             continue
         words = match[2].split()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-COMMAND = re.compile(r"(?:python -m cid_ray\.|\bcid-ray )(?P<name>[a-z]+)(?P<args>[^`]*)")
+COMMAND = re.compile(r"(?:python -m cid_ray\.|\bcid-ray )(?P<name>[a-z_]+)(?P<args>[^`]*)")
 FENCE = re.compile(r"\s*```(?P<language>\w*)\s*$")
 INLINE_CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
