@@ -22,12 +22,13 @@ def plain_step(config: Config, num_classes: int) -> Step:
     on_cuda = torch.cuda.is_available()
     device = torch.device("cuda" if on_cuda else "cpu")
     student = Segmenter(config.model, num_classes).to(device)
+    stride = student.stride
     student = student.to(memory_format=torch.channels_last).train()
     if not on_cuda:
         dilate_pointwise(student)
     teacher = make_teacher(student, config.train.ema_decay)
     channels = student(torch.zeros(2, 3, *config.data.crop, device=device))[1].shape[1]
-    method = Method(config, num_classes, channels).to(device)
+    method = Method(config, num_classes, channels, stride=stride).to(device)
     optimizer = builders.make_optimizer(config, student)
     schedule = torch.optim.lr_scheduler.PolynomialLR(
         optimizer, config.train.steps, config.optim.poly_power

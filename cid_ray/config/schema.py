@@ -128,9 +128,9 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    # An architecture of segmentation_models_pytorch, but DPT.
+    # An architecture of segmentation_models_pytorch; dpt takes plain ViTs, the others all else.
     decoder: str = "deeplabv3plus"
-    # Any timm model that supports features_only.
+    # Any timm model that supports features_only, or with dpt a plain ViT.
     encoder: str = "resnet50"
     # Encoder weights: "none", "pretrained" (timm's hub), or a local .safetensors file.
     weights: str = "none"

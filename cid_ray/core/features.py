@@ -4,11 +4,12 @@ A C x C relation costs memory and time, and neighbouring positions of `feat` say
 both distillations work on cells of about 16 pixels instead of the decoder's stride of 4.
 
     B images   C channels of `feat`   H,W pixels of an image   h,w cells
-    The canvas is the image padded to a multiple of 32 pixels.
+    The canvas is the image padded to a multiple of the network's stride.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,22 +54,26 @@ def tracked_stats(loss: LossConfig) -> frozenset[str]:
     return frozenset(tracked)
 
 
-def pool_features(feat: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def pool_features(feat: Tensor, valid: Tensor, stride: int) -> tuple[Tensor, Tensor]:
     """Average-pool `feat` over valid positions to cells of about 16 pixels.
+
+    A cell is a power of two of positions wide, the largest of at most 16 pixels: 16 pixels, and 14
+    for a ViT with patches of 14. So cells divide every canvas, and a cell is one token there.
 
     Args:
         feat: f[B,C,h',w'] on the canvas, at the decoder's stride.
         valid: bool[B,H,W], False on padding and on ignored pixels.
+        stride: pixels; the network's (`Segmenter.stride`).
 
     Returns:
         f32[B,C,h,w], the mean over each cell's valid positions, and f32[B,1,h,w]: 1 where any pixel
         of the cell is valid, else 0.
     """
-    canvas = pad_to_stride(valid.float()[:, None])
+    canvas = pad_to_stride(valid.float()[:, None], stride)
     valid_positions = F.adaptive_max_pool2d(canvas, feat.shape[-2:])
-    # Decoders differ in stride: it is 4 for DeepLabV3+ and FPN, 1 for Unet.
-    stride = canvas.shape[-1] // feat.shape[-1]
-    side = max(1, CELL_PIXELS // stride)
+    # Pixels per position: 4 for DeepLabV3+ and FPN, 1 for Unet, 1.75 for DPT at a patch of 14.
+    position_pixels = canvas.shape[-1] / feat.shape[-1]
+    side = 2 ** max(0, math.floor(math.log2(CELL_PIXELS / position_pixels)))
     if side == 1:
         return feat.float() * valid_positions, valid_positions
     fraction = F.avg_pool2d(valid_positions, side)
@@ -101,7 +106,7 @@ class _PoolValid(torch.autograd.Function):
         return spread.mul_(valid_positions).to(ctx.dtype), None, None, None
 
 
-def pool_both(feat: Tensor, num_x: int, valid_x: Tensor, valid_u: Tensor) -> Features:
+def pool_both(feat: Tensor, num_x: int, valid_x: Tensor, valid_u: Tensor, stride: int) -> Features:
     """Pooled features of labeled images followed by unlabeled ones.
 
     Args:
@@ -109,25 +114,35 @@ def pool_both(feat: Tensor, num_x: int, valid_x: Tensor, valid_u: Tensor) -> Fea
         num_x: how many images of `feat` are labeled: all of `valid_x` or 0.
         valid_x: bool[B,H,W], the labeled pixels.
         valid_u: bool[B,H,W], False on padding.
+        stride: pixels; the network's.
     """
     # Pooled before it is split: the gradient of a slice of `feat` would be as large as `feat`.
     sizes = [num_x, len(valid_u)]
-    pooled, cells = pool_features(feat, torch.cat([valid_x[:num_x], valid_u]))
+    pooled, cells = pool_features(feat, torch.cat([valid_x[:num_x], valid_u]), stride)
     return Features(*pooled.split(sizes), *cells.split(sizes))
 
 
-def mix_feat(feat_u: Tensor, cutmix_box: Tensor) -> Tensor:
-    """feat f[B,C,h',w'] of a weak view, mixed with the strong view's cutmix_box bool[B,H,W]."""
-    canvas = pad_to_stride(cutmix_box.float()[:, None])
+def pool_mixed(
+    feat_u: Tensor, cutmix_box: Tensor, valid_s: Tensor, stride: int
+) -> tuple[Tensor, Tensor]:
+    """`pool_features` of a weak view's features in the geometry of the strong view.
+
+    Args:
+        feat_u: f[B,C,h',w'] of the weak view, on the canvas.
+        cutmix_box: bool[B,H,W] of the strong view.
+        valid_s: bool[B,H,W] of the strong view.
+        stride: pixels; the network's.
+    """
+    canvas = pad_to_stride(cutmix_box.float()[:, None], stride)
     # Nearest, then binary: a position takes the partner's feature or keeps its own, never a blend.
     small = F.interpolate(canvas, size=feat_u.shape[-2:], mode="nearest")
-    return apply_cutmix(feat_u, small[:, 0] > 0.5)
+    return pool_features(apply_cutmix(feat_u, small[:, 0] > 0.5), valid_s, stride)
 
 
-def labels_to_grid(classes: Tensor, size: torch.Size) -> Tensor:
+def labels_to_grid(classes: Tensor, size: torch.Size, stride: int) -> Tensor:
     """i64[B,H,W] -> i64[B,h,w] for `size` h, w: the class at each cell's centre, 255 on padding."""
     # Classes must not be averaged, so a cell takes the one at its centre.
-    canvas = pad_to_stride(classes[:, None].float(), value=float(IGNORE_INDEX))
+    canvas = pad_to_stride(classes[:, None].float(), stride, value=float(IGNORE_INDEX))
     height, width = canvas.shape[-2:]
     ys = ((torch.arange(size[0], device=canvas.device) + 0.5) * height / size[0]).long()
     xs = ((torch.arange(size[1], device=canvas.device) + 0.5) * width / size[1]).long()

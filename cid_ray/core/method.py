@@ -27,16 +27,11 @@ from torch import Tensor, nn
 from cid_ray.config import Config, unlabeled_shard
 from cid_ray.core import augment, losses
 from cid_ray.core.distributed import BatchShard
-from cid_ray.core.features import (
-    Features,
-    labels_to_grid,
-    mix_feat,
-    pool_both,
-    pool_features,
-    tracked_stats,
-)
+from cid_ray.core.features import Features, labels_to_grid, pool_both, pool_mixed, tracked_stats
 from cid_ray.core.losses import IGNORE_INDEX, ChannelStats
+from cid_ray.core.precision import no_autocast
 from cid_ray.core.schedules import LossWeights
+from cid_ray.core.vit import STRIDE
 
 Outputs = tuple[Tensor, Tensor]  # logits f[B,K,H,W], feat f[B,C,h,w] on the padded canvas
 Network = Callable[[Tensor], Outputs]  # of images u8[B,I,H,W]
@@ -63,14 +58,6 @@ class LossTerms:
         return dict(zip(names, values.tolist(), strict=True))
 
 
-def no_autocast(like: Tensor) -> torch.autocast:
-    """A block without autocast, which rounds even float32 products to bf16.
-
-    Strong views, statistics and losses must not be rounded.
-    """
-    return torch.autocast(like.device.type, enabled=False)
-
-
 class Method(nn.Module):
     """The losses of one configuration. Its buffers are the EMAs of the teacher's statistics.
 
@@ -79,6 +66,7 @@ class Method(nn.Module):
         num_classes: K.
         channels: C, the channels of `feat`.
         class_weights: f32[K] for the supervised loss, or None.
+        stride: pixels; the networks' (`Segmenter.stride`).
     """
 
     class_weights: Tensor | None
@@ -86,12 +74,18 @@ class Method(nn.Module):
     gram_x: Tensor
 
     def __init__(
-        self, config: Config, num_classes: int, channels: int, class_weights: Tensor | None = None
+        self,
+        config: Config,
+        num_classes: int,
+        channels: int,
+        class_weights: Tensor | None = None,
+        stride: int = STRIDE,
     ):
         super().__init__()
         self.config = config
         self.loss = config.loss
         self.num_classes = num_classes
+        self.stride = stride
         self.register_buffer("class_weights", class_weights)
         # Buffers, so that checkpoints hold the EMAs and a resumed run continues them.
         self.register_buffer("updates", torch.zeros(()))
@@ -208,13 +202,13 @@ class Method(nn.Module):
             )
         if weights.distills:
             labeled = mask_x != IGNORE_INDEX
-            student = pool_both(feat, len(mask_x), labeled, valid_s)
+            student = pool_both(feat, len(mask_x), labeled, valid_s, self.stride)
             # Statistics are those of the unmixed weak view: CutMix would count some pixels twice.
-            teacher = pool_both(feat_t, len(feat_t) - num_u, labeled, valid_u)
+            teacher = pool_both(feat_t, len(feat_t) - num_u, labeled, valid_u, self.stride)
             self.update_ema_stats(teacher)
             if weights.relation > 0:
                 # A relation compares one geometry: here the weak view is mixed like the strong.
-                mixed, cells = pool_features(mix_feat(feat_t[-num_u:], cutmix_box), valid_s)
+                mixed, cells = pool_mixed(feat_t[-num_u:], cutmix_box, valid_s, self.stride)
                 teacher = Features(teacher.x, mixed, teacher.valid_x, cells)
                 relation = self.relation(student, teacher, mask_x, probs, valid_s, shard_u)
             if weights.style > 0:
@@ -254,8 +248,8 @@ class Method(nn.Module):
         ignore_mask = (conf_u_w < self.loss.conf_thresh) | ~valid_s
         pseudo_label = pseudo_label.masked_fill(ignore_mask, IGNORE_INDEX)
         cells = student.u.shape[-2:]
-        classes_x = labels_to_grid(mask_x, cells)
-        classes_u = labels_to_grid(pseudo_label, cells)
+        classes_x = labels_to_grid(mask_x, cells, self.stride)
+        classes_u = labels_to_grid(pseudo_label, cells, self.stride)
         return losses.class_relation_loss(
             *features, classes_x, classes_u, self.num_classes, temperature
         )

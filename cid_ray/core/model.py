@@ -1,8 +1,8 @@
 """Encoder (timm) and decoder (segmentation_models_pytorch), and the EMA teacher.
 
 The whole forward is `segmentation_head(decoder(encoder(x)))`. `feat` is what the head sees. Inputs
-are padded to a multiple of 32 and logits are cropped back, so any crop or image size works with any
-decoder.
+are padded to a multiple of the network's stride and logits are cropped back, so any crop or image
+size works with any decoder.
 
     B images   I channels of an image   K classes   C channels of `feat`   H,W pixels
     h,w positions of `feat` on the canvas, the padded image
@@ -21,20 +21,15 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from timm.models import adapt_input_conv
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from cid_ray.config import InputError, ModelConfig
+from cid_ray.core import vit
+from cid_ray.core.encoder_weights import load_encoder_weights
 
 BandStats = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation per channel
-STRIDE = 32
-# smp's DPT takes ViT encoders only, at fixed sizes.
-ARCHITECTURES = {
-    name: kind for name, kind in smp.MODEL_ARCHITECTURES_MAPPING.items() if name != "dpt"
-}
+ARCHITECTURES = smp.MODEL_ARCHITECTURES_MAPPING
 # Arguments that the configuration's other keys set.
 RESERVED_OPTIONS = ("self", "kwargs", "classes", "in_channels")
 # Words of the errors by which timm's model hub says that it cannot be reached.
@@ -62,6 +57,10 @@ class Segmenter(nn.Module):
         band_stats: mean and standard deviation of each of the I channels, in values of 0 to 255.
             None: red, green and blue.
 
+    Attributes:
+        in_channels: I.
+        stride: pixels; both sides of the canvas are multiples of it.
+
     Raises:
         InputError: for a combination that cannot be built.
 
@@ -78,6 +77,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.in_channels = 3 if band_stats is None else len(band_stats[0])
         self.net: Any = build_network(config, num_classes, self.in_channels)
+        self.stride = vit.canvas_stride(self.net) if is_dpt(config) else vit.STRIDE
         self._set_normalization(config.encoder, band_stats)
 
     def _set_normalization(self, encoder: str, band_stats: BandStats | None) -> None:
@@ -97,16 +97,24 @@ class Segmenter(nn.Module):
         return logits[..., :height, :width], feat
 
     def forward_canvas(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The same with the logits of the whole canvas, whose sides are multiples of 32."""
+        """The same with the logits of the whole canvas."""
         x = (image.float() - self.mean) / self.std
-        x = pad_to_stride(x).contiguous(memory_format=torch.channels_last)
-        feat = self.net.decoder(self.net.encoder(x))
+        x = pad_to_stride(x, self.stride).contiguous(memory_format=torch.channels_last)
+        features = self.net.encoder(x)
+        # A ViT returns feature maps and prefix tokens; DPT takes both.
+        is_pair = isinstance(features, tuple)
+        feat = self.net.decoder(*features) if is_pair else self.net.decoder(features)
         return self.net.segmentation_head(feat), feat
 
 
-def pad_to_stride(x: Tensor, value: float = 0.0) -> Tensor:
-    """[B,C,H,W] padded with `value` on the right and below to multiples of 32: the canvas."""
-    return F.pad(x, (0, -x.shape[-1] % STRIDE, 0, -x.shape[-2] % STRIDE), value=value)
+def pad_to_stride(x: Tensor, stride: int, value: float = 0.0) -> Tensor:
+    """[B,C,H,W] padded with `value` on the right and below to multiples of `stride`: the canvas."""
+    return F.pad(x, (0, -x.shape[-1] % stride, 0, -x.shape[-2] % stride), value=value)
+
+
+def is_dpt(config: ModelConfig) -> bool:
+    """Whether the decoder is DPT, which takes plain ViTs and nothing else."""
+    return config.decoder.lower() == "dpt"
 
 
 def build_network(config: ModelConfig, num_classes: int, in_channels: int = 3) -> nn.Module:
@@ -119,10 +127,10 @@ def build_network(config: ModelConfig, num_classes: int, in_channels: int = 3) -
         InputError: for an unknown decoder, decoder option or encoder, with the names there are; for
             an encoder that the decoder cannot use; for weights that cannot be read or do not fit.
     """
-    _check_decoder(config)
-    _check_encoder(config.encoder)
+    check_names(config)
+    create_model: Any = vit.create_dpt if is_dpt(config) else smp.create_model
     try:
-        net = smp.create_model(
+        net = create_model(
             config.decoder,
             encoder_name=f"tu-{config.encoder}",
             encoder_weights=True if config.weights == "pretrained" else None,
@@ -136,6 +144,22 @@ def build_network(config: ModelConfig, num_classes: int, in_channels: int = 3) -
     if config.weights not in ("none", "pretrained"):
         load_encoder_weights(net.encoder.model, Path(config.weights))
     return net
+
+
+def check_names(config: ModelConfig) -> None:
+    """Raise InputError for an encoder, a decoder or a pair that does not exist. Builds nothing."""
+    _check_decoder(config)
+    _check_encoder(config.encoder)
+    if is_dpt(config) and not vit.is_plain_vit(config.encoder):
+        raise InputError(
+            f"model.decoder=dpt takes plain ViTs of timm, such as {', '.join(vit.EXAMPLES)}; "
+            f"model.encoder is {config.encoder}: take another decoder, such as fpn"
+        )
+    if vit.is_plain_vit(config.encoder) and not is_dpt(config):
+        raise InputError(
+            f"model.encoder {config.encoder} is a plain ViT, whose features have one stride; "
+            f"model.decoder is {config.decoder}: take dpt, or another encoder for {config.decoder}"
+        )
 
 
 def _check_decoder(config: ModelConfig) -> None:
@@ -191,65 +215,6 @@ def dilate_pointwise(net: nn.Module) -> None:
     for conv in net.modules():
         if isinstance(conv, nn.Conv2d) and conv.kernel_size == (1, 1):
             conv.dilation = (2, 2)
-
-
-def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
-    """Load timm's weights from a local safetensors file, which cannot run code.
-
-    Raises:
-        InputError: for a file that cannot be read, without a tensor that the encoder needs, or with
-            a tensor that holds NaN or infinity.
-    """
-    try:
-        published = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"model.weights {path} cannot be read as a safetensors file ({error})"
-        ) from None
-    expected = encoder.state_dict()
-    # timm's features_only renames modules: stem.0 becomes stem_0.
-    by_flat_name = {name.replace(".", "_"): value for name, value in published.items()}
-    weights = {
-        name: by_flat_name[name.replace(".", "_")]
-        for name in expected
-        if name.replace(".", "_") in by_flat_name
-    }
-    _adapt_first_convolution(encoder, weights, expected)
-    missing = [
-        name
-        for name in expected
-        if name not in weights and not name.endswith("num_batches_tracked")
-    ]
-    misshapen = [name for name, value in weights.items() if value.shape != expected[name].shape]
-    if missing or misshapen:
-        first = (missing or misshapen)[0]
-        raise InputError(
-            f"model.weights {path} does not fit the encoder: {len(missing)} tensors missing, "
-            f"{len(misshapen)} of another shape, first {first}; is it for another model?"
-        )
-    for name, value in weights.items():
-        # Numbers of another kind would be converted without a word.
-        is_float = expected[name].is_floating_point()
-        if value.is_floating_point() != is_float or (is_float and not value.isfinite().all()):
-            raise InputError(
-                f"model.weights {path}: {name} holds values that are no finite numbers"
-            )
-    encoder.load_state_dict(weights, strict=False)
-
-
-def _adapt_first_convolution(
-    encoder: nn.Module, weights: dict[str, Tensor], expected: dict[str, Tensor]
-) -> None:
-    """Give weights of three channels the encoder's number, in place, as timm does for its own."""
-    pretrained: Any = getattr(encoder, "pretrained_cfg", {})
-    first = pretrained.get("first_conv") or ()
-    names = [first] if isinstance(first, str) else first
-    flat_names = {f"{name}.weight".replace(".", "_") for name in names}
-    for name, weight in weights.items():
-        own, published = expected[name].shape, weight.shape
-        is_first = name.replace(".", "_") in flat_names and len(own) == len(published) == 4
-        if is_first and published[1] == 3 != own[1]:
-            weights[name] = adapt_input_conv(own[1], weight)
 
 
 def encoder_normalization(encoder: str) -> tuple[tuple[float, ...], tuple[float, ...]]:

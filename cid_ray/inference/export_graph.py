@@ -24,7 +24,7 @@ INPUT_NAME = "image"
 class ExportNet(nn.Module):
     """A copy of a `Segmenter` that exporters can follow.
 
-    Normalisation, padding to multiples of 32 and cropping are inside, as in `Segmenter`.
+    Normalisation, padding to the network's stride and cropping are inside, as in `Segmenter`.
 
     Args:
         net: stays as it is.

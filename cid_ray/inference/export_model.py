@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from cid_ray.config import InputError, error_summary
-from cid_ray.core.model import STRIDE
 from cid_ray.inference.export_card import file_fields, make_card
 from cid_ray.inference.export_formats import AXES, FORMATS, ExportFormat, format_fields
 from cid_ray.inference.export_graph import Output
@@ -31,7 +30,7 @@ from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 
 DEFAULT_SIZE = (512, 512)
-MAX_SIDE = 8192
+MIN_SIDE, MAX_SIDE = 32, 8192
 MAX_REASON_CHARS = 200
 BATCHES = [1, 2]
 # What is tried, in this order: what the network's code allows is found by running the result.
@@ -106,9 +105,9 @@ def export_model(
     """
     check_installed(kind)
     size = size or default_size(predictor)
-    if not all(STRIDE <= side <= MAX_SIDE for side in size):
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in size):
         raise InputError(
-            f"--size is {size[0]} {size[1]}, each must be {STRIDE} to {MAX_SIDE} pixels"
+            f"--size is {size[0]} {size[1]}, each must be {MIN_SIDE} to {MAX_SIDE} pixels"
         )
     is_graph = KINDS[kind].is_graph
     if not is_graph:

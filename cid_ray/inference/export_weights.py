@@ -57,12 +57,13 @@ def load_weights(content: bytes, predictor: Predictor) -> Any:
     channels = predictor.net.in_channels
     net = build_network(predictor.config.model, len(predictor.classes), channels).eval()
     net.load_state_dict(safetensors.torch.load(content))
+    stride = predictor.net.stride
     mean, std = predictor.net.mean.cpu(), predictor.net.std.cpu()
 
     @torch.no_grad()
     def run(images: np.ndarray) -> list[np.ndarray]:
         height, width = images.shape[-2:]
-        x = pad_to_stride((torch.from_numpy(images).float() - mean) / std)
+        x = pad_to_stride((torch.from_numpy(images).float() - mean) / std, stride)
         logits: Tensor = net(x)[..., :height, :width]
         return [logits.numpy()]
 

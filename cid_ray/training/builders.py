@@ -74,7 +74,8 @@ def make_method(
     """The losses for the outputs of `net`; InputError when it cannot take a crop of this size."""
     channels = feat_channels(net, config, device)
     weights = class_weights(config, table, split)
-    return Method(config, table.num_classes, channels, weights).to(device.torch)
+    method = Method(config, table.num_classes, channels, weights, net.stride)
+    return method.to(device.torch)
 
 
 def class_weights(config: Config, table: Table, split: Split) -> Tensor | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cid_ray.config import Config, InputError, describe_changes, rounds_of
-from cid_ray.core.model import Segmenter
+from cid_ray.core.model import Segmenter, check_names
 from cid_ray.data.cache import describe_uncached
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import Split, make_split
@@ -60,6 +60,7 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
     Raises:
         InputError: table, split, model or weights cannot be used; the message names the remedy.
     """
+    check_names(config.model)
     table = open_table(config.data.table)
     splits: dict[str, Split] = {}
     for variant in [config] if variants is None else variants:

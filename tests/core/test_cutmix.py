@@ -36,9 +36,9 @@ def test_relation_of_mixed_and_unmixed_features_is_positive() -> None:
     config, batch, net = make_config(), make_batch(count=2), PointNet(0)
     box = cutmix_box(config, step_with_only_cutmix(config.train.seed), 2)
     _, feat = net(batch["image_u"])
-    plain, cells = pool_features(feat, batch["valid_u"])
+    plain, cells = pool_features(feat, batch["valid_u"], 32)
     valid_s = augment.apply_cutmix(batch["valid_u"], box)
-    mixed, _ = pool_features(augment.apply_cutmix(feat, box), valid_s)
+    mixed, _ = pool_features(augment.apply_cutmix(feat, box), valid_s, 32)
     assert losses.self_relation_loss(mixed, plain, cells) > 1e-4
 
 

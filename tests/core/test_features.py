@@ -13,7 +13,7 @@ from tests.helpers.core_pieces import random_feat
 def test_pool_features_of_partly_valid_cell_averages_valid_pixels_only() -> None:
     feat, valid = random_feat(0, (1, 2, 32, 32)), torch.zeros(1, 32, 32, dtype=torch.bool)
     valid[0, :5, :7] = True
-    pooled, cells = pool_features(feat, valid)
+    pooled, cells = pool_features(feat, valid, 32)
     assert cells.tolist() == [[[[1, 0], [0, 0]]]]
     torch.testing.assert_close(pooled[0, :, 0, 0], feat[0, :, :5, :7].mean((1, 2)))
     assert pooled[0, :, 1].abs().max() == 0
@@ -25,8 +25,8 @@ def test_pool_features_backward_equals_plain_autograd() -> None:
     ours, plain = (
         feat.clone().to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)
     )
-    pooled, _ = pool_features(ours, valid)
-    canvas = pad_to_stride(valid.float()[:, None])
+    pooled, _ = pool_features(ours, valid, 32)
+    canvas = pad_to_stride(valid.float()[:, None], 32)
     positions = nn.functional.adaptive_max_pool2d(canvas, feat.shape[-2:])
     fraction = nn.functional.avg_pool2d(positions, 4).clamp(min=1e-6)
     expected = nn.functional.avg_pool2d(plain * positions, 4) / fraction

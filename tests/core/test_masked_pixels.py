@@ -81,4 +81,4 @@ def test_point_net_with_one_pixel_changed_changes_that_pixel_only() -> None:
     for before, after in zip(PointNet(0)(image), PointNet(0)(changed), strict=True):
         differs = (before != after).any(1)
         assert differs.sum() == differs[:, 10, 20].sum() == len(image)
-    assert pad_to_stride(torch.zeros(1, 3, 65, 81)).shape[-2:] == (96, 96)
+    assert pad_to_stride(torch.zeros(1, 3, 65, 81), 32).shape[-2:] == (96, 96)

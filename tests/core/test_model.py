@@ -30,10 +30,11 @@ GRID = (6, 6)
 BUILD_PRETRAINED = """
 from cid_ray.config import InputError, ModelConfig
 from cid_ray.core.model import build_network
-try:
-    build_network(ModelConfig(encoder="resnet18", decoder="unet", weights="pretrained"), 3)
-except InputError as error:
-    print(error)
+for encoder, decoder in (("resnet18", "unet"), ("vit_small_patch14_dinov2", "dpt")):
+    try:
+        build_network(ModelConfig(encoder=encoder, decoder=decoder, weights="pretrained"), 3)
+    except InputError as error:
+        print(error)
 """
 
 
@@ -91,7 +92,7 @@ def test_decoder_on_encoder_at_odd_size_gives_logits_and_cells(encoder: str, dec
     logits, feat = net(images())
     assert logits.shape == (2, CLASSES, *SIZE) and logits.isfinite().all()
     assert feat.shape[0] == 2 and feat.isfinite().all()
-    pooled, cells = pool_features(feat, torch.ones(2, *SIZE, dtype=torch.bool))
+    pooled, cells = pool_features(feat, torch.ones(2, *SIZE, dtype=torch.bool), 32)
     assert pooled.shape == (2, feat.shape[1], *GRID) and pooled.dtype == torch.float32
     # 65 x 81 pixels reach into 5 x 6 of the canvas's 6 x 6 cells.
     assert cells.shape == (2, 1, *GRID)
@@ -110,7 +111,7 @@ def test_decoder_that_is_accepted_gives_features_that_cells_divide(decoder: str)
     with torch.no_grad():
         logits, feat = net(images((128, 160)))
     assert logits.shape == (2, CLASSES, 128, 160)
-    pooled, _ = pool_features(feat.requires_grad_(), torch.ones(2, 128, 160, dtype=torch.bool))
+    pooled, _ = pool_features(feat.requires_grad_(), torch.ones(2, 128, 160, dtype=torch.bool), 32)
     pooled.sum().backward()
     assert feat.grad is not None and feat.grad.min() > 0
     assert feat.grad.sum().item() == pytest.approx(pooled.numel(), rel=1e-4)
@@ -227,9 +228,11 @@ def test_pretrained_weights_without_the_hub_raise_with_the_remedy(tmp_path: Path
         text=True,
         check=True,
     )
-    line = done.stdout.strip()
-    assert line.startswith("model.weights=pretrained") and "resnet18" in line and "\n" not in line
-    assert "model.weights=FILE.safetensors" in line and "model.weights=none" in line
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and "resnet18" in lines[0] and "vit_small_patch14_dinov2" in lines[1]
+    for line in lines:
+        assert line.startswith("model.weights=pretrained")
+        assert "model.weights=FILE.safetensors" in line and "model.weights=none" in line
 
 
 def test_published_lite0_weights_fill_the_encoder() -> None:

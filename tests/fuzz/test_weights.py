@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cid_ray.config import Config, build_config
-from cid_ray.core.model import load_encoder_weights
+from cid_ray.core.encoder_weights import load_encoder_weights
 from cid_ray.training import checkpoint
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.trainer import Trainer

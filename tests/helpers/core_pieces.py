@@ -55,7 +55,7 @@ class PointNet(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", enabled=False):
-            pixels = pad_to_stride(image.float() / 255 - 0.5).movedim(1, -1)
+            pixels = pad_to_stride(image.float() / 255 - 0.5, 32).movedim(1, -1)
             feat = torch.tanh(self.body(pixels))
             logits = self.head(feat).movedim(-1, 1)
             return logits[..., : image.shape[-2], : image.shape[-1]], feat.movedim(-1, 1)
@@ -73,7 +73,7 @@ class NoisyNet(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         logits, feat = self.net(image)
         where = self.where[-len(image) :, None]
-        canvas = pad_to_stride(where.float(), value=1.0) > 0
+        canvas = pad_to_stride(where.float(), 32, value=1.0) > 0
         rng = torch.Generator().manual_seed(self.seed)
         logits = torch.where(where, 9 * torch.randn(logits.shape, generator=rng), logits)
         return logits, torch.where(canvas, 9 * torch.randn(feat.shape, generator=rng), feat)
