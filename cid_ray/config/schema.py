@@ -134,6 +134,8 @@ class ModelConfig(Section):
     encoder: str = "resnet50"
     # Encoder weights: "none", "pretrained" (timm's hub), or a local .safetensors file.
     weights: str = "none"
+    # What training leaves as it is: nothing, or the encoder's weights and batch norm statistics.
+    freeze: Literal["none", "encoder"] = "none"
     # Channels of the images, 1 to 16; null: the table's.
     in_channels: int | None = Field(None, ge=1, le=16)
     # Keyword arguments of the decoder.

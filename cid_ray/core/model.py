@@ -59,6 +59,7 @@ class Segmenter(nn.Module):
 
     Attributes:
         in_channels: I.
+        freezes_encoder: whether the encoder gets no gradient and stays in eval mode.
         stride: pixels; both sides of the canvas are multiples of it.
 
     Raises:
@@ -77,6 +78,9 @@ class Segmenter(nn.Module):
         super().__init__()
         self.in_channels = 3 if band_stats is None else len(band_stats[0])
         self.net: Any = build_network(config, num_classes, self.in_channels)
+        self.freezes_encoder = config.freeze == "encoder"
+        if self.freezes_encoder:
+            self.net.encoder.requires_grad_(False)
         self.stride = vit.canvas_stride(self.net) if is_dpt(config) else vit.STRIDE
         self._set_normalization(config.encoder, band_stats)
 
@@ -90,6 +94,13 @@ class Segmenter(nn.Module):
         persistent = band_stats is not None
         self.register_buffer("mean", mean.view(-1, 1, 1), persistent=persistent)
         self.register_buffer("std", std.view(-1, 1, 1), persistent=persistent)
+
+    def train(self, mode: bool = True) -> Segmenter:
+        """As of nn.Module. A frozen encoder stays in eval mode: its batch norm learns nothing."""
+        super().train(mode)
+        if self.freezes_encoder:
+            self.net.encoder.eval()
+        return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         height, width = image.shape[-2:]

@@ -115,6 +115,8 @@ def convert_sync_batchnorm(net: nn.Module, cuda: bool) -> nn.Module:
 def _to_global(layer: nn.BatchNorm2d) -> GlobalBatchNorm:
     converted = GlobalBatchNorm(layer.num_features, layer.eps, layer.momentum, layer.affine)
     converted.load_state_dict(layer.state_dict())
+    for own, old in zip(converted.parameters(), layer.parameters(), strict=True):
+        own.requires_grad_(old.requires_grad)
     parts = [getattr(layer, name) for name in ACTIVATION_PARTS if hasattr(layer, name)]
     converted.after = nn.Sequential(*parts)
     return converted

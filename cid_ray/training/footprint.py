@@ -45,11 +45,12 @@ def disk_bytes(config: Config, net: nn.Module, table: Table) -> DiskBytes:
 
     Args:
         config: names optimizer, image size and the bound of the cache.
-        net: student, teacher or labeler; the first two are in every checkpoint.
+        net: the student; teacher and labeler are as large. The first two are in every checkpoint.
         table: the data table.
     """
     network = sum(tensor.nbytes + ENTRY_BYTES for tensor in net.state_dict().values())
-    weights = sum(parameter.nbytes + ENTRY_BYTES for parameter in net.parameters())
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    weights = sum(parameter.nbytes + ENTRY_BYTES for parameter in trained)
     moments = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
     heights, widths = decoded_sizes(table, config.data.image_size)
     ends = cache_layout(table, heights, widths)[1]

@@ -73,8 +73,19 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         "the weights file": weights_hash(config) or config.model.weights,
     }
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
-    messages = [line for line in (uncached, describe_small_quota()) if line]
+    lines = (uncached, describe_small_quota(), describe_random_encoder(config))
+    messages = [line for line in lines if line]
     return Preflight(table, splits, content_hashes, messages, disk_bytes(config, net, table))
+
+
+def describe_random_encoder(config: Config) -> str | None:
+    """A warning where the encoder keeps random weights; None where it does not."""
+    if config.model.freeze != "encoder" or config.model.weights != "none":
+        return None
+    return (
+        "model.freeze=encoder with model.weights=none: the encoder keeps its random weights; set "
+        "model.weights=pretrained or to a file"
+    )
 
 
 def check_split(config: Config, table: Table, split: Split) -> None:

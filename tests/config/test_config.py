@@ -62,6 +62,7 @@ CHANGES_RESULTS: dict[str, Any] = {
     "loss.style_ramp": 0.0,
     "loss.stats_decay": 0.9,
     "loss.class_weights": "balanced",
+    "model.freeze": "encoder",
     "optim.name": "sgd",
     "optim.lr": 0.01,
     "optim.head_lr_mult": 1.0,
