@@ -167,7 +167,7 @@ def shortened(command: CommandLine) -> list[str]:
             changes.append("data.table=small-demo")
         if command.name == "tune":
             changes += SHORT_SEARCH
-        elif "--config" not in command.args:
+        elif not {"--config", "model.decoder=dpt"} & set(command.args):
             changes += TINY_MODEL
     return [*command.args, *(f"--set={change}" for change in changes)]
 

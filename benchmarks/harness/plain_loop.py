@@ -12,7 +12,7 @@ from cid_ray.config import Config
 from cid_ray.core.method import Method
 from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
 from cid_ray.data.loader import Batch
-from cid_ray.training import builders
+from cid_ray.training.optimizer import make_optimizer
 
 Step = Callable[[Batch, int], object]
 
@@ -29,7 +29,7 @@ def plain_step(config: Config, num_classes: int) -> Step:
     teacher = make_teacher(student, config.train.ema_decay)
     channels = student(torch.zeros(2, 3, *config.data.crop, device=device))[1].shape[1]
     method = Method(config, num_classes, channels, stride=stride).to(device)
-    optimizer = builders.make_optimizer(config, student)
+    optimizer = make_optimizer(config, student)
     schedule = torch.optim.lr_scheduler.PolynomialLR(
         optimizer, config.train.steps, config.optim.poly_power
     )

@@ -31,6 +31,8 @@ class OptimConfig(Section):
     lr: float = Field(1e-3, gt=0)
     # Learning rate of decoder and head as a multiple of lr.
     head_lr_mult: float = Field(10.0, gt=0)
+    # Each layer of the encoder has the learning rate of the next one times this; 1: all have lr.
+    layer_decay: float = Field(1.0, gt=0, le=1)
     weight_decay: NonNegative = 1e-4
     # Of SGD.
     momentum: float = Field(0.9, ge=0, lt=1)

@@ -1,4 +1,4 @@
-"""Parts of a trainer: student, losses, optimizer, positions in the global batch, wrapped networks.
+"""Parts of a trainer: student, losses, positions in the global batch, wrapped networks.
 
 B images of the global batch, K classes; a position is an image's place in the global batch
 """
@@ -88,23 +88,6 @@ def class_weights(config: Config, table: Table, split: Split) -> Tensor | None:
     weight = np.where(pixels > 0, weight, 0)
     weight = np.minimum(weight / weight[pixels > 0].mean(), MAX_CLASS_WEIGHT)
     return torch.tensor(weight, dtype=torch.float32)
-
-
-def make_optimizer(config: Config, student: nn.Module) -> torch.optim.Optimizer:
-    """Encoder at `optim.lr`, decoder and head at `lr * head_lr_mult`, for the global batch.
-
-    It holds no weights of a frozen encoder.
-    """
-    optim = config.optim
-    encoder = list(student.net.encoder.parameters())  # type: ignore[union-attr]
-    encoder_ids = {id(parameter) for parameter in encoder}
-    head = [parameter for parameter in student.parameters() if id(parameter) not in encoder_ids]
-    groups = [{"params": head, "lr": optim.lr * optim.head_lr_mult}]
-    if config.model.freeze == "none":
-        groups.insert(0, {"params": encoder, "lr": optim.lr})
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, momentum=optim.momentum, weight_decay=optim.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=optim.weight_decay)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cid_ray.config import Config, InputError, describe_changes, rounds_of
@@ -22,6 +22,7 @@ from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.builders import run_identity, weights_hash
 from cid_ray.training.device import Device
 from cid_ray.training.footprint import DiskBytes, disk_bytes
+from cid_ray.training.optimizer import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,28 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         check_split(variant, table, split)
         splits[variant.data.ratio] = split
     net = Segmenter(config.model, table.num_classes, table.band_stats)
+    make_optimizer(config, net)  # its errors come before the run
     content_hashes = {
         "the data set": table.fingerprint,
         "the weights file": weights_hash(config) or config.model.weights,
     }
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
-    lines = (uncached, describe_small_quota(), describe_random_encoder(config))
+    lines = (uncached, describe_small_quota(), *describe_frozen_encoder(config))
     messages = [line for line in lines if line]
     return Preflight(table, splits, content_hashes, messages, disk_bytes(config, net, table))
 
 
-def describe_random_encoder(config: Config) -> str | None:
-    """A warning where the encoder keeps random weights; None where it does not."""
-    if config.model.freeze != "encoder" or config.model.weights != "none":
-        return None
-    return (
-        "model.freeze=encoder with model.weights=none: the encoder keeps its random weights; set "
-        "model.weights=pretrained or to a file"
-    )
+def describe_frozen_encoder(config: Config) -> Iterator[str]:
+    """Warnings about what a frozen encoder makes of other keys."""
+    if config.model.freeze == "none":
+        return
+    if config.model.weights == "none":
+        yield (
+            "model.freeze=encoder with model.weights=none: the encoder keeps its random weights; "
+            "set model.weights=pretrained or to a file"
+        )
+    if config.optim.layer_decay < 1:
+        yield "optim.layer_decay has no effect: model.freeze=encoder trains no layer of the encoder"
 
 
 def check_split(config: Config, table: Table, split: Split) -> None:

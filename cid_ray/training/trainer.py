@@ -34,6 +34,7 @@ from cid_ray.training import builders, checkpoint
 from cid_ray.training.collectives import check_same_step, gather_objects, sum_matrix
 from cid_ray.training.device import Device
 from cid_ray.training.health import Health
+from cid_ray.training.optimizer import make_optimizer
 from cid_ray.training.preflight import check_split
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.saved_state import STATE_FIELDS, check_saved_state
@@ -100,7 +101,7 @@ class Trainer:
         self.teacher: ModelEmaV3 = make_teacher(self.student, config.train.ema_decay)
         net = self.teacher.module
         self.method = builders.make_method(config, self.table, self.split, net, self.device)
-        self.optimizer = builders.make_optimizer(config, self.student)
+        self.optimizer = make_optimizer(config, self.student)
         self.schedule = torch.optim.lr_scheduler.PolynomialLR(
             self.optimizer, config.train.steps, config.optim.poly_power
         )

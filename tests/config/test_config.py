@@ -66,6 +66,7 @@ CHANGES_RESULTS: dict[str, Any] = {
     "optim.name": "sgd",
     "optim.lr": 0.01,
     "optim.head_lr_mult": 1.0,
+    "optim.layer_decay": 0.75,
     "optim.weight_decay": 0.0,
     "optim.momentum": 0.8,
     "optim.poly_power": 1.0,

@@ -134,6 +134,9 @@ def test_frozen_random_encoder_is_a_warning_and_trained_weights_are_none(
     config = frozen_config(small_demo)
     (line,) = [text for text in check_data(config).messages if "freeze" in text]
     assert "model.weights=none" in line and "model.weights=pretrained" in line
+    layered = frozen_config(small_demo, **{"optim.layer_decay": 0.5})
+    lines = [text for text in check_data(layered).messages if "freeze" in text]
+    assert len(lines) == 2 and "optim.layer_decay has no effect" in lines[1]
     net = Segmenter(config.model, 3)
     path = tmp_path / "own.safetensors"
     save_file(net.net.encoder.model.state_dict(), path)
