@@ -9,7 +9,9 @@ import copy
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cid_ray.core.model import Segmenter
 
@@ -45,7 +47,9 @@ class ExportNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Images u8[B,C,H,W] -> logits f32[B,K,H,W], or classes u8[B,H,W] and confidence f32."""
-        logits = crop(self.net.forward_canvas(image)[0], image.shape[-2], image.shape[-1])
+        with AnySizeBicubic():
+            canvas = self.net.forward_canvas(image)[0]
+        logits = crop(canvas, image.shape[-2], image.shape[-1])
         if self.output == "logits":
             return logits
         confidence = logits.softmax(1).amax(1)
@@ -94,6 +98,45 @@ def pooling_matrix(bins: int, length: int, like: Tensor) -> Tensor:
     stop = ((index + 1) * length + bins - 1).div(bins, rounding_mode="floor")
     inside = (position >= start) & (position < stop)
     return inside.to(like.dtype) / (stop - start).to(like.dtype)
+
+
+class AnySizeBicubic(TorchFunctionMode):
+    """Within it, antialiased bicubic resizing is two matrix products, as pooling is above.
+
+    A ViT resizes its position embedding so, for which ONNX has no operator before opset 18.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.interpolate and kwargs.get("antialias") and kwargs.get("mode") == "bicubic":
+            height, width = kwargs["size"]
+            (x,) = args
+            rows, columns = (bicubic_matrix(*sides, x) for sides in ((height, -2), (width, -1)))
+            return rows @ x @ columns.t()
+        return func(*args, **kwargs)
+
+
+def bicubic_matrix(size: int, dim: int, like: Tensor) -> Tensor:
+    """f[size, n]: row i has the weights of the n values along `dim` of `like` in resized value i.
+
+    Source: torch's `interpolate(mode="bicubic", antialias=True)`, a cubic kernel with a = -0.5.
+
+    Example:
+        >>> bicubic_matrix(2, -1, torch.zeros(2)).tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
+    """
+    length = like.shape[dim]
+    index = torch.arange(size, device=like.device, dtype=like.dtype)[:, None]
+    position = torch.arange(length, device=like.device, dtype=like.dtype)[None]
+    scale = length / torch.ones_like(index).sum()  # a tensor, so that the graph divides
+    centre = (index + 0.5) * scale
+    distance = ((position + 0.5 - centre) / scale.clamp(min=1)).abs()
+    near = (1.5 * distance - 2.5) * distance**2 + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    weights = torch.where(distance < 1, near, torch.where(distance < 2, far, 0 * far))
+    return weights / weights.sum(1, keepdim=True)
 
 
 def replace_pools(net: nn.Module) -> None:

@@ -14,12 +14,14 @@ from cid_ray.inference.locate import CheckpointSource
 from cid_ray.inference.predictor import Predictor
 from cid_ray.training.device import Device
 
+SMALL_DPT = {"decoder_intermediate_channels": [16, 16, 16, 16], "decoder_fusion_channels": 16}
 BANDS: dict[str, Any] = {"num_channels": 5, "bands": [1, 2, 3, 4, 5]}
 
 
 def untrained(decoder: str, encoder: str = "test_efficientnet", bands: bool = False) -> Predictor:
     """A network of random weights for five classes."""
-    config = Config(model=ModelConfig(decoder=decoder, encoder=encoder))
+    options = SMALL_DPT if decoder == "dpt" else {}
+    config = Config(model=ModelConfig(decoder=decoder, encoder=encoder, decoder_options=options))
     data = ModelData(classes=list("abcde"), colors=default_colors(5), **(BANDS if bands else {}))
     torch.manual_seed(0)
     stats = ([90.0, 80, 70, 60, 50], [40.0] * 5) if bands else None

@@ -1,25 +1,34 @@
 """Law: an exported network of any decoder says what torch says, at other sizes and batches.
 
-Measured with torch 2.14: as ONNX all decoders are dynamic; as torch.export only pan is not.
+Measured with torch 2.14: as ONNX all decoders are dynamic; as torch.export only pan is not. dpt is
+dynamic in both on the ViTs of VITS; EVA-02 can be exported by torch.export alone.
 """
 
 from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import load
 from torch import nn
 
 from cid_ray.core.model import ARCHITECTURES
+from cid_ray.core.vit import create_dpt
 from cid_ray.inference.export_formats import load_onnx
-from cid_ray.inference.export_graph import AnySizePool
+from cid_ray.inference.export_graph import AnySizeBicubic, AnySizePool
 from cid_ray.inference.export_model import export_model
 from tests.inference.export_helpers import untrained
 
 SIZE = (128, 160)  # pan needs 128
 ALL_DYNAMIC = ["batch", "height", "width"]
 ENCODERS = ("resnet18", "mobilenetv3_small_050", "test_convnext")
+VITS = ("vit_small_patch14_reg4_dinov2", "vit_tiny_patch16_dinov3_qkvb", "deit3_small_patch16_224")
 # Whose height and width are fixed in a torch.export program.
 FIXED_PROGRAMS = {"pan"}
 CNN_DECODERS = [name for name in ARCHITECTURES if name != "dpt"]
@@ -35,6 +44,42 @@ def test_onnx_file_of_decoder_says_what_torch_says(decoder: str) -> None:
 @pytest.mark.parametrize("decoder", CNN_DECODERS)
 def test_onnx_file_of_any_encoder_says_what_torch_says(decoder: str, encoder: str) -> None:
     check_onnx(decoder, encoder)
+
+
+def test_onnx_file_of_dpt_on_a_vit_says_what_torch_says() -> None:
+    check_onnx("dpt", "test_vit")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", VITS)
+def test_onnx_file_of_dpt_on_any_vit_says_what_torch_says(encoder: str) -> None:
+    check_onnx("dpt", encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["test_vit", *VITS])
+def test_torch_export_program_of_dpt_says_what_torch_says(encoder: str) -> None:
+    exported = export_model(untrained("dpt", encoder), "torch_export", "ids", SIZE)
+    assert exported.card["dynamic"] == ALL_DYNAMIC and not exported.notes
+    assert exported.parity.confidence is not None and exported.parity.confidence <= 1e-4
+
+
+@pytest.mark.parametrize("encoder", ["test_vit", "eva02_tiny_patch14_224"])
+def test_weights_file_of_dpt_is_read_as_the_page_says(encoder: str) -> None:
+    predictor = untrained("dpt", encoder)
+    exported = export_model(predictor, "safetensors", size=SIZE)
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
+        Path(file.name).write_bytes(exported.content)
+        with safe_open(file.name, "pt") as opened:
+            arguments = json.loads(opened.metadata()["smp"])
+    net = create_dpt(**arguments).eval()
+    net.load_state_dict(load(exported.content))
+    stride = predictor.net.stride
+    images = torch.randint(0, 256, (1, 3, 3 * stride, 4 * stride))
+    with torch.no_grad():
+        expected = predictor.net(images)[0]
+        found = net((images - predictor.net.mean) / predictor.net.std)
+    torch.testing.assert_close(found, expected)
 
 
 def check_onnx(decoder: str, encoder: str) -> None:
@@ -80,6 +125,18 @@ def test_network_of_five_bands_is_exported() -> None:
     assert exported.card["input"]["channels"] == 5
     assert exported.card["input"]["mean"] == [90, 80, 70, 60, 50]
     assert exported.card["input"]["order"] == "as the bands of the training data"
+
+
+@pytest.mark.parametrize("grid", [(1, 1), (10, 10), (37, 37), (5, 8)])
+@pytest.mark.parametrize("size", [(1, 1), (4, 5), (10, 10), (37, 20), (50, 64)])
+def test_resizing_by_matrices_is_antialiased_bicubic(
+    grid: tuple[int, int], size: tuple[int, int]
+) -> None:
+    x = torch.rand(1, 3, *grid, dtype=torch.float64)
+    expected = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+    with AnySizeBicubic():
+        found = F.interpolate(x, size=size, mode="bicubic", antialias=True)
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("bins", [(2, 2), (3, 3), (6, 6), (2, 5)])
