@@ -87,7 +87,10 @@ def _resample_position_embedding(
     # A grid of the same number of tokens is the same grid, for a square one.
     if embedding is None or own is None or embedding.shape == own.shape:
         return
-    num_prefix_tokens = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
+    if not hasattr(encoder, "num_prefix_tokens"):
+        return  # another kind of model with a tensor of this name
+    has_prefix = not getattr(encoder, "no_embed_class", False)
+    num_prefix_tokens = encoder.num_prefix_tokens if has_prefix else 0
     is_embedding = embedding.dim() == 3 and embedding.is_floating_point()
     tokens = embedding.shape[1] - num_prefix_tokens if is_embedding else 0
     if tokens > 0 and math.isqrt(tokens) ** 2 == tokens and embedding.shape[2] == own.shape[2]:

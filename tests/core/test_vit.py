@@ -41,8 +41,13 @@ UNUSED = ("norm.", "fc_norm.", "head", "attn_pool.")  # of timm's classifier
 SIZES = [(65, 81), (28, 28), (100, 33)]
 
 
-def segmenter(encoder: str, channels: int = 3, **model: Any) -> Segmenter:
-    torch.manual_seed(0)
+def known(*encoders: str) -> list[str]:
+    """Those that this version of timm has: DINOv3 came with 1.0.20."""
+    return [encoder for encoder in encoders if timm.is_model(encoder)]
+
+
+def segmenter(encoder: str, channels: int = 3, seed: int = 0, **model: Any) -> Segmenter:
+    torch.manual_seed(seed)
     model = {"decoder": "dpt", "decoder_options": SMALL_DPT, **model}
     config = ModelConfig.model_validate({"encoder": encoder, **model})
     stats = None if channels == 3 else ([90.0] * channels, [40.0] * channels)
@@ -65,7 +70,7 @@ def build_error(**model: Any) -> str:
 # ---- any encoder, any size ----
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", known(*ENCODERS))
 def test_dpt_on_vit_at_any_size_gives_logits_cells_and_gradients(encoder: str) -> None:
     net = segmenter(encoder).train()
     patch, stride = ENCODERS[encoder]
@@ -102,21 +107,25 @@ def test_logits_of_a_padded_canvas_are_cropped_not_resized(encoder: str) -> None
 def test_cell_and_logit_see_their_own_pixels_most(encoder: str, place: tuple[int, int]) -> None:
     """Padding, resizing and pooling move nothing: the gradient is largest in the same token.
 
-    One layer is read: random weights of the coarser ones would spread over the whole grid.
+    One layer is read, and the mean over four networks is taken: random weights may look elsewhere.
     """
     options = {**SMALL_DPT, "encoder_depth": 1, "decoder_intermediate_channels": [16]}
-    net = segmenter(encoder, decoder_options=options).eval()
     patch = ENCODERS[encoder][0]
     size = (4 * patch - 3, 6 * patch - 5)
-    pixels = images(size, 1).float().requires_grad_()
-    logits, feat = net(pixels)
-    pooled, _ = pool_features(feat, torch.ones(1, *size, dtype=torch.bool), net.stride)
     rows, columns = (slice(i * patch + 4, i * patch + patch - 4) for i in place)
-    for seen in (pooled[0, :, place[0], place[1]], logits[0, :, rows, columns]):
-        (gradient,) = torch.autograd.grad(seen.square().sum(), pixels, retain_graph=True)
-        padded = torch.nn.functional.pad(gradient.abs(), (0, 5, 0, 3))
-        by_token = torch.nn.functional.avg_pool2d(padded, patch).sum((0, 1))
-        assert divmod(int(by_token.argmax()), 6) == place
+    by_token = torch.zeros(2, 4, 6)
+    for seed in range(4):
+        net = segmenter(encoder, seed=seed, decoder_options=options).eval()
+        pixels = images(size, 1).float().requires_grad_()
+        logits, feat = net(pixels)
+        pooled, _ = pool_features(feat, torch.ones(1, *size, dtype=torch.bool), net.stride)
+        for i, seen in enumerate((pooled[0, :, *place], logits[0, :, rows, columns])):
+            (gradient,) = torch.autograd.grad(seen.square().sum(), pixels, retain_graph=True)
+            padded = torch.nn.functional.pad(gradient.abs(), (0, 5, 0, 3))
+            tokens = torch.nn.functional.avg_pool2d(padded, patch).sum((0, 1))
+            by_token[i] += tokens / tokens.sum()
+    for tokens in by_token:
+        assert divmod(int(tokens.argmax()), 6) == place
 
 
 def test_labels_boxes_and_features_share_one_grid_at_patch_14() -> None:
@@ -168,7 +177,7 @@ def published(folder: Path, encoder: str, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("encoder", ["test_vit", "test_vit3", PATCH_14, "vit_small_patch16_dinov3"])
+@pytest.mark.parametrize("encoder", known("test_vit", PATCH_14, "vit_small_patch16_dinov3"))
 @pytest.mark.parametrize("channels", [3, 5])
 def test_weights_of_another_image_size_are_loaded_as_timm_loads_them(
     tmp_path: Path, encoder: str, channels: int
