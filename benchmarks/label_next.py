@@ -5,7 +5,7 @@ network of the labels so far chooses as many again from the rest of train. Netwo
 the same start with the same seed, and tested on the table's test images. `random` draws
 from the rest.
 
-    python -m benchmarks.label_next TABLE --name camvid --seeds 5 --config FILE \\
+    python -m benchmarks.label_next TABLE --name camvid --config FILE \\
         --out benchmarks/results/label-next
 
 A seed is added to OUT/NAME.jsonl when it is complete; the same command continues. `--summary`
@@ -30,12 +30,13 @@ from cid_ray.config import Config, build_config, load_config
 from cid_ray.data.split_files import write_lists
 from cid_ray.data.splits import make_split
 from cid_ray.data.table import Table
-from cid_ray.inference.choose_images import STRATEGIES, Strategy, choose_images
+from cid_ray.inference.choose_images import Strategy, choose_images
 from cid_ray.inference.load import load_model
 from cid_ray.inference.pool_scores import PoolScores, score_image
 from cid_ray.results.provenance import provenance
 
 ROUNDS = (12, 24, 48)
+STRATEGIES: tuple[Strategy, ...] = ("combined", "uncertainty", "random")
 FIRST = "first"  # the draw that all strategies share
 
 
@@ -43,7 +44,8 @@ def train(config: Config, table: Table, rows: np.ndarray, seed: int, run: Path) 
     """Train on some rows; returns what a line of the results has."""
     rest = np.setdiff1d(table.rows("train"), rows)
     write_lists(table, rows, rest, {}, run / "split")
-    changes = {"data.split_files": str(run / "split"), "data.ratio": str(len(rows))}
+    changes: dict[str, Any] = {"data.split_files": str(run / "split")}
+    changes["data.ratio"] = str(len(rows))
     changes |= {"train.seed": seed, "train.num_sample_images": 0}
     tree = config.model_dump(mode="json", exclude_unset=True)
     started = time.monotonic()
@@ -154,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("table")
     parser.add_argument("--name", required=True)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--config")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
@@ -169,7 +171,7 @@ def main() -> None:
         facts = {"config": config.to_yaml(), "table": table.fingerprint, **provenance()}
         (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             if any(line["seed"] == seed for line in read_lines(file)):
                 continue
             found = []
