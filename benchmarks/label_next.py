@@ -10,6 +10,10 @@ from the rest.
 
 A seed is added to OUT/NAME.jsonl when it is complete; the same command continues. `--summary`
 prints the table and draws the figure of what is there.
+
+A table whose test is of another domain than its train can hide what labels are worth. `--blocks 20`
+tests on every third block of 20 consecutive train images of a group instead, so test and pool are
+of the same drives, and neighbouring frames are mostly on the same side.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import json
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +34,9 @@ import cid_ray
 from cid_ray.config import Config, build_config, load_config
 from cid_ray.data.split_files import write_lists
 from cid_ray.data.splits import make_split
-from cid_ray.data.table import Table
+from cid_ray.data.table import IGNORED, Table
+from cid_ray.data.table_copy import copied_meta, copied_row
+from cid_ray.data.table_writer import TableWriter
 from cid_ray.inference.choose_images import Strategy, choose_images
 from cid_ray.inference.load import load_model
 from cid_ray.inference.pool_scores import PoolScores, score_image
@@ -38,6 +45,27 @@ from cid_ray.results.provenance import provenance
 ROUNDS = (12, 24, 48)
 STRATEGIES: tuple[Strategy, ...] = ("combined", "uncertainty", "random")
 FIRST = "first"  # the draw that all strategies share
+
+
+def redraw(table: Table, block: int, out: Path) -> Table:
+    """A table whose test is every third block of consecutive train images of each group."""
+    train = table.rows("train")
+    names = [
+        (group, name, row)
+        for group, name, row in zip(table.groups(train), table.ids(train), train, strict=True)
+    ]
+    writer = TableWriter(out, table.classes, table.colors, IGNORED)
+    position: Counter[str] = Counter()
+    for group, _, row in sorted(names):
+        is_test = position[group] // block % 3 == 2
+        position[group] += 1
+        split = "test" if is_test else "train"
+        writer.add({**copied_row(table, int(row), with_mask=True), "split": split})
+    for row in table.rows("val").tolist():
+        writer.add(copied_row(table, row, with_mask=True))
+    facts = {"format": "redraw", "table": table.fingerprint, "block": block}
+    writer.close(**copied_meta(table), imported=facts, findings=[], skipped=[], warnings=[])
+    return Table(out)
 
 
 def train(config: Config, table: Table, rows: np.ndarray, seed: int, run: Path) -> dict[str, Any]:
@@ -160,14 +188,19 @@ def main() -> None:
     parser.add_argument("--config")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--blocks", type=int, metavar="N")
     parser.add_argument("--summary", action="store_true")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / f"{args.name}.jsonl"
     lines = read_lines(file)
     if not args.summary:
-        config = load_config(args.config, [*args.set, f"data.table={args.table}"])
         table = cid_ray.open_table(args.table)
+        if args.blocks:
+            redrawn = args.out / f"{args.name}-table"
+            is_there = (redrawn / "meta.json").exists()
+            table = Table(redrawn) if is_there else redraw(table, args.blocks, redrawn)
+        config = load_config(args.config, [*args.set, f"data.table={table.folder}"])
         facts = {"config": config.to_yaml(), "table": table.fingerprint, **provenance()}
         (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
