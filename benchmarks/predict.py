@@ -1,8 +1,10 @@
 """Images per second of `predict`: one process against a plain loop, two workers against one.
 
-The plain loop is what a user would write: open an image, run the network, save the classes. It has
-the same network, image files and PNG files, and one thread, as has one process of `predict`. Both
-run on one CPU. Workers are those of Ray Data, one CPU each; their start is not counted.
+The plain loop is what a user would write: open an image, run the network of
+segmentation_models_pytorch, save the classes; image files, PNG files and one thread are those of
+`predict`. A second plain loop has the network as `predict` holds it (channels last, dilated 1x1
+convolutions). All run on one CPU. Workers are those of Ray Data, one CPU each; their start is not
+counted.
 
     python -m benchmarks.predict --out benchmarks/results/predict/result.json
 """
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
@@ -57,16 +60,27 @@ def write_images(folder: Path, count: int) -> None:
         image.save(folder / f"{index:04d}.jpg")
 
 
-def plain_loop(checkpoint: Path, images: list[InputImage], out: Path) -> float:
-    """Seconds of a loop as a user would write it."""
+def plain_loop(checkpoint: Path, images: list[InputImage], out: Path, ours: bool) -> float:
+    """Seconds of a loop as a user would write it, with smp's network or with `predict`'s."""
     predictor = load_model(checkpoint, device="cpu", num_threads=1)
-    net, palette = predictor.net, predictor.colors
+    palette = predictor.colors
+    model = predictor.config.model
+    encoder = f"tu-{model.encoder}"
+    plain = smp.create_model(model.decoder, encoder, encoder_weights=None, classes=NUM_CLASSES)
+    plain.load_state_dict(predictor.net.net.state_dict())
+    plain.eval()
+    mean, std = predictor.net.mean, predictor.net.std
     out.mkdir(parents=True)
+
+    def smp_logits(images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = plain((images.float() - mean) / std)
+        return logits
 
     @torch.no_grad()
     def one(item: InputImage) -> None:
         pixels = np.array(Image.open(item.source).convert("RGB"))
-        logits = net(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0]
+        batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        logits = predictor.net(batch)[0] if ours else smp_logits(batch)
         classes = logits.argmax(1)[0].to(torch.uint8).numpy()
         (out / f"{item.name}.png").write_bytes(encode_png(classes, palette))
 
@@ -117,7 +131,10 @@ def main() -> None:
             spec = WorkerSpec(checkpoint, "teacher", "cpu", out, frozenset(), PredictOptions())
             os.sched_setaffinity(0, {max(cpus)})
             found = {
-                "plain loop": plain_loop(checkpoint, images, folder / f"plain{repetition}"),
+                "plain loop": plain_loop(checkpoint, images, folder / f"plain{repetition}", False),
+                "plain loop, our network": plain_loop(
+                    checkpoint, images, folder / f"ours{repetition}", True
+                ),
                 "one process": one_process(spec, images),
             }
             os.sched_setaffinity(0, cpus)
@@ -135,6 +152,9 @@ def main() -> None:
         "seconds": seconds,
         "images_per_s": {name: round(value, 2) for name, value in rate.items()},
         "one process / plain loop": round(rate["one process"] / rate["plain loop"], 3),
+        "one process / plain loop, our network": round(
+            rate["one process"] / rate["plain loop, our network"], 3
+        ),
         "efficiency of 2 workers": round(rate["2 workers"] / (2 * rate["1 workers"]), 3),
     }
     print(json.dumps(result, indent=1))

@@ -132,13 +132,14 @@ class ImageParts:
     def _whole(self) -> Rows:
         assert self.picture is not None
         scores, are_probs = self._predictor.scores(self.picture, self.size, self._options.tta)
-        classes = scores.argmax(0).to(torch.uint8).cpu().numpy()
+        ids = scores.argmax(0)
+        classes = ids.to(torch.uint8).cpu().numpy()
         if self._options.probabilities:
             probs = iou.probabilities(scores[None], are_probs)[0]
             return Rows(classes, probs.amax(0).cpu().numpy(), probs.cpu().numpy())
-        highest = scores.amax(0)
+        highest = scores.gather(0, ids[None])[0]
         # The highest probability without the others.
-        confidence = highest if are_probs else (highest - scores.logsumexp(0)).exp()
+        confidence = highest if are_probs else 1 / (scores - highest).exp_().sum(0)
         return Rows(classes, confidence.cpu().numpy())
 
     def _tiled_rows(self) -> Iterator[Rows]:
