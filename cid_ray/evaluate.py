@@ -44,11 +44,7 @@ def main(argv: list[str]) -> int:
     folder = evaluation_folder(args.out, evaluation.networks[0].predictor.checkpoint.path)
     make_folder(folder)
     with RunConsole(folder, len(evaluation.rows), "image", args.verbosity) as console:
-        for line in evaluation.messages:
-            console.log(line, always=line.startswith("warning"))
         partial = PartialEvaluation(evaluation, folder)
-        if partial.message:
-            console.log(partial.message, always=True)
         if not run(partial, console, f"the same command with --out {folder}"):
             return INTERRUPTED
         report = evaluation.report()
@@ -86,6 +82,10 @@ def run(partial: PartialEvaluation, console: RunConsole, resume: str) -> bool:
     progress = ItemProgress(console, partial.evaluation.done, len(partial.evaluation.rows))
     stopped = threading.Event()
     with stop_signals(resume, console.log, stopped.set):
+        for line in partial.evaluation.messages:
+            console.log(line, always=line.startswith("warning"))
+        if partial.message:
+            console.log(partial.message, always=True)
         for _ in partial.run(stopped.is_set):
             progress.add()
     if stopped.is_set():

@@ -346,10 +346,10 @@ def test_run_and_table_in_an_object_store_are_scored_alike(
 # ---- resume ----
 
 
-def stop_after(images: int, trained: Path, out: Path, *compare: str) -> None:
+def stop_after(images: int, trained: Path, out: Path, *options: str) -> None:
     """An evaluation that was stopped after so many images."""
     evaluation = evaluate.open_evaluation(
-        evaluate.parse_arguments([str(trained), "--out", str(out), *compare], "")
+        evaluate.parse_arguments([str(trained), "--out", str(out), *options], "")
     )
     out.mkdir()
     list(PartialEvaluation(evaluation, out).run(lambda: evaluation.done == images))
@@ -359,23 +359,26 @@ def without_times(report: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key not in ("seconds", "timestamp")}
 
 
-def test_a_stopped_evaluation_continues_to_the_same_bits(trained: Path, tmp_path: Path) -> None:
-    compare = ["--compare", str(trained)]
-    whole = run(tmp_path / "whole", trained, *compare)
+def test_a_stopped_evaluation_continues_to_the_same_bits(
+    trained: Path, tmp_path: Path, small_demo: Path
+) -> None:
+    options = ["--compare", str(trained), "--table", str(small_demo)]
+    whole = run(tmp_path / "whole", trained, *options)
     out = tmp_path / "stopped"
-    stop_after(5, trained, out, *compare)
-    assert json.loads((out / "partial.json").read_text())["done"] == 5
-    assert without_times(run(out, trained, *compare)) == without_times(whole)
-    assert "5 of 48 images are there already" in (out / "log.txt").read_text()
+    stop_after(4, trained, out, *options)
+    assert json.loads((out / "partial.json").read_text())["done"] == 4
+    assert without_times(run(out, trained, *options)) == without_times(whole)
+    assert "4 of 6 images are there already" in (out / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("fault", ["cut", "other", "classes"])
 def test_what_cannot_be_continued_is_scored_again(
-    trained: Path, tmp_path: Path, fault: str
+    trained: Path, tmp_path: Path, small_demo: Path, fault: str
 ) -> None:
-    whole = run(tmp_path / "whole", trained)
+    table = ["--table", str(small_demo)]
+    whole = run(tmp_path / "whole", trained, *table)
     out = tmp_path / "stopped"
-    stop_after(3, trained, out)
+    stop_after(3, trained, out, *table)
     file = out / "partial.json"
     content = json.loads(file.read_text())
     message = "is damaged"
@@ -387,5 +390,5 @@ def test_what_cannot_be_continued_is_scored_again(
     else:
         content["networks"][0]["confusion"] = [[1, 2], [3, 4]]
         file.write_text(json.dumps(content))
-    assert without_times(run(out, trained)) == without_times(whole)
+    assert without_times(run(out, trained, *table)) == without_times(whole)
     assert message in (out / "log.txt").read_text()
