@@ -61,12 +61,15 @@ def main(argv: list[str]) -> int:
             return INTERRUPTED
         merge = f"python -m cid_ray.prepare merge {shlex.quote(str(table.folder))}"
         merge += f" --labels {shlex.quote(str(folder / 'images'))} --out NEW_TABLE"
-        written = {**settings, **report.to_json(), "merge_command": merge}
+        problem = {"cvat_problem": chooser.message}
+        written = {**settings, **report.to_json(), **problem, "merge_command": merge}
         report.write(folder, written)
         write_next_page(written, images, table.colors, folder)
         for line in describe_choice(written):
             console.log(line, always=True)
-        files = "next.html, next.csv, next.json, images, cvat.zip, cvat_labels.json"
+        files = "next.html, next.csv, next.json, images" + (
+            "" if chooser.message else ", cvat.zip, cvat_labels.json"
+        )
         console.log(f"wrote {run.run_dir}: {files}; after the correction: {merge}", always=True)
     return 0
 

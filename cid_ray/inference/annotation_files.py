@@ -73,8 +73,11 @@ class AnnotationFiles:
         self._masks[name] = encode_png(table[classes])
         return file
 
-    def close(self) -> None:
-        """Write what CVAT imports."""
+    def close(self) -> str:
+        """Write what CVAT imports; returns why not, or ""."""
+        unfit = [name for name in self._classes if ":" in name or name.startswith("#")]
+        if unfit:
+            return f"{CVAT_FILE} is left out: its labelmap.txt cannot hold the name {unfit[0]!r}"
         labels = [
             {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color), "attributes": []}
             for name, color in zip(self._classes, self._colors, strict=True)
@@ -94,6 +97,7 @@ class AnnotationFiles:
             ):
                 archive.writestr(zipfile.ZipInfo(file, ZIP_TIME), content)
         self._write(CVAT_FILE, buffer.getvalue())
+        return ""
 
     def _labelme(self, image: str, classes: np.ndarray) -> dict[str, Any]:
         shapes = [

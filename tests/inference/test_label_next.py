@@ -228,3 +228,15 @@ def test_images_that_tools_cannot_open_become_png(tmp_path: Path) -> None:
     encoded = encode_image(pixels, "BMP")
     assert files.add("one", encoded, Image.fromarray(pixels), classes) == "images/one.png"
     assert np.array_equal(np.asarray(Image.open(tmp_path / "images/one.png")), pixels)
+
+
+def test_class_names_that_cvat_cannot_hold_are_said(tmp_path: Path) -> None:
+    pixels = random_image(0)
+    for name, message in (("a:b", "cannot hold the name 'a:b'"), ("#1", "'#1'"), ("a b", "")):
+        out = tmp_path / name.replace(":", "_")
+        files = AnnotationFiles(out, [name, "c"], [[1, 1, 1], [2, 2, 2]])
+        image = Image.fromarray(pixels)
+        files.add("one", encode_image(pixels), image, np.zeros(pixels.shape[:2], np.uint8))
+        assert message in files.close()
+        assert (out / "cvat.zip").exists() == (not message)
+        assert (out / "images" / "one.json").exists()
