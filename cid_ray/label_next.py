@@ -20,6 +20,7 @@ from cid_ray.cli.item_progress import ItemProgress
 from cid_ray.cli.signals import INTERRUPTED, stop_signals
 from cid_ray.config import InputError
 from cid_ray.data.sources import open_table
+from cid_ray.inference.choose_images import STRATEGIES
 from cid_ray.results.next_page import describe_choice, write_next_page
 from cid_ray.storage import paths
 
@@ -27,7 +28,6 @@ EXAMPLES = """
   python -m cid_ray.label_next runs/demo --count 20 --out labels/demo
   python -m cid_ray.label_next runs/mine:1/16 --pool tables/mine --count 50 --out labels/round-two
 """
-STRATEGIES = ("combined", "uncertainty", "random")
 
 
 def main(argv: list[str]) -> int:

@@ -140,6 +140,13 @@ def to_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., :3])
 
 
+def as_rgb(picture: Picture) -> Image.Image:
+    """A picture as a PIL image that shows it."""
+    if isinstance(picture, BandImage):
+        return Image.fromarray(to_rgb(np.asarray(picture)))
+    return picture
+
+
 def describe(array: np.ndarray) -> str:
     """Type and shape for a message: "uint16[5, 24, 32]"."""
     return f"{array.dtype}{list(array.shape)}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from cid_ray.data.band_image import BandImage, to_rgb
+from cid_ray.data.band_image import as_rgb
 from cid_ray.data.edge_fit import EdgeFit, edge_fit
 from cid_ray.data.near_pairs import find_pairs
 from cid_ray.data.table import Table, UnreadableImage
@@ -120,9 +120,7 @@ class _Artist:
     def _read(self, row: int) -> tuple[Image.Image, np.ndarray | None]:
         """An image in RGB and its mask."""
         image, mask = self.table.read(row, mask=True)
-        if isinstance(image, BandImage):
-            image = Image.fromarray(to_rgb(np.asarray(image)))
-        return image, mask
+        return as_rgb(image), mask
 
     def measure_edges(self, rows: np.ndarray) -> tuple[dict[int, EdgeFit], int]:
         """How the edges of labeled rows fit, where a mask has any; and how many were decoded."""

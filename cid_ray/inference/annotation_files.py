@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from cid_ray.data.band_image import BandImage, Picture, to_rgb
+from cid_ray.data.band_image import BandImage, Picture, as_rgb
 from cid_ray.data.image_codec import default_colors, encode_png, open_image
 from cid_ray.data.merge import BACKGROUND_NAMES
 from cid_ray.inference.outlines import trace_outlines
@@ -151,5 +150,5 @@ def _for_tools(encoded: bytes, picture: Picture) -> tuple[str, bytes]:
         if suffix:
             return suffix, encoded
     buffer = io.BytesIO()
-    Image.fromarray(to_rgb(np.asarray(picture))).save(buffer, "PNG")
+    as_rgb(picture).save(buffer, "PNG")
     return ".png", buffer.getvalue()

@@ -20,13 +20,15 @@ Source: the first term is facility location (Wei, Iyer and Bilmes, ICML 2015), w
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from cid_ray.data.ingest.near_index import distance
 from cid_ray.data.ingest.perceptual_hash import MAX_DISTANCE
-from cid_ray.inference.pool_scores import PoolScores
+
+if TYPE_CHECKING:  # a command reads STRATEGIES before it loads torch
+    from cid_ray.inference.pool_scores import PoolScores
 
 Strategy = Literal["combined", "uncertainty", "random"]
 STRATEGIES = ("combined", "uncertainty", "random")
@@ -40,7 +42,7 @@ class Choice:
     """One chosen image.
 
     Attributes:
-        index: its place in the pool, 0 to N - 1.
+        index: its index in the pool, 0 to N - 1.
         represent: how much it added to `represent`, 1 for the image that adds most at first.
         classes: the same of `classes`.
     """
@@ -56,8 +58,8 @@ class Selection:
 
     Attributes:
         choices: the images, the most useful first.
-        near_labels: places of pool images that look like a labeled image.
-        near_chosen: places of pool images that look like an image that was chosen before.
+        near_labels: indices of pool images that look like a labeled image.
+        near_chosen: indices of pool images that look like an image that was chosen before.
     """
 
     choices: list[Choice]

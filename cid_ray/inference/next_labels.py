@@ -6,8 +6,6 @@ next.csv        the chosen images, the most useful first
 next.json       every number that the command prints
 next.html       the same with pictures
 images/, cvat.zip, cvat_labels.json, classes.txt   see annotation_files.py
-
-K classes
 """
 
 from __future__ import annotations
@@ -18,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from cid_ray.config import InputError
-from cid_ray.data.band_image import BandImage, Picture, to_rgb
+from cid_ray.data.band_image import as_rgb
 from cid_ray.data.merge import annotation_name
 from cid_ray.data.table import Table
 from cid_ray.data.table_errors import UnreadableImage
@@ -156,13 +153,7 @@ class NextLabels:
             parts = ImageParts(self._predictor, PredictOptions(), picture)
             classes = join_rows(parts.rows()).classes
             files.add(annotation_name(line["image_id"]), encoded, picture, classes)
-            shown = overlay(_rgb(picture), classes, self._table.colors)
-            pictures = [encode_thumbnail(_rgb(picture)), encode_thumbnail(shown)]
+            shown = overlay(as_rgb(picture), classes, self._table.colors)
+            pictures = [encode_thumbnail(as_rgb(picture)), encode_thumbnail(shown)]
             yield NextImage(rank, line["image_id"], line["uncertainty"], line["classes"], *pictures)
         self.message = files.close()
-
-
-def _rgb(picture: Picture) -> Image.Image:
-    if isinstance(picture, BandImage):
-        return Image.fromarray(to_rgb(np.asarray(picture)))
-    return picture

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from cid_ray.data.band_image import BandImage, to_rgb
+from cid_ray.data.band_image import as_rgb
 from cid_ray.data.thumbnails import encode_thumbnail, overlay
 from cid_ray.inference.evaluation import Evaluation
 
@@ -41,8 +38,7 @@ def draw_worst_images(evaluation: Evaluation, count: int = COUNT) -> list[WorstI
         assert mask is not None
         truth = network.class_map.ids[mask]
         predicted, _ = network.predict(image, truth.shape)
-        if isinstance(image, BandImage):
-            image = Image.fromarray(to_rgb(np.asarray(image)))
+        image = as_rgb(image)
         values = network.scores.images[number]
         pictures = [image, overlay(image, truth, colors), overlay(image, predicted, colors)]
         encoded = [encode_thumbnail(picture) for picture in pictures]

@@ -20,10 +20,10 @@ from cid_ray.core.features import labels_to_grid, pool_features, pool_mixed
 from cid_ray.core.method import Method
 from cid_ray.core.model import Segmenter
 from tests.helpers.core_pieces import KINDS, TERMS, make_batch, make_config
+from tests.helpers.tiny_run import SMALL_DPT
 
 CLASSES = 5
 PATCH_14 = "eva02_tiny_patch14_224"
-SMALL_DPT = {"decoder_intermediate_channels": [16, 16, 16, 16], "decoder_fusion_channels": 16}
 # Encoder -> its patch, stride of the canvas. dinov2 and deit have prefix tokens of several kinds.
 ENCODERS = {
     "test_vit": (16, 32),

@@ -13,9 +13,16 @@ import pytest
 from benchmarks.harness.tiny_run import TINY
 from cid_ray.data.input_spec import ModelData
 
-__all__ = ["ONE_CLASS", "TINY", "from_ray_dashboard", "real_data"]
+__all__ = ["ONE_CLASS", "SMALL_DPT", "TINY", "TINY_VIT", "from_ray_dashboard", "real_data"]
 
 ONE_CLASS = ModelData(classes=["a"], colors=[[0, 0, 0]])
+# Options of a DPT decoder that trains in seconds, and the model keys of a ViT with it.
+SMALL_DPT = {"decoder_intermediate_channels": [16, 16, 16, 16], "decoder_fusion_channels": 16}
+TINY_VIT = {
+    "model.encoder": "test_vit",
+    "model.decoder": "dpt",
+    "model.decoder_options": SMALL_DPT,
+}
 
 
 def real_data(*parts: str) -> Path:

@@ -13,8 +13,8 @@ from cid_ray.data.input_spec import ModelData
 from cid_ray.inference.locate import CheckpointSource
 from cid_ray.inference.predictor import Predictor
 from cid_ray.training.device import Device
+from tests.helpers.tiny_run import SMALL_DPT
 
-SMALL_DPT = {"decoder_intermediate_channels": [16, 16, 16, 16], "decoder_fusion_channels": 16}
 BANDS: dict[str, Any] = {"num_channels": 5, "bands": [1, 2, 3, 4, 5]}
 
 

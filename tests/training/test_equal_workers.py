@@ -29,21 +29,13 @@ from cid_ray.training.loop import make_batches
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.trainer import Trainer
 from tests.helpers.ports import free_port
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import TINY, TINY_VIT
 
 pytestmark = pytest.mark.process
 
 STEPS = 20
 TOLERANCE = 1e-4
 NO_BATCH_NORM = {"model.encoder": "test_convnext"}
-DPT = {
-    "model.encoder": "test_vit",
-    "model.decoder": "dpt",
-    "model.decoder_options": {
-        "decoder_intermediate_channels": [16, 16, 16, 16],
-        "decoder_fusion_channels": 16,
-    },
-}
 KINDS = ("self", "cross", "transfer", "class", "self_training")
 
 
@@ -131,7 +123,7 @@ def test_any_number_of_workers_smooth_config_equals_one_worker(
 
 def test_two_workers_with_dpt_on_a_vit_equal_one_worker(tmp_path: Path) -> None:
     """DDP waits for the gradient of every weight; a frozen encoder has none."""
-    choices = [{**DPT, "model.freeze": freeze} for freeze in ("none", "encoder")]
+    choices = [{**TINY_VIT, "model.freeze": freeze} for freeze in ("none", "encoder")]
     configs = [make_config("self", 2, **changes) for changes in choices]
     traces = run_on_workers([(config.model_dump_json(), {}) for config in configs], tmp_path, 2)
     for config, trace in zip(configs, traces, strict=True):

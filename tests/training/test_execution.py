@@ -18,11 +18,10 @@ from cid_ray.config import build_config
 from cid_ray.training.loop import make_batches
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.trainer import Trainer
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import SMALL_DPT, TINY
 
 STEPS = 3
 TERMS = ("total", "sup", "pseudo", "relation", "style")
-SMALL_DPT = {"decoder_intermediate_channels": [16, 16, 16, 16], "decoder_fusion_channels": 16}
 MODELS: dict[str, dict[str, Any]] = {
     "cnn": {},
     "vit": {

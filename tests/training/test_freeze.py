@@ -20,16 +20,8 @@ from cid_ray.training.loop import make_batches, train
 from cid_ray.training.preflight import check_data
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.trainer import Trainer
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import TINY, TINY_VIT
 
-VIT = {
-    "model.encoder": "test_vit",
-    "model.decoder": "dpt",
-    "model.decoder_options": {
-        "decoder_intermediate_channels": [16, 16, 16, 16],
-        "decoder_fusion_channels": 16,
-    },
-}
 CNN: dict[str, Any] = {}
 
 
@@ -54,7 +46,7 @@ def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         assert torch.equal(found[name], value), name
 
 
-@pytest.mark.parametrize("model", [CNN, VIT], ids=["cnn", "vit"])
+@pytest.mark.parametrize("model", [CNN, TINY_VIT], ids=["cnn", "vit"])
 @pytest.mark.parametrize(
     "train_as",
     [

@@ -20,15 +20,12 @@ from cid_ray.results.records import Record, of_event
 from cid_ray.training import checkpoint
 from cid_ray.training.loop import train
 from cid_ray.training.run_spec import RunSpec
-from tests.helpers.tiny_run import TINY
+from tests.helpers.tiny_run import SMALL_DPT, TINY
 
 DPT: dict[str, Any] = {
     "decoder": "dpt",
     "encoder": "eva02_tiny_patch14_224",
-    "decoder_options": {
-        "decoder_intermediate_channels": [16, 16, 16, 16],
-        "decoder_fusion_channels": 16,
-    },
+    "decoder_options": SMALL_DPT,
 }
 
 

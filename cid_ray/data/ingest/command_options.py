@@ -1,4 +1,6 @@
-"""The options of `prepare` that all formats share, and the `ImportOptions` that they mean."""
+"""The options of `prepare`: those of all formats, the `ImportOptions` that they mean, and those of
+its commands for a table.
+"""
 
 from __future__ import annotations
 
