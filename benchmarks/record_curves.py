@@ -47,8 +47,6 @@ REDUCED = {
     "data.threads": 1,
     "train.steps": 60,
     "train.rungs": [0.05, 0.1, 0.2, 1 / 3, 0.5, 2 / 3, 1.0],
-    # 0.996 would average over more steps than there are.
-    "train.ema_decay": 0.95,
     "train.device": "cpu",
     "search.ratios": ["1/16"],
     "search.points_to_evaluate": [],

@@ -27,7 +27,7 @@ from cid_ray.config.sharding import (
     unlabeled_shard,
 )
 from cid_ray.config.text_files import read_limited_bytes, read_utf8
-from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig
+from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig, ema_decay
 from cid_ray.config.validators import check_uri, flatten, holds_secret, parse_label_ratio
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "build_config",
     "check_uri",
     "describe_changes",
+    "ema_decay",
     "error_summary",
     "flatten",
     "format_validation_error",

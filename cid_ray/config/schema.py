@@ -172,8 +172,8 @@ class LossConfig(Section):
     style_stat: Literal["mean_std", "gram"] = "mean_std"
     # Fraction of training over which style_weight rises from 0.
     style_ramp: Fraction = 0.15
-    # EMA decay per step of the teacher's channel statistics.
-    stats_decay: float = Field(0.99, ge=0, lt=1)
+    # Fraction of training that the EMA of the teacher's channel statistics spans.
+    stats_span: float = Field(0.05, gt=0, le=1)
     # Weights of the classes in the supervised loss.
     class_weights: Literal["none", "balanced"] = "none"
 

@@ -13,6 +13,8 @@ from pydantic import Field, field_validator
 from cid_ray.config.section import NonNegative, Section
 from cid_ray.config.validators import check_uri
 
+EMA_DECAY_RANGE = (0.9, 0.9996)
+
 
 def steps_until(fraction: float, steps: int) -> int:
     """The first step at which a fraction of `steps` is done.
@@ -23,6 +25,19 @@ def steps_until(fraction: float, steps: int) -> int:
     """
     # 0.7 * 30 is 21.000000000000004: without the tolerance that would be step 22.
     return math.ceil(fraction * steps - 1e-9)
+
+
+def ema_decay(span: float, steps: int) -> float:
+    """The decay per step of an EMA that spans this fraction of `steps`: 1 - 1/(span * steps).
+
+    At least 0.9, or an EMA would follow single steps; at most 0.9996, as timm's recipes have it.
+
+    Example:
+        >>> round(ema_decay(0.05, 1000), 4), ema_decay(0.05, 100), ema_decay(0.05, 1_000_000)
+        (0.98, 0.9, 0.9996)
+    """
+    low, high = EMA_DECAY_RANGE
+    return min(max(1 - 1 / max(1.0, span * steps), low), high)
 
 
 class OptimConfig(Section):
@@ -49,8 +64,8 @@ class TrainConfig(Section):
     rungs: tuple[float, ...] = (1 / 3, 2 / 3, 1.0)
     # Seed of weights, sampling and augmentation.
     seed: int = Field(0, ge=0)
-    # EMA decay per step of the teacher's weights.
-    ema_decay: float = Field(0.996, ge=0, lt=1)
+    # Fraction of training that the EMA of the teacher's weights spans.
+    ema_span: float = Field(0.05, gt=0, le=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Mixed precision; auto: bf16 on CUDA, off on the CPU.
     amp: Literal["auto", "bf16", "off"] = "auto"
@@ -88,6 +103,11 @@ class TrainConfig(Section):
         if not value or value[-1] != 1.0 or not inside or not increasing:
             raise ValueError("must be increasing fractions in (0, 1] that end in 1")
         return value
+
+    @property
+    def ema_decay(self) -> float:
+        """EMA decay per step of the teacher's weights."""
+        return ema_decay(self.ema_span, self.steps)
 
     @property
     def rung_steps(self) -> tuple[int, ...]:

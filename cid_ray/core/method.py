@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from cid_ray.config import Config, unlabeled_shard
+from cid_ray.config import Config, ema_decay, unlabeled_shard
 from cid_ray.core import augment, losses
 from cid_ray.core.distributed import BatchShard
 from cid_ray.core.features import Features, labels_to_grid, pool_both, pool_mixed, tracked_stats
@@ -84,6 +84,7 @@ class Method(nn.Module):
         super().__init__()
         self.config = config
         self.loss = config.loss
+        self.stats_decay = ema_decay(config.loss.stats_span, config.train.steps)
         self.num_classes = num_classes
         self.stride = stride
         self.register_buffer("class_weights", class_weights)
@@ -276,11 +277,11 @@ class Method(nn.Module):
 
     @torch.no_grad()
     def update_ema_stats(self, teacher: Features) -> None:
-        """Update the EMAs of the teacher's statistics with decay min(1 - 1/(t+1), stats_decay).
+        """Update the EMAs of the teacher's statistics: decay min(1 - 1/(t+1), stats_decay).
 
         The first batch sets them, and early ones are averaged: no start from zero to unlearn.
         """
-        decay = torch.clamp(1 - 1 / (self.updates + 1), max=self.loss.stats_decay)
+        decay = torch.clamp(1 - 1 / (self.updates + 1), max=self.stats_decay)
         current: dict[str, Tensor] = {}
         sides = (("x", teacher.x, teacher.valid_x), ("u", teacher.u, teacher.valid_u))
         for side, feat, valid in sides:

@@ -44,7 +44,7 @@ NOT_SEARCHABLE = (
     "train.rungs",
     "train.seed",
 )
-_CID = ("loss.relation_", "loss.style_", "loss.stats_decay")
+_CID = ("loss.relation_", "loss.style_", "loss.stats_span")
 _PSEUDO_LABELS = ("loss.pseudo", "loss.conf_thresh", "loss.temperature")
 _ROUNDS = ("loss.first_round",)
 UNUSED_BY_METHOD: dict[str, tuple[str, ...]] = {  # prefixes of keys that a method never reads

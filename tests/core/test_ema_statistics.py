@@ -68,12 +68,12 @@ def test_teacher_sees_labeled_images_only_where_a_loss_compares_them(
     ],
 )
 def test_tracked_statistics_are_set_by_the_first_batch_then_decay(options: dict[str, Any]) -> None:
-    """decay_t = min(1 - 1/(t+1), stats_decay): the mean of all batches first, then an EMA."""
-    method = make_method(make_config(stats_decay=0.6, **options))
+    """decay_t = min(1 - 1/(t+1), 0.9): the mean of all batches first, then an EMA."""
+    method = make_method(make_config(stats_span=0.1, **options))
     expected: dict[str, Tensor] = {}
-    for t in range(6):
+    for t in range(14):
         teacher = random_features(10 * t)
-        decay = min(1 - 1 / (t + 1), 0.6)
+        decay = min(1 - 1 / (t + 1), 0.9)
         sides = (("x", teacher.x, teacher.valid_x), ("u", teacher.u, teacher.valid_u))
         for side, feat, valid in sides:
             stats = losses.channel_stats(feat, valid)

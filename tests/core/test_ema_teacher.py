@@ -15,7 +15,7 @@ from cid_ray.training.trainer import RunSpec, Trainer
 from tests.helpers.core_pieces import prefix
 from tests.helpers.tiny_run import TINY
 
-DECAY = 0.7
+DECAY = 0.9  # of the shortest span
 
 
 def small_student() -> nn.Module:
@@ -32,7 +32,7 @@ def test_teacher_after_updates_averages_weights_and_float_buffers_by_the_publish
     student = small_student()
     teacher = make_teacher(student, DECAY)
     expected = {name: value.clone() for name, value in student.state_dict().items()}
-    for t in range(8):
+    for t in range(14):
         with torch.no_grad():
             for value in student.parameters():
                 value.add_(torch.randn_like(value))
@@ -48,12 +48,12 @@ def test_teacher_after_updates_averages_weights_and_float_buffers_by_the_publish
 
 
 def test_teacher_of_a_trainer_follows_the_published_ramp(tmp_path: Path) -> None:
-    changes = {"method": "supervised", "data.batch_size": 2, "train.ema_decay": DECAY}
+    changes = {"method": "supervised", "data.batch_size": 2, "train.ema_span": 0.05}
     config = build_config(TINY, changes)
     trainer = Trainer(RunSpec(config, tmp_path, num_threads=1))
     plan = SamplingPlan.create(config.data, trainer.split, config.train.seed, config.uses_unlabeled)
     expected = {k: v.detach().clone() for k, v in trainer.student.named_parameters()}
-    for t, batch in enumerate(local_batches(trainer.reader, plan, config.data, 0, 5)):
+    for t, batch in enumerate(local_batches(trainer.reader, plan, config.data, 0, 12)):
         trainer.train_step(batch)
         for name, value in trainer.student.named_parameters():
             expected[name] = alpha(t) * expected[name] + (1 - alpha(t)) * value.detach()

@@ -37,6 +37,9 @@ def golden_config() -> Config:
             "optim.lr": 2e-4,
             "train.steps": STEPS,
             "train.device": "cpu",
+            # So the EMAs are still in their ramp at the last step.
+            "train.ema_span": 1.0,
+            "loss.stats_span": 1.0,
             "loss.pseudo": "soft",
             "loss.conf_thresh": 0.2,
             "loss.relation_ramp": 0.25,

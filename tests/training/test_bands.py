@@ -159,7 +159,6 @@ def crop_iou(table: Table, out: Path, **changes: Any) -> float:
         data__crop_size=64,
         data__scale_range=[0.8, 1.25],
         data__batch_size=8,
-        train__ema_decay=0.9,
         train__num_sample_images=0,
         **changes,
     )
