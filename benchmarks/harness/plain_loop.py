@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cid_ray.config import Config
+from cid_ray.core.features import pool_features
 from cid_ray.core.method import Method
 from cid_ray.core.model import Segmenter, dilate_pointwise, make_teacher
 from cid_ray.data.loader import Batch
@@ -27,8 +28,10 @@ def plain_step(config: Config, num_classes: int) -> Step:
     if not on_cuda:
         dilate_pointwise(student)
     teacher = make_teacher(student, config.train.ema_decay)
-    channels = student(torch.zeros(2, 3, *config.data.crop, device=device))[1].shape[1]
-    method = Method(config, num_classes, channels, stride=stride).to(device)
+    crop = torch.zeros(2, 3, *config.data.crop, device=device)
+    valid = torch.ones(2, *config.data.crop, dtype=torch.bool, device=device)
+    channels, height, width = pool_features(student(crop)[1], valid, stride)[0].shape[1:]
+    method = Method(config, num_classes, [(channels, height, width)], stride=stride).to(device)
     optimizer = make_optimizer(config, student)
     schedule = torch.optim.lr_scheduler.PolynomialLR(
         optimizer, config.train.steps, config.optim.poly_power

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,8 +21,9 @@ from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainCon
 from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
 from cid_ray.config.yaml_reader import dump_yaml
 
-Method = Literal["supervised", "pool_bn", "mean_teacher", "self_training", "cid"]
+Method = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid"]
 
+LEVEL = re.compile("decoder|encoder_[1-9]")  # of loss.relation_levels
 RATIO_FIELD = "{ratio}"  # of data.split_files
 
 # Where a run's data is stored, how fast it works and how it handles faults do not change results.
@@ -143,11 +145,17 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
+    # The method that `cid` adds relation and style to.
+    base: Literal["mean_teacher", "unimatch_v2"] = "mean_teacher"
     # Pseudo-labels: the teacher's class, or its sharpened distribution.
     pseudo: Literal["hard", "soft"] = "hard"
     pseudo_weight: NonNegative = 1.0
     # Least confidence of the teacher at which a pixel gets a pseudo-label.
     conf_thresh: Fraction = 0.95
+    # Least confidence: conf_thresh for all classes, or FreeMatch's, which follows each class.
+    threshold: Literal["fixed", "class_adaptive"] = "fixed"
+    # Multiply the teacher's probabilities so that their classes are as frequent as in the labels.
+    align_distribution: bool = False
     # Sharpening of soft pseudo-labels; below 1 is sharper.
     temperature: float = Field(0.5, gt=0)
     # Fraction of training without pseudo-labels.
@@ -163,6 +171,11 @@ class LossConfig(Section):
     relation_temperature: float = Field(0.1, gt=0)
     # `self` on an m x m grid of cells; 1: the whole image, above: ICKD's dense form.
     relation_grid: int = Field(1, ge=1)
+    # Features that relations compare: "decoder", or "encoder_N" for the encoder's N-th map.
+    relation_levels: tuple[str, ...] = ("decoder",)
+    # Newest labeled images whose features relations compare, from the student; 0: the teacher's
+    # features of the step's images.
+    labeled_memory: int = Field(0, ge=0, le=4096)
     # Fraction of training over which relation_weight rises from 0.
     relation_ramp: Fraction = 0.15
     style_weight: NonNegative = 0.1
@@ -172,10 +185,19 @@ class LossConfig(Section):
     style_stat: Literal["mean_std", "gram"] = "mean_std"
     # Fraction of training over which style_weight rises from 0.
     style_ramp: Fraction = 0.15
-    # Fraction of training that the EMA of the teacher's channel statistics spans.
+    # Fraction of training that the EMAs of statistics span: of channels, Grams and confidences.
     stats_span: float = Field(0.05, gt=0, le=1)
     # Weights of the classes in the supervised loss.
     class_weights: Literal["none", "balanced"] = "none"
+
+    @field_validator("relation_levels")
+    @classmethod
+    def _relation_levels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value) or not all(map(LEVEL.fullmatch, value)):
+            raise ValueError(
+                "must be different names of features, such as [decoder] or [decoder, encoder_4]"
+            )
+        return value
 
 
 class Config(Section):
@@ -229,6 +251,20 @@ class Config(Section):
     def uses_unlabeled(self) -> bool:
         """Whether unlabeled images pass the student: in every method but `supervised`."""
         return self.method != "supervised"
+
+    @property
+    def num_strong_views(self) -> int:
+        """Strong views of each unlabeled image in a step: two in `unimatch_v2` and on it."""
+        on_two = self.method == "cid" and self.loss.base == "unimatch_v2"
+        return 2 if on_two or self.method == "unimatch_v2" else 1
+
+    @property
+    def encoder_levels(self) -> tuple[int, ...]:
+        """Numbers of the encoder's maps that relations compare, from 1, in rising order."""
+        if self.method != "cid" or self.loss.relation_weight == 0:
+            return ()
+        names = (name for name in self.loss.relation_levels if name != "decoder")
+        return tuple(sorted(int(name.removeprefix("encoder_")) for name in names))
 
     @property
     def images_per_step(self) -> int:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from cid_ray.config.section import Section
 from cid_ray.config.validators import check_database_url, parse_label_ratio
 
-Baseline = Literal["supervised", "pool_bn", "mean_teacher", "self_training"]
+Baseline = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training"]
 
 
 class PluginConfig(Section):

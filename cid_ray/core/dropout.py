@@ -28,6 +28,7 @@ MASK_DIMS: dict[type[nn.Module], int | None] = {
     nn.Dropout3d: 2,
     DropPath: 1,
 }
+FIRST_WIDTH = 1 << 20  # above any number of dropout layers
 
 
 @dataclass
@@ -46,6 +47,13 @@ class BatchIndex:
     batch_size: int
     seed: int
     step: int = 0
+
+    def generator(self, layer_index: int, device: torch.device) -> torch.Generator:
+        """The random numbers of one layer at this step."""
+        entropy = [self.seed, self.step, layer_index]
+        mixed_seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+        # manual_seed takes a signed 64-bit number, so the top bit is dropped.
+        return torch.Generator(device).manual_seed(mixed_seed >> 1)
 
     @contextmanager
     def subset(self, index: Tensor) -> Iterator[None]:
@@ -85,15 +93,50 @@ class GlobalDropout(nn.Module):
         # Drawn whole and then indexed: an image's mask must not depend on the other images here.
         dims = self.dims or x.dim()
         shape = (self.batch.batch_size, *x.shape[1:dims], *(1,) * (x.dim() - dims))
-        entropy = [self.batch.seed, self.batch.step, self.layer_index]
-        mixed_seed = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-        # manual_seed takes a signed 64-bit number, so the top bit is dropped.
-        generator = torch.Generator(x.device).manual_seed(mixed_seed >> 1)
+        generator = self.batch.generator(self.layer_index, x.device)
         kept = torch.rand(shape, generator=generator, device=x.device)[self.batch.indices] >= self.p
         return kept.to(x.dtype) * self.scale
 
     def extra_repr(self) -> str:
         return f"p={self.p}, dims={self.dims}"
+
+
+class ComplementaryDropout(nn.Module):
+    """Drops complementary channels from the two strong views of an image, as UniMatch V2 does.
+
+    Of the encoder's maps, view 1 keeps a random half of the channels at twice their value, and
+    view 2 the other half. Half of the pairs keep all channels. Labeled images are left alone, and
+    so is everything in eval mode. Maps of equal width share their masks, as a ViT's do there.
+
+    Args:
+        batch: which images a forward takes: labeled ones, then view 1, then view 2.
+        num_labeled: labeled images of the global batch.
+        num_pairs: unlabeled images of the global batch.
+    """
+
+    def __init__(self, batch: BatchIndex, num_labeled: int, num_pairs: int):
+        super().__init__()
+        self.batch = batch
+        self.num_labeled = num_labeled
+        self.num_pairs = num_pairs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.mask(x) if self.training else x
+
+    @torch.compiler.disable  # generators do not compile
+    def mask(self, x: Tensor) -> Tensor:
+        """The factor f[b,C,1,1] for x f[b,C,h,w]: 0, 1 or 2."""
+        channels = x.shape[1]
+        # Widths are far from the numbers of dropout layers, and get random numbers of their own.
+        generator = self.batch.generator(FIRST_WIDTH + channels, x.device)
+        shape = (self.num_pairs, channels)
+        first = 2.0 * (torch.rand(shape, generator=generator, device=x.device) < 0.5)
+        order = torch.randperm(self.num_pairs, generator=generator, device=x.device)
+        whole = order[: self.num_pairs // 2]
+        first[whole] = 1.0
+        labeled = torch.ones(self.num_labeled, channels, device=x.device)
+        mask = torch.cat([labeled, first, 2 - first])[self.batch.indices]
+        return mask.to(x.dtype)[:, :, None, None]
 
 
 def drop_probability(layer: nn.Module) -> float:

@@ -10,6 +10,7 @@ both distillations work on cells of about 16 pixels instead of the decoder's str
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cid_ray.config import LossConfig
 from cid_ray.core.augment import apply_cutmix
 from cid_ray.core.losses import IGNORE_INDEX
 from cid_ray.core.model import pad_to_stride
@@ -37,21 +37,6 @@ class Features:
     u: Tensor  # f32[B,C,h,w]
     valid_x: Tensor  # f32[B,1,h,w]
     valid_u: Tensor  # f32[B,1,h,w]
-
-
-def tracked_stats(loss: LossConfig) -> frozenset[str]:
-    """The teacher's statistics of which an EMA is kept: those that a loss compares with.
-
-    Names are `mean_u`, `std_u`, `gram_u` and the same with `_x`.
-    """
-    tracked = set()
-    if loss.style_weight > 0:
-        sides = {"unlabeled": "u", "labeled": "x", "symmetric": "xu"}[loss.style_target]
-        stats = ("gram",) if loss.style_stat == "gram" else ("mean", "std")
-        tracked |= {f"{stat}_{side}" for stat in stats for side in sides}
-    if loss.relation_kind == "transfer" and loss.relation_weight > 0:
-        tracked.add("gram_x")
-    return frozenset(tracked)
 
 
 def pool_features(feat: Tensor, valid: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -106,20 +91,23 @@ class _PoolValid(torch.autograd.Function):
         return spread.mul_(valid_positions).to(ctx.dtype), None, None, None
 
 
-def pool_both(feat: Tensor, num_x: int, valid_x: Tensor, valid_u: Tensor, stride: int) -> Features:
-    """Pooled features of labeled images followed by unlabeled ones.
+def pool_parts(
+    feat: Tensor, valid: Sequence[Tensor], stride: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """`pool_features` of several sets of images that follow each other in `feat`.
 
     Args:
         feat: f[B,C,h',w'] on the canvas.
-        num_x: how many images of `feat` are labeled: all of `valid_x` or 0.
-        valid_x: bool[B,H,W], the labeled pixels.
-        valid_u: bool[B,H,W], False on padding.
+        valid: bool[b,H,W] of each set, together of all B images. A set may be empty.
         stride: pixels; the network's.
+
+    Returns:
+        The pooled features and the valid cells of each set.
     """
     # Pooled before it is split: the gradient of a slice of `feat` would be as large as `feat`.
-    sizes = [num_x, len(valid_u)]
-    pooled, cells = pool_features(feat, torch.cat([valid_x[:num_x], valid_u]), stride)
-    return Features(*pooled.split(sizes), *cells.split(sizes))
+    pooled, cells = pool_features(feat, torch.cat([*valid]), stride)
+    sizes = [len(part) for part in valid]
+    return list(pooled.split(sizes)), list(cells.split(sizes))
 
 
 def pool_mixed(

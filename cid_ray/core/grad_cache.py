@@ -33,8 +33,8 @@ class MicroBatch(NamedTuple):
 
     indices: Tensor  # i64[n], positions in the worker's batch
     images: Tensor  # u8[n,3,H,W]
-    logits: Tensor  # f[n,K,H,W], leaf tensors that collect the gradients of the losses
-    feat: Tensor  # f[n,C,h,w]
+    # logits f[n,K,H,W], feat f[n,C,h,w], ...: leaf tensors that collect the gradients of the losses
+    outputs: tuple[Tensor, ...]
 
 
 class MicroBatched:
@@ -43,7 +43,7 @@ class MicroBatched:
     Not an nn.Module, because it holds no weights.
 
     Args:
-        net: images u8[n,3,H,W] -> (logits f[n,K,H,W], feat f[n,C,h,w]).
+        net: images u8[n,3,H,W] -> (logits f[n,K,H,W], feat f[n,C,h,w], ...).
         num_micro_batches: at most this many; fewer for a smaller batch.
         autocast: makes the context of the second forward, the same as that of the first.
         batch: which images the network's dropout layers see.
@@ -58,10 +58,10 @@ class MicroBatched:
         self.batch = batch
         self.pending: list[MicroBatch] = []  # wait for their second pass
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images u8[b,3,H,W] -> logits and feat as of one forward.
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images u8[b,3,H,W] -> logits, feat, ... as of one forward.
 
-        With gradients enabled both are computed without a graph of the network; `backward` makes
+        With gradients enabled they are computed without a graph of the network; `backward` makes
         that graph later.
         """
         training = torch.is_grad_enabled()
@@ -73,17 +73,16 @@ class MicroBatched:
             for indices in splits:
                 with self.batch.subset(indices) if training else nullcontext():
                     outputs = self.net(images[indices])
-                    micro_batches.append(MicroBatch(indices, images[indices], *outputs))
+                    micro_batches.append(MicroBatch(indices, images[indices], outputs))
         if training:
             for micro_batch in micro_batches:
-                micro_batch.logits.requires_grad_()
-                micro_batch.feat.requires_grad_()
+                for output in micro_batch.outputs:
+                    output.requires_grad_()
         self.pending = micro_batches if training else []
         # Back to the order of `images`, which the losses rely on.
         order = torch.argsort(torch.cat(splits))
-        logits = torch.cat([micro_batch.logits for micro_batch in micro_batches])[order]
-        feat = torch.cat([micro_batch.feat for micro_batch in micro_batches])[order]
-        return logits, feat
+        parts = zip(*(micro_batch.outputs for micro_batch in micro_batches), strict=True)
+        return tuple(torch.cat(part)[order] for part in parts)
 
     def backward(self) -> None:
         """Pass every micro-batch again, with a graph, and push the losses' gradients through it."""
@@ -97,10 +96,9 @@ class MicroBatched:
                 accumulate = self.net.no_sync()
             with accumulate, self.batch.subset(micro_batch.indices), self.autocast():
                 outputs = self.net(micro_batch.images)
-                cached = (micro_batch.logits, micro_batch.feat)
                 pairs = [
                     (output, leaf.grad)
-                    for output, leaf in zip(outputs, cached, strict=True)
+                    for output, leaf in zip(outputs, micro_batch.outputs, strict=True)
                     if leaf.grad is not None
                 ]
                 torch.autograd.backward(

@@ -25,6 +25,7 @@ from cid_ray.core import distributed
 IGNORE_INDEX = 255  # pixels of a mask without a label
 EPS = 1e-6
 MIN_PROB = 1e-8  # keeps the logarithm of a probability finite
+STD_FLOOR = 0.1  # of the style loss, relative to the typical channel
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ def pseudo_label_loss(
     probs: Tensor,
     valid: Tensor,
     *,
-    conf_thresh: float,
+    conf_thresh: float | Tensor,
     kind: str,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
@@ -76,15 +77,15 @@ def pseudo_label_loss(
         logits: the student's, f[B,K,H,W].
         probs: the teacher's probabilities, f32[B,K,H,W], in the geometry of the student's view.
         valid: bool[B,H,W], False on padding.
-        conf_thresh: tau, in [0, 1].
+        conf_thresh: tau, in [0, 1]; one for all classes, or f32[K].
         kind: the target; `hard` is the argmax, `soft` the probabilities sharpened by `temperature`.
         temperature: of the soft targets, > 0; 1 leaves the probabilities as they are.
 
     Returns:
         The loss, and mask_ratio: the fraction of valid pixels at or above the threshold.
     """
-    conf, pseudo_label = probs.max(1)
-    confident = (conf >= conf_thresh) & valid
+    confident, pseudo_label = confident_pixels(probs, conf_thresh)
+    confident &= valid
     if kind == "hard":
         per_pixel = F.cross_entropy(logits.float(), pseudo_label, reduction="none")
     else:
@@ -92,6 +93,14 @@ def pseudo_label_loss(
         per_pixel = -(target * F.log_softmax(logits.float(), 1)).sum(1)
     mask_ratio = masked_mean(confident, valid)
     return masked_mean(per_pixel * confident, valid), mask_ratio.detach()
+
+
+def confident_pixels(probs: Tensor, conf_thresh: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Where probabilities f32[B,K,H,W] reach tau, bool[B,H,W], and the class i64[B,H,W] there."""
+    conf, pseudo_label = probs.max(1)
+    if isinstance(conf_thresh, Tensor) and conf_thresh.dim() == 1:
+        conf_thresh = conf_thresh[pseudo_label]
+    return conf >= conf_thresh, pseudo_label
 
 
 def normalized_channels(feat: Tensor, valid: Tensor) -> Tensor:
@@ -127,18 +136,28 @@ def cross_relation_loss(
         student_x, student_u, teacher_x, teacher_u: feat f32[B,C,h,w] of both networks.
         valid_x, valid_u: f32[B,1,h,w].
         temperature: T > 0.
-        shard_u: this worker's part of the unlabeled batch; several workers need it, because every
-            labeled image is paired with the unlabeled images of all workers.
+        shard_u: this worker's part of the unlabeled batch, to pair its labeled images with the
+            unlabeled ones of all workers; None pairs them with its own, which is right where all
+            workers hold the same labeled images.
+
+    Images without a valid cell, such as places of a memory that are still empty, count nowhere.
     """
 
     def relations(feat_x: Tensor, feat_u: Tensor) -> Tensor:
         hat_x = normalized_channels(feat_x, valid_x)
-        hat_u = distributed.gather_shards(normalized_channels(feat_u, valid_u), shard_u)
+        hat_u = normalized_channels(feat_u, valid_u)
+        if shard_u is not None:
+            hat_u = distributed.gather_shards(hat_u, shard_u)
         return torch.einsum("acn,bdn->abcd", hat_x, hat_u)
 
     with torch.no_grad():
         target = relations(teacher_x, teacher_u)
-    return mean_over_images(relation_kl(target, relations(student_x, student_u), temperature))
+    distances = relation_kl(target, relations(student_x, student_u), temperature)
+    has_x, has_u = valid_x.flatten(1).amax(1), valid_u.flatten(1).amax(1)
+    if shard_u is not None:
+        has_u = distributed.gather_shards(has_u, shard_u)
+    pairs = has_x[:, None] * has_u
+    return masked_mean(distances * pairs, pairs)
 
 
 def self_relation_loss(
@@ -273,16 +292,20 @@ def channel_stats(feat: Tensor, valid: Tensor) -> ChannelStats:
 
 
 def style_loss(style: ChannelStats, target: ChannelStats) -> Tensor:
-    """L_sty = (1/C) [ ||(mu - mu*)/s||^2 + ||log sigma - log sigma*||^2 ], s = sg(sigma*).
+    """L_sty = (1/C) [ ||(mu - mu*)/s||^2 + ||log sigma - log s||^2 ], s = sg(sigma*).
 
     AdaIN's statistics (Huang & Belongie 2017) made free of scale: a plain MSE can be lowered by
-    shrinking all features.
+    shrinking all features. Each sigma is sqrt(sigma^2 + floor^2), where the floor is STD_FLOOR
+    times the root mean square of sigma* over the channels. Otherwise channels that are nearly
+    constant, as in untrained decoders, would outweigh all others.
     """
     mean = target.mean.detach()
-    std = target.std.detach()
-    mean_distance = ((style.mean - mean) / std).square()
-    std_distance = (style.std.log() - std.log()).square()
-    return (mean_distance + std_distance).mean()
+    variance = target.std.detach().square()
+    floor = STD_FLOOR**2 * variance.mean()
+    mean_distance = (style.mean - mean).square() / (variance + floor)
+    # log sigma is half of log sigma^2.
+    log_ratio = 0.5 * ((style.std.square() + floor).log() - (variance + floor).log())
+    return (mean_distance + log_ratio.square()).mean()
 
 
 def gram_style_loss(gram: Tensor, target: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ HUB_ERROR_WORDS = (
 
 
 class Segmenter(nn.Module):
-    """A segmentation network: images u8[B,I,H,W] -> (logits f[B,K,H,W], feat f[B,C,h,w]).
+    """A segmentation network: images u8[B,I,H,W] -> (logits f[B,K,H,W], feat f[B,C,h,w], ...).
+
+    After `feat` come the encoder's maps that `encoder_levels` names, on the padded canvas.
 
     Pixels are normalised here: three channels by the encoder's own mean and standard deviation, any
     other number by those of the data's bands, which are then part of the state dict.
@@ -61,6 +63,9 @@ class Segmenter(nn.Module):
         in_channels: I.
         freezes_encoder: whether the encoder gets no gradient and stays in eval mode.
         stride: pixels; both sides of the canvas are multiples of it.
+        encoder_levels: numbers of the encoder's maps that a forward returns, from 1. Training sets
+            them for relations between such maps.
+        channel_dropout: of the encoder's maps, f[B,C,h,w] -> the same. Training sets it.
 
     Raises:
         InputError: for a combination that cannot be built.
@@ -82,6 +87,8 @@ class Segmenter(nn.Module):
         if self.freezes_encoder:
             self.net.encoder.requires_grad_(False)
         self.stride = vit.canvas_stride(self.net) if is_dpt(config) else vit.STRIDE
+        self.encoder_levels: tuple[int, ...] = ()
+        self.channel_dropout: nn.Module | None = None
         self._set_normalization(config.encoder, band_stats)
 
     def _set_normalization(self, encoder: str, band_stats: BandStats | None) -> None:
@@ -102,20 +109,24 @@ class Segmenter(nn.Module):
             self.net.encoder.eval()
         return self
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         height, width = image.shape[-2:]
-        logits, feat = self.forward_canvas(image)
-        return logits[..., :height, :width], feat
+        logits, *maps = self.forward_canvas(image)
+        return logits[..., :height, :width], *maps
 
-    def forward_canvas(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_canvas(self, image: Tensor) -> tuple[Tensor, ...]:
         """The same with the logits of the whole canvas."""
         x = (image.float() - self.mean) / self.std
         x = pad_to_stride(x, self.stride).contiguous(memory_format=torch.channels_last)
-        features = self.net.encoder(x)
-        # A ViT returns feature maps and prefix tokens; DPT takes both.
-        is_pair = isinstance(features, tuple)
-        feat = self.net.decoder(*features) if is_pair else self.net.decoder(features)
-        return self.net.segmentation_head(feat), feat
+        encoded = self.net.encoder(x)
+        # A ViT returns maps and prefix tokens; DPT takes both. Others return `x` before their maps.
+        maps, *tokens = encoded if isinstance(encoded, tuple) else (encoded,)
+        levels = [each for each in maps if each is not x]
+        if self.channel_dropout is not None:
+            maps = [each if each is x else self.channel_dropout(each) for each in maps]
+        feat = self.net.decoder(maps, *tokens)
+        chosen = [levels[number - 1] for number in self.encoder_levels]
+        return self.net.segmentation_head(feat), feat, *chosen
 
 
 def pad_to_stride(x: Tensor, stride: int, value: float = 0.0) -> Tensor:

@@ -41,7 +41,7 @@ class LossWeights:
         pseudo = 0.0
         relation = 0.0
         style = 0.0
-        if method in ("mean_teacher", "cid"):
+        if method in ("mean_teacher", "unimatch_v2", "cid"):
             ramp = pseudo_ramp(progress, loss.pseudo_burn_in, loss.pseudo_ramp)
             pseudo = loss.pseudo_weight * ramp
         if method == "self_training":

@@ -196,8 +196,8 @@ class Predictor:
         """
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).to(self.device.torch)
         with self._size_errors(picture), self.device.autocast():
-            outputs: tuple[Tensor, Tensor] = self.net.forward_canvas(pixels[None])
-            return outputs
+            logits, feat = self.net.forward_canvas(pixels[None])
+            return logits, feat
 
     @contextmanager
     def _size_errors(self, picture: Picture) -> Iterator[None]:

@@ -28,6 +28,7 @@ COLORS = {
     "supervised": "#6b7280",
     "pool_bn": "#d97706",
     "mean_teacher": "#2563eb",
+    "unimatch_v2": "#7c3aed",
     "self_training": "#0d9488",
     "cid": "#dc2626",
 }

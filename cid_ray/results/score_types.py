@@ -22,7 +22,7 @@ PositiveCount = Annotated[int, Ge(1), Le(2**53)]
 Seconds = Annotated[float, Ge(0), Le(1e12)]
 Number = Annotated[float, Ge(-1e300), Le(1e300)]
 Color = Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)]  # red, green, blue
-Method = Literal["supervised", "pool_bn", "mean_teacher", "self_training", "cid", ""]
+Method = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid", ""]
 
 ValScores = TypedDict(
     "ValScores",

@@ -18,6 +18,7 @@ METHOD_NAMES = {
     "supervised": "supervised only",
     "pool_bn": "supervised, pool through batch norm",
     "mean_teacher": "mean teacher",
+    "unimatch_v2": "UniMatch V2",
     "self_training": "self-training",
     "cid": "CID",
 }

@@ -15,6 +15,8 @@ CAUTION = (
     "Published runs of this field spread by 0.1 to 0.7 mIoU (standard deviation); with few labels "
     "and short training expect more. Measure it here with --set search.repeats.n=3."
 )
+# Rivals from which CID differs by its terms alone.
+SAME_BASE = ("pool_bn", "mean_teacher")
 
 
 def verdict(summary: RatioSummary) -> str:
@@ -120,13 +122,13 @@ def _cid_advice(noise: Noise, rival: str, gain: float) -> str:
         return f"CID and {METHOD_NAMES[rival]} are within noise of each other."
     if gain < 0:
         return f"{_cid_does_not(rival)} pay: {_difference_text(gain, rival)}."
-    subject = "CID pays" if rival == "self_training" else "CID's terms pay"
+    subject = "CID's terms pay" if rival in SAME_BASE else "CID pays"
     return f"{subject}: {_difference_text(gain, rival)}."
 
 
 def _cid_does_not(rival: str) -> str:
-    """The subject of "... pay": self-training differs from CID by more than CID's terms."""
-    return "CID does not" if rival == "self_training" else "CID's relation and style terms do not"
+    """The subject of "... pay"."""
+    return "CID's relation and style terms do not" if rival in SAME_BASE else "CID does not"
 
 
 def _difference_text(difference: float, method: str) -> str:

@@ -44,13 +44,21 @@ NOT_SEARCHABLE = (
     "train.rungs",
     "train.seed",
 )
-_CID = ("loss.relation_", "loss.style_", "loss.stats_span")
-_PSEUDO_LABELS = ("loss.pseudo", "loss.conf_thresh", "loss.temperature")
+_CID = ("loss.base", "loss.relation_", "loss.style_", "loss.labeled_memory")
+_PSEUDO_LABELS = (
+    "loss.pseudo",
+    "loss.conf_thresh",
+    "loss.threshold",
+    "loss.align_distribution",
+    "loss.temperature",
+    "loss.stats_span",
+)
 _ROUNDS = ("loss.first_round",)
 UNUSED_BY_METHOD: dict[str, tuple[str, ...]] = {  # prefixes of keys that a method never reads
     "supervised": (*_CID, *_PSEUDO_LABELS, *_ROUNDS, "data.batch_size_u"),
     "pool_bn": (*_CID, *_PSEUDO_LABELS, *_ROUNDS),
     "mean_teacher": (*_CID, *_ROUNDS),
+    "unimatch_v2": (*_CID, *_ROUNDS),
     "self_training": (*_CID, "loss.pseudo_burn_in", "loss.pseudo_ramp"),
     "cid": _ROUNDS,
 }

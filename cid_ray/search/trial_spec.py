@@ -31,7 +31,7 @@ class StudyKey:
 
     Attributes:
         ratio: label ratio, e.g. "1/16".
-        method: "supervised", "pool_bn", "mean_teacher", "self_training" or "cid".
+        method: a name of `config.schema.Method`.
         repeats_of: the run that this study repeats; empty for a study that searches.
         params: hyperparameters of the repeated run; not part of the key's identity.
     """

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cid_ray.config import Config, InputError, error_summary, labeled_shard, unlabeled_shard
-from cid_ray.core.dropout import BatchIndex, convert_dropout
+from cid_ray.core.dropout import BatchIndex, ComplementaryDropout, convert_dropout
+from cid_ray.core.features import pool_features
 from cid_ray.core.grad_cache import MicroBatched
 from cid_ray.core.method import Method
-from cid_ray.core.model import Segmenter, dilate_pointwise
+from cid_ray.core.model import Segmenter, dilate_pointwise, is_dpt
+from cid_ray.core.relation import Shape
 from cid_ray.core.sync_batchnorm import convert_sync_batchnorm
 from cid_ray.data.splits import Split
 from cid_ray.data.table import Table
@@ -56,25 +58,56 @@ def make_student(
     """
     # Nothing before the first forward may draw from torch's generator.
     torch.manual_seed(config.train.seed)
-    student: nn.Module = Segmenter(config.model, table.num_classes, table.band_stats)
+    segmenter = Segmenter(config.model, table.num_classes, table.band_stats)
+    index = BatchIndex(torch.arange(0, device=device.torch), 0, config.train.seed)
+    set_encoder_levels(segmenter, config)
+    if config.num_strong_views == 2:
+        sizes = (config.data.batch_size, config.data.batch_size_u)
+        segmenter.channel_dropout = ComplementaryDropout(index, *sizes)
+    student: nn.Module = segmenter
     on_cuda = device.torch.type == "cuda"
     if not on_cuda:
         dilate_pointwise(student)
     if world_size > 1:
         student = convert_sync_batchnorm(student, cuda=on_cuda)
-    index = BatchIndex(torch.arange(0, device=device.torch), 0, config.train.seed)
     convert_dropout(student, index)
     student = student.to(device.torch).to(memory_format=torch.channels_last)
     return student.train(), index
+
+
+def set_encoder_levels(net: Segmenter, config: Config) -> None:
+    """Let a forward return the encoder's maps that relations compare.
+
+    Raises:
+        InputError: the encoder has no such map, or is frozen.
+    """
+    if not config.encoder_levels:
+        return
+    key = f"loss.relation_levels={list(config.loss.relation_levels)}"
+    if config.model.freeze == "encoder":
+        raise InputError(
+            f"{key} compares maps of the encoder, which model.freeze=encoder keeps as they are; "
+            "take [decoder], or model.freeze=none"
+        )
+    # The first entry of smp's list is the image.
+    channels = net.net.encoder.out_channels
+    widths = channels if is_dpt(config.model) else channels[1:]
+    for number in config.encoder_levels:
+        if number > len(widths) or widths[number - 1] == 0:
+            known = [f"encoder_{k}" for k, width in enumerate(widths, 1) if width > 0]
+            raise InputError(
+                f"{key} has encoder_{number}; {config.model.encoder} has {', '.join(known)}"
+            )
+    net.encoder_levels = config.encoder_levels
 
 
 def make_method(
     config: Config, table: Table, split: Split, net: Segmenter, device: Device
 ) -> Method:
     """The losses for the outputs of `net`; InputError when it cannot take a crop of this size."""
-    channels = feat_channels(net, config, device)
+    shapes = pooled_shapes(net, config, device)
     weights = class_weights(config, table, split)
-    method = Method(config, table.num_classes, channels, weights, net.stride)
+    method = Method(config, table.num_classes, shapes, weights, net.stride)
     return method.to(device.torch)
 
 
@@ -91,13 +124,17 @@ def class_weights(config: Config, table: Table, split: Split) -> Tensor | None:
 
 
 @torch.no_grad()
-def feat_channels(net: Segmenter, config: Config, device: Device) -> int:
-    """Channels of `feat`; InputError when the decoder cannot take a crop of this size."""
+def pooled_shapes(net: Segmenter, config: Config, device: Device) -> list[Shape]:
+    """C, h, w of the pooled features of a crop: of `feat`, then of each encoder level.
+
+    Raises:
+        InputError: the decoder cannot take a crop of this size.
+    """
     # A forward pass may draw random numbers. Training must start from the same state without it.
     rng = torch.get_rng_state()
     try:
         images = torch.zeros(2, net.in_channels, *config.data.crop, device=device.torch)
-        channels = net(images)[1].shape[1]
+        _, *maps = net(images)
     except RuntimeError as error:
         raise InputError(
             f"{config.model.decoder} on {config.model.encoder} cannot take a crop of "
@@ -105,14 +142,18 @@ def feat_channels(net: Segmenter, config: Config, device: Device) -> int:
             "try a larger one, or another decoder"
         ) from None
     torch.set_rng_state(rng)
-    return int(channels)
+    valid = torch.ones(2, *config.data.crop, dtype=torch.bool, device=device.torch)
+    shapes = [pool_features(feat, valid, net.stride)[0].shape[1:] for feat in maps]
+    return [(shape[0], shape[1], shape[2]) for shape in shapes]
 
 
 def set_batch(index: BatchIndex, config: Config, rank: int, world_size: int) -> None:
     """Tell dropout which images of the global batch are this worker's."""
     positions = batch_positions(config, rank, world_size)
     index.indices = torch.tensor(positions, device=index.indices.device)
-    index.batch_size = config.images_per_step
+    index.batch_size = config.data.batch_size
+    if config.uses_unlabeled:
+        index.batch_size += config.num_strong_views * config.data.batch_size_u
 
 
 def batch_positions(config: Config, rank: int, world_size: int) -> list[int]:
@@ -121,7 +162,9 @@ def batch_positions(config: Config, rank: int, world_size: int) -> list[int]:
     if not config.uses_unlabeled:
         return labeled
     unlabeled = unlabeled_shard(config.data.batch_size_u, rank, world_size)
-    return labeled + [config.data.batch_size + position for position in unlabeled]
+    sizes = config.data.batch_size, config.data.batch_size_u
+    firsts = [sizes[0] + view * sizes[1] for view in range(config.num_strong_views)]
+    return labeled + [first + position for first in firsts for position in unlabeled]
 
 
 def wrap_student(student: nn.Module, config: Config, world_size: int) -> nn.Module:

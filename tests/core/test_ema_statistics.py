@@ -10,7 +10,11 @@ from torch import Tensor
 
 from cid_ray.core import losses
 from cid_ray.core.features import pool_features
+from cid_ray.core.relation import Relation
+from cid_ray.core.style import Style
 from tests.helpers.core_pieces import (
+    CHANNELS,
+    CLASSES,
     STEP,
     PointNet,
     make_batch,
@@ -39,7 +43,8 @@ def test_statistics_are_tracked_only_where_a_loss_compares_with_them(
     options: dict[str, Any], names: set[str]
 ) -> None:
     found = dict(make_method(make_config(**options)).named_buffers())
-    assert found.keys() - {"updates", "class_weights"} == names
+    kept = {name.split(".")[-1] for name in found if not name.startswith("pseudo_labels.")}
+    assert kept - {"updates", "class_weights"} == names
 
 
 @pytest.mark.parametrize("target", ["unlabeled", "labeled", "symmetric"])
@@ -69,7 +74,12 @@ def test_teacher_sees_labeled_images_only_where_a_loss_compares_them(
 )
 def test_tracked_statistics_are_set_by_the_first_batch_then_decay(options: dict[str, Any]) -> None:
     """decay_t = min(1 - 1/(t+1), 0.9): the mean of all batches first, then an EMA."""
-    method = make_method(make_config(stats_span=0.1, **options))
+    loss = make_config(**options).loss
+    relation = Relation(loss, CLASSES, (CHANNELS, 6, 5), decay=0.9, stride=32)
+    style = Style(loss, CHANNELS, decay=0.9)
+    emas = {style.update: style.ema}
+    if relation.ema is not None:
+        emas[relation.update] = relation.ema
     expected: dict[str, Tensor] = {}
     for t in range(14):
         teacher = random_features(10 * t)
@@ -82,11 +92,11 @@ def test_tracked_statistics_are_set_by_the_first_batch_then_decay(options: dict[
                 name, current = f"{stat}_{side}", value.detach()
                 former = expected.get(name, current)
                 expected[name] = decay * former + (1 - decay) * current if t else current
-        method.update_ema_stats(teacher)
-        found = {name: v for name, v in method.named_buffers() if name in expected}
-        assert found.keys() >= set(method.tracked)
-        torch.testing.assert_close(found, {name: expected[name] for name in found})
-        assert not any(v.requires_grad for v in found.values())
+        for update, ema in emas.items():
+            update(teacher)
+            found = {name: ema[name] for name in ema.names}
+            torch.testing.assert_close(found, {name: expected[name] for name in found})
+            assert not any(v.requires_grad for v in found.values())
 
 
 def test_tracked_statistics_are_those_of_the_unmixed_weak_view() -> None:
@@ -98,5 +108,6 @@ def test_tracked_statistics_are_those_of_the_unmixed_weak_view() -> None:
         ("x", batch["image_x"], batch["mask_x"] != 255),
     ):
         stats = losses.channel_stats(*pool_features(teacher(image)[1], valid, 32))
-        torch.testing.assert_close(getattr(method, f"mean_{side}"), stats.mean)
-        torch.testing.assert_close(getattr(method, f"std_{side}"), stats.std)
+        assert method.style is not None
+        torch.testing.assert_close(method.style.ema[f"mean_{side}"], stats.mean)
+        torch.testing.assert_close(method.style.ema[f"std_{side}"], stats.std)

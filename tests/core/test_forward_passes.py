@@ -26,6 +26,7 @@ from tests.helpers.core_pieces import (
         ("supervised", [4], []),
         ("pool_bn", [8], []),
         ("mean_teacher", [8], [4]),
+        ("unimatch_v2", [12], [4]),
         ("self_training", [8], [4]),
         ("cid", [8], [4]),
     ],

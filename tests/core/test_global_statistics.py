@@ -50,6 +50,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "style_target": "symmetric",
     },
     "soft": {"pseudo": "soft", "style_target": "symmetric"},
+    "two strong views": {"base": "unimatch_v2"},
+    "cross, memory": {"relation_kind": "cross", "labeled_memory": 11},
+    "class, memory": {"relation_kind": "class", "labeled_memory": 11},
+    "transfer, memory": {"relation_kind": "transfer", "labeled_memory": 1},
+    "thresholds": {"threshold": "class_adaptive", "align_distribution": True},
     "class weights": {"relation_weight": 0.0, "style_weight": 0.0},
 }
 Results = dict[str, dict[str, Tensor]]  # term -> "loss" or parameter -> value or gradient
@@ -70,7 +75,9 @@ def run_steps(variant: str, batch: Batch, rank: int, world_size: int) -> Results
     no_ramps = {"pseudo_ramp": 0, "relation_ramp": 0, "style_ramp": 0}
     loss = {"conf_thresh": 0.4, **no_ramps, **VARIANTS[variant]}
     weights = torch.tensor([0.2, 1.0, 3.0, 0.5]) if variant == "class weights" else None
-    method = Method(build_config({"loss": loss}, ()), CLASSES, CHANNELS, weights)
+    config = build_config({"loss": loss}, ())
+    shape = (CHANNELS, SIZE[0] // 16, SIZE[1] // 16)
+    method = Method(config, CLASSES, [shape], weights)
     count = BATCH_SIZE // world_size
     local = {name: value[rank * count : (rank + 1) * count] for name, value in batch.items()}
     student, teacher = PointNet(0), nearby_teacher()

@@ -153,15 +153,22 @@ def test_prototypes_equal_class_means_and_report_absent_classes() -> None:
         np.testing.assert_allclose(found[k].numpy(), mean, rtol=1e-4, atol=1e-5)
 
 
-def test_style_loss_equals_scale_free_distance_of_means_and_log_deviations() -> None:
+@pytest.mark.parametrize("constant_channel", [False, True])
+def test_style_loss_equals_scale_free_distance_of_means_and_log_deviations(
+    constant_channel: bool,
+) -> None:
     feats, valids = [random_feat(0), random_feat(1)], [random_valid(0), random_valid(1)]
+    if constant_channel:  # a dead one: without a floor it would outweigh all others
+        feats[1][:, 2] *= 1e-3
+    channels = [
+        [to_numpy(f)[0][:, c][to_numpy(v)[0][:, 0] > 0] for f, v in zip(feats, valids, strict=True)]
+        for c in range(CHANNELS)
+    ]
+    floor = 0.1 * np.sqrt(np.mean([target.var() for _, target in channels]))
     total = 0.0
-    for c in range(CHANNELS):
-        cells = [
-            to_numpy(f)[0][:, c][to_numpy(v)[0][:, 0] > 0]
-            for f, v in zip(feats, valids, strict=True)
-        ]
-        (mean, std), (mean_t, std_t) = [(values.mean(), values.std()) for values in cells]
+    for values, target_values in channels:
+        mean, mean_t = values.mean(), target_values.mean()
+        std, std_t = (np.hypot(v.std(), floor) for v in (values, target_values))
         total += ((mean - mean_t) / std_t) ** 2 + (np.log(std) - np.log(std_t)) ** 2
     stats, target = (losses.channel_stats(f, v) for f, v in zip(feats, valids, strict=True))
     assert_close(losses.style_loss(stats, target), total / CHANNELS)

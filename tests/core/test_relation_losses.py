@@ -5,6 +5,8 @@ Their values are compared with plain loops in test_losses_against_numpy.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from cid_ray.core import losses
 from cid_ray.core.features import Features
+from cid_ray.core.relation import Relation
 from tests.helpers.core_pieces import (
     CHANNELS,
     CLASSES,
@@ -19,7 +22,6 @@ from tests.helpers.core_pieces import (
     loss_terms,
     make_batch,
     make_config,
-    make_method,
     permute_cells,
     random_feat,
     random_feats,
@@ -100,17 +102,16 @@ def test_relation_grid_of_the_config_changes_the_relation_only() -> None:
 
 
 def test_transfer_compares_the_unlabeled_gram_with_the_ema_of_the_labeled_one() -> None:
-    method = make_method(make_config(relation_kind="transfer"))
+    loss = make_config(relation_kind="transfer").loss
+    relation = Relation(loss, CLASSES, (CHANNELS, 6, 5), decay=0.9, stride=32)
     student, teacher = random_features(0), random_features(2)
-    method.update_ema_stats(teacher)
-    zeros = torch.zeros(4, 96, 96)
-    unused = (zeros.long(), zeros[:, None], zeros > 0)
-    found = method.relation(student, teacher, *unused)
+    unused: Any = None
+    found = relation(student, teacher, unused, None)
     labeled = losses.batch_gram(teacher.x, teacher.valid_x)
     unlabeled = losses.batch_gram(student.u, student.valid_u)
     torch.testing.assert_close(found, (unlabeled - labeled).square().sum() / CHANNELS)
     same = Features(student.x, teacher.x, student.valid_x, teacher.valid_x)
-    assert method.relation(same, teacher, *unused) < 1e-10
+    assert relation(same, teacher, unused, None) < 1e-10
 
 
 def test_class_relation_uses_confident_pseudo_labels_only() -> None:

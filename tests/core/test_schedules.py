@@ -40,7 +40,14 @@ def test_burn_in_until_its_end_gives_the_numbers_of_pool_bn() -> None:
 
 @pytest.mark.parametrize(
     ("method", "expected"),
-    [("supervised", 0), ("pool_bn", 0), ("mean_teacher", 1), ("self_training", 1), ("cid", 3)],
+    [
+        ("supervised", 0),
+        ("pool_bn", 0),
+        ("mean_teacher", 1),
+        ("unimatch_v2", 1),
+        ("self_training", 1),
+        ("cid", 3),
+    ],
 )
 def test_method_has_the_positive_weights_of_its_terms(method: str, expected: int) -> None:
     weights = LossWeights.at_progress(method, make_config().loss, 0.5)

@@ -17,9 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from cid_ray.config import InputError, ModelConfig, build_config
 from cid_ray.core.features import labels_to_grid, pool_features, pool_mixed
-from cid_ray.core.method import Method
 from cid_ray.core.model import Segmenter
-from tests.helpers.core_pieces import KINDS, TERMS, make_batch, make_config
+from tests.helpers.core_pieces import KINDS, TERMS, make_batch, make_config, make_method
 from tests.helpers.tiny_run import SMALL_DPT
 
 CLASSES = 5
@@ -157,7 +156,7 @@ def test_every_relation_reaches_the_encoder_of_a_vit(encoder: str, kind: str) ->
     size = (50, 70)
     # Labels of a few classes: prototypes need one that both halves have.
     batch = make_batch(count=4, size=size)
-    method = Method(config, CLASSES, 16, stride=student.stride)
+    method = make_method(config, 16, stride=student.stride)
     terms = method(student, teacher, batch, 10)
     assert all(getattr(terms, name).isfinite() for name in TERMS)
     assert terms.relation > 0 and terms.style > 0

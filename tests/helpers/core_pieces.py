@@ -104,8 +104,10 @@ def make_config(method: str = "cid", **loss: Any) -> Config:
     return build_config(tree, ())
 
 
-def make_method(config: Config, channels: int = CHANNELS) -> Method:
-    return Method(config, CLASSES, channels)
+def make_method(config: Config, channels: int = CHANNELS, **options: Any) -> Method:
+    """The losses for networks with the features of `PointNet` on an image of SIZE."""
+    shapes = [(channels, SIDE // 16, SIDE // 16)] * (1 + len(config.encoder_levels))
+    return Method(config, CLASSES, shapes, **options)
 
 
 def make_batch(seed: int = 0, count: int = 4, size: tuple[int, int] = SIZE) -> Batch:

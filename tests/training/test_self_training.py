@@ -290,7 +290,14 @@ def test_search_varies_what_self_training_reads() -> None:
     space = Space.parse({key: values for key in (*keys, "loss.style_weight", "optim.lr")})
     of_method = {
         method: {parameter.key for parameter in space.of_method(method).parameters}
-        for method in ("supervised", "pool_bn", "mean_teacher", "self_training", "cid")
+        for method in (
+            "supervised",
+            "pool_bn",
+            "mean_teacher",
+            "unimatch_v2",
+            "self_training",
+            "cid",
+        )
     }
     assert of_method["self_training"] == {*keys[:3], "optim.lr"}
     readers = [method for method, found in of_method.items() if "loss.first_round" in found]

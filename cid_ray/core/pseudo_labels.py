@@ -1,0 +1,104 @@
+"""Pseudo-labels of one step: from which confidence on a class is taken, and which class.
+
+    B images   K classes   H,W pixels
+
+`loss.threshold=fixed` takes pixels whose confidence reaches `loss.conf_thresh`.
+
+`class_adaptive` is FreeMatch's self-adaptive threshold (Wang et al. 2023): tau(c) = tau p(c) /
+max p, with EMAs of the teacher's mean confidence (tau) and of p. There p(c) is the mean probability
+of class c over all images. Pixels of classes are far from balanced, so that a rare class would have
+a threshold near 0. Here p(c) is the mean confidence of the pixels that the teacher gives class c.
+
+`loss.align_distribution` is ReMixMatch's distribution alignment (Berthelot et al. 2020): the
+teacher's probabilities times (frequency of a class among labels / among predictions), normalised.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cid_ray.config import LossConfig
+from cid_ray.core import distributed
+from cid_ray.core.losses import IGNORE_INDEX, masked_mean
+from cid_ray.core.running_mean import RunningMean
+
+MIN_FREQUENCY = 1e-4  # of a class in the ratio of alignment, so that a rare one stays bounded
+
+
+class PseudoLabels(nn.Module):
+    """Turns the teacher's probabilities into those that pseudo-labels come from.
+
+    Args:
+        loss: `threshold`, `conf_thresh` and `align_distribution` are read.
+        num_classes: K.
+        decay: per step, of the EMAs.
+    """
+
+    conf_thresh: Tensor
+
+    def __init__(self, loss: LossConfig, num_classes: int, decay: float):
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("conf_thresh", torch.tensor(loss.conf_thresh), persistent=False)
+        self.confidence: RunningMean | None = None
+        self.frequency: RunningMean | None = None
+        if loss.threshold == "class_adaptive":
+            shapes: dict[str, tuple[int, ...]] = {"overall": (), "by_class": (num_classes,)}
+            self.confidence = RunningMean(decay, shapes)
+        if loss.align_distribution:
+            shapes = {"labels": (num_classes,), "predictions": (num_classes,)}
+            self.frequency = RunningMean(decay, shapes)
+
+    @torch.no_grad()
+    def forward(self, probs: Tensor, valid_u: Tensor, mask_x: Tensor) -> tuple[Tensor, Tensor]:
+        """The aligned probabilities f32[B,K,H,W] and the least confidence: f32[] or f32[K].
+
+        Args:
+            probs: the teacher's of the weak view, f32[B,K,H,W].
+            valid_u: bool[B,H,W], False on padding.
+            mask_x: i64[B,H,W], labels of the labeled images.
+        """
+        if self.frequency is not None:
+            probs = self._align(self.frequency, probs, valid_u, mask_x)
+        if self.confidence is None:
+            return probs, self.conf_thresh
+        return probs, self._adapt(self.confidence, probs, valid_u)
+
+    def _align(self, ema: RunningMean, probs: Tensor, valid_u: Tensor, mask_x: Tensor) -> Tensor:
+        labels = class_counts(mask_x, self.num_classes)
+        predictions = (probs * valid_u[:, None]).sum((0, 2, 3))
+        counts = {"labels": labels, "predictions": predictions}
+        for name, count in counts.items():
+            total = distributed.all_reduce_sum(count)
+            counts[name] = total / total.sum().clamp(min=1)
+        ema.update(counts)
+        frequency = {name: ema[name].clamp(min=MIN_FREQUENCY) for name in counts}
+        ratio = frequency["labels"] / frequency["predictions"]
+        return F.normalize(probs * ratio[:, None, None], p=1, dim=1)
+
+    def _adapt(self, ema: RunningMean, probs: Tensor, valid_u: Tensor) -> Tensor:
+        conf, classes = probs.max(1)
+        overall = masked_mean(conf * valid_u, valid_u)
+        overall = distributed.all_reduce_sum(overall) / distributed.world_size()
+        classes = classes.masked_fill(~valid_u, IGNORE_INDEX)
+        count = distributed.all_reduce_sum(class_counts(classes, self.num_classes))
+        total = distributed.all_reduce_sum(class_counts(classes, self.num_classes, conf))
+        # A class that this batch lacks keeps its confidence; one never seen has the overall one.
+        former = torch.where(ema["by_class"] > 0, ema["by_class"], overall)
+        by_class = torch.where(count > 0, total / count.clamp(min=1), former)
+        ema.update({"overall": overall, "by_class": by_class})
+        return ema["overall"] * ema["by_class"] / ema["by_class"].max()
+
+
+def class_counts(classes: Tensor, num_classes: int, weight: Tensor | None = None) -> Tensor:
+    """f32[K]: pixels of each class in i64[B,H,W], or the sum of their f32[B,H,W] weights.
+
+    Pixels of no class (255) count nowhere.
+    """
+    flat = classes.clamp(max=num_classes).flatten()
+    weights = torch.ones_like(flat, dtype=torch.float32) if weight is None else weight.flatten()
+    # index_add_ on CUDA adds in no fixed order; a sum over one-hot rows does not.
+    totals = [(weights * (flat == index)).sum() for index in range(num_classes)]
+    return torch.stack(totals)
