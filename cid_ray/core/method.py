@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from cid_ray.config import Config, ema_decay, labeled_shard, unlabeled_shard
-from cid_ray.core import augment, losses
+from cid_ray.core import augment, losses, pseudo_labels
 from cid_ray.core.distributed import BatchShard
 from cid_ray.core.features import Features, pool_mixed, pool_parts
 from cid_ray.core.losses import IGNORE_INDEX
@@ -191,7 +191,7 @@ class Method(nn.Module):
             probs = [augment.apply_cutmix(probs_w, box) for box in views.cutmix_boxes]
         if weights.pseudo > 0:
             pairs = [
-                losses.pseudo_label_loss(
+                pseudo_labels.pseudo_label_loss(
                     logits_u,
                     probs_s,
                     valid_s,
@@ -217,7 +217,7 @@ class Method(nn.Module):
 
     def _pseudo_label(self, probs: Tensor, conf_thresh: Tensor, valid_s: Tensor) -> Tensor:
         """i64[B,H,W] of the first strong view, 255 where the teacher is not confident."""
-        confident, pseudo_label = losses.confident_pixels(probs, conf_thresh)
+        confident, pseudo_label = pseudo_labels.confident_pixels(probs, conf_thresh)
         return pseudo_label.masked_fill(~(confident & valid_s), IGNORE_INDEX)
 
     def distill(

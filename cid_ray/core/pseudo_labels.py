@@ -1,4 +1,4 @@
-"""Pseudo-labels of one step: from which confidence on a class is taken, and which class.
+"""Pseudo-labels of one step, and their loss: from which confidence on a class is taken.
 
     B images   K classes   H,W pixels
 
@@ -24,6 +24,7 @@ from cid_ray.core import distributed
 from cid_ray.core.losses import IGNORE_INDEX, masked_mean
 from cid_ray.core.running_mean import RunningMean
 
+MIN_PROB = 1e-8  # keeps the logarithm of a probability finite
 MIN_FREQUENCY = 1e-4  # of a class in the ratio of alignment, so that a rare one stays bounded
 
 
@@ -102,3 +103,47 @@ def class_counts(classes: Tensor, num_classes: int, weight: Tensor | None = None
     # index_add_ on CUDA adds in no fixed order; a sum over one-hot rows does not.
     totals = [(weights * (flat == index)).sum() for index in range(num_classes)]
     return torch.stack(totals)
+
+
+def pseudo_label_loss(
+    logits: Tensor,
+    probs: Tensor,
+    valid: Tensor,
+    *,
+    conf_thresh: float | Tensor,
+    kind: str,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """L_u = sum_i [conf_i >= tau and valid_i] CE(student_i, teacher_i) / #valid.
+
+    Dividing by the VALID pixels, not by the confident ones, lets few confident pixels weigh little.
+    Source: FixMatch (Sohn et al. 2020), masked as in UniMatch.
+
+    Args:
+        logits: the student's, f[B,K,H,W].
+        probs: the teacher's probabilities, f32[B,K,H,W], in the geometry of the student's view.
+        valid: bool[B,H,W], False on padding.
+        conf_thresh: tau, in [0, 1]; one for all classes, or f32[K].
+        kind: the target; `hard` is the argmax, `soft` the probabilities sharpened by `temperature`.
+        temperature: of the soft targets, > 0; 1 leaves the probabilities as they are.
+
+    Returns:
+        The loss, and mask_ratio: the fraction of valid pixels at or above the threshold.
+    """
+    confident, pseudo_label = confident_pixels(probs, conf_thresh)
+    confident &= valid
+    if kind == "hard":
+        per_pixel = F.cross_entropy(logits.float(), pseudo_label, reduction="none")
+    else:
+        target = torch.softmax(probs.clamp(min=MIN_PROB).log() / temperature, 1)
+        per_pixel = -(target * F.log_softmax(logits.float(), 1)).sum(1)
+    mask_ratio = masked_mean(confident, valid)
+    return masked_mean(per_pixel * confident, valid), mask_ratio.detach()
+
+
+def confident_pixels(probs: Tensor, conf_thresh: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Where probabilities f32[B,K,H,W] reach tau, bool[B,H,W], and the class i64[B,H,W] there."""
+    conf, pseudo_label = probs.max(1)
+    if isinstance(conf_thresh, Tensor) and conf_thresh.dim() == 1:
+        conf_thresh = conf_thresh[pseudo_label]
+    return conf >= conf_thresh, pseudo_label

@@ -14,8 +14,9 @@ from markupsafe import Markup
 
 from cid_ray.results.audit_page import page_templates
 from cid_ray.results.evaluation_text import tolerance_text
-from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
+from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.report_page import RenderedFigure, legend_entry
+from cid_ray.results.summary import COLORS
 from cid_ray.storage import paths
 
 MAX_MATRIX = 30  # classes; of more only the largest confusions are shown

@@ -22,16 +22,8 @@ from cid_ray.results.figure_data import (
     spread_data,
     thinned,
 )
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+from cid_ray.results.summary import COLORS, METHOD_NAMES, RatioSummary
 
-COLORS = {
-    "supervised": "#6b7280",
-    "pool_bn": "#d97706",
-    "mean_teacher": "#2563eb",
-    "unimatch_v2": "#7c3aed",
-    "self_training": "#0d9488",
-    "cid": "#dc2626",
-}
 RATIO_COLORS = ("#7c3aed", "#059669", "#ea580c", "#0284c7", "#be185d", "#4d7c0f")
 GRAY = "#9ca3af"
 COST_LABELS = {"seconds": "seconds", "latency_ms": "latency, ms"}

@@ -22,6 +22,14 @@ METHOD_NAMES = {
     "self_training": "self-training",
     "cid": "CID",
 }
+COLORS = {  # of figures; style.css has them too
+    "supervised": "#6b7280",
+    "pool_bn": "#d97706",
+    "mean_teacher": "#2563eb",
+    "unimatch_v2": "#7c3aed",
+    "self_training": "#0d9488",
+    "cid": "#dc2626",
+}
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cid_ray.core import losses
+from cid_ray.core import losses, pseudo_labels
 from tests.helpers.core_pieces import CLASSES, make_batch
 
 
@@ -24,7 +24,7 @@ def random_predictions() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pseudo_loss(kind: str, temperature: float, conf_thresh: float = 0.0) -> Tensor:
-    loss, _ = losses.pseudo_label_loss(
+    loss, _ = pseudo_labels.pseudo_label_loss(
         *random_predictions(), conf_thresh=conf_thresh, kind=kind, temperature=temperature
     )
     return loss
@@ -45,7 +45,7 @@ def test_pseudo_label_loss_divides_by_valid_pixels_not_by_confident_ones() -> No
     conf = torch.tensor([[[0.99, 0.6, 0.99, 0.6]]])
     probs = torch.stack([conf, 1 - conf], 1)
     valid = torch.tensor([[[True, True, True, False]]])
-    loss, mask_ratio = losses.pseudo_label_loss(
+    loss, mask_ratio = pseudo_labels.pseudo_label_loss(
         logits, probs, valid, conf_thresh=0.95, kind="hard", temperature=1.0
     )
     assert loss.item() == pytest.approx(2 * math.log(2) / 3)
@@ -67,7 +67,7 @@ def test_soft_targets_at_low_temperature_equal_hard_ones() -> None:
 def test_mask_ratio_is_fraction_of_valid_pixels_at_or_above_threshold() -> None:
     logits, probs, valid = random_predictions()
     for thresh in (0.0, 0.5, 0.9, 1.0):
-        _, mask_ratio = losses.pseudo_label_loss(
+        _, mask_ratio = pseudo_labels.pseudo_label_loss(
             logits, probs, valid, conf_thresh=thresh, kind="hard", temperature=1.0
         )
         expected = sum(c >= thresh for c in probs.amax(1)[valid].tolist()) / int(valid.sum())

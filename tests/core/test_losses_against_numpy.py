@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cid_ray.core import losses
+from cid_ray.core import losses, pseudo_labels
 from tests.helpers.core_pieces import CHANNELS, CLASSES, random_feat, random_feats, random_valid
 
 B = 4
@@ -195,7 +195,7 @@ def test_pseudo_label_loss_equals_masked_mean_over_valid_pixels(
         hard = kind == "hard"
         target = np.eye(CLASSES)[p.argmax()] if hard else softmax(np.log(p) / temperature)
         total -= (target * np.log(softmax(student[b, :, i, j]))).sum()
-    found, mask_ratio = losses.pseudo_label_loss(
+    found, mask_ratio = pseudo_labels.pseudo_label_loss(
         logits, probs, valid, conf_thresh=conf_thresh, kind=kind, temperature=temperature
     )
     assert_close(found, total / count)

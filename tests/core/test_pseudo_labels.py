@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cid_ray.core import losses
+from cid_ray.core import pseudo_labels
 from cid_ray.core.pseudo_labels import MIN_FREQUENCY, PseudoLabels, class_counts
 from tests.helpers.core_pieces import CLASSES, PointNet, loss_terms, make_batch, make_config
 
@@ -75,7 +75,7 @@ def test_a_class_that_the_teacher_is_less_sure_of_gets_a_lower_threshold() -> No
     module = make_pseudo_labels(threshold="class_adaptive")
     _, thresh = module(probs, torch.ones(1, 2, 2, dtype=torch.bool), random_labels(0))
     assert thresh[1] < thresh[0] == thresh.max()
-    kept, classes = losses.confident_pixels(probs, thresh)
+    kept, classes = pseudo_labels.confident_pixels(probs, thresh)
     assert classes.tolist() == [[[0, 0], [1, 1]]] and kept[0, 0].all() and not kept[0, 1].all()
 
 

@@ -9,8 +9,7 @@ from cid_ray import results
 from cid_ray.config import Method
 from cid_ray.config.search_schema import Baseline
 from cid_ray.results import score_types
-from cid_ray.results.figures import COLORS
-from cid_ray.results.summary import METHOD_NAMES
+from cid_ray.results.summary import COLORS, METHOD_NAMES
 from cid_ray.search.space import UNUSED_BY_METHOD
 
 METHODS = get_args(Method)

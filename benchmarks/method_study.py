@@ -1,0 +1,195 @@
+"""Which parts of the method pay: every baseline, relation and style, each tuned equally.
+
+An arm is a method with some terms. Every arm gets the same number of tries, with the same random
+values for the keys that it shares with others. The try that is best on val is trained again with
+new seeds and label draws, and those repeats are scored on test at the last step. Repeat i has the
+same seed and draw in every arm, so differences are paired.
+
+    python -m benchmarks.method_study --name demo-12 --config FILE --tries 8 --repeats 3 \\
+        --out benchmarks/results/method --set data.ratio=12
+
+Each training adds a line to OUT/NAME.jsonl; the same command continues. `--part 0/2` and
+`--part 1/2` share the arms between two processes. `--summary` prints the table of what is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cid_ray
+from cid_ray.config import Config, build_config, load_config
+from cid_ray.results.noise import Noise
+from cid_ray.results.provenance import provenance
+
+BASES = ("mean_teacher", "unimatch_v2")
+KINDS = ("self", "cross", "transfer", "class")
+STYLES = [(s, t) for s in ("mean_std", "gram") for t in ("unlabeled", "labeled", "symmetric")]
+BASELINES = ("supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training")
+# key -> lowest and highest value, drawn uniformly or on a logarithmic scale.
+SPACE: dict[str, tuple[float, float, bool]] = {
+    "optim.lr": (3e-4, 3e-3, True),
+    "train.ema_span": (0.02, 0.2, True),
+    "loss.pseudo_weight": (0.05, 1.0, True),
+    "loss.conf_thresh": (0.6, 0.97, False),
+    "loss.pseudo_burn_in": (0.0, 0.6, False),
+    "loss.relation_weight": (0.01, 1.0, True),
+    "loss.relation_temperature": (0.05, 0.5, True),
+    "loss.style_weight": (0.003, 0.3, True),
+}
+Line = dict[str, Any]
+
+
+def make_arms() -> dict[str, dict[str, Any]]:
+    """Arm -> the changes that make it. `style` is filled in by the number of the try."""
+    arms: dict[str, dict[str, Any]] = {name: {"method": name} for name in BASELINES}
+    for base in BASES:
+        cid = {"method": "cid", "loss.base": base}
+        for kind in KINDS:
+            arms[f"{base} + {kind}"] = {
+                **cid,
+                "loss.relation_kind": kind,
+                "loss.style_weight": 0.0,
+            }
+        arms[f"{base} + style"] = {**cid, "loss.relation_weight": 0.0}
+        arms[f"{base} + self + style"] = {**cid, "loss.relation_kind": "self"}
+    return arms
+
+
+def draw(key: str, number: int) -> float:
+    """The value of a key in a try: the same in every arm."""
+    digest = hashlib.sha256(f"{key} {number}".encode()).digest()
+    u = int.from_bytes(digest[:8]) / 2**64
+    low, high, log = SPACE[key]
+    value = low * (high / low) ** u if log else low + u * (high - low)
+    return float(f"{value:.4g}")
+
+
+def hyperparameters(arm: dict[str, Any], number: int) -> dict[str, Any]:
+    """What a try of an arm sets. Try 0 keeps the values of the configuration."""
+    drawn: dict[str, Any] = {}
+    if number > 0:
+        drawn = {key: draw(key, number) for key in SPACE if key not in arm}
+    if arm["method"] == "cid" and arm.get("loss.style_weight") != 0:
+        stat, target = STYLES[number % len(STYLES)]
+        drawn |= {"loss.style_stat": stat, "loss.style_target": target}
+    return {**drawn, **arm}
+
+
+def train(config: Config, changes: dict[str, Any], seed: int) -> Line:
+    """Train once; scores of both networks on val and test at the last step."""
+    changes = {**changes, "train.seed": seed, "data.draw": seed, "train.num_sample_images": 0}
+    tree = config.model_dump(mode="json", exclude_unset=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="cid_ray-") as folder:
+        for record in cid_ray.train(build_config(tree, changes), folder, cpus=1):
+            final = record
+    scores = {
+        f"{split}_{network}": final[f"{split}/miou{suffix}"]
+        for split in ("val", "test")
+        for network, suffix in (("teacher", "_teacher"), ("student", ""))
+    }
+    return {**scores, "seconds": round(time.monotonic() - started, 1)}
+
+
+def run_arm(
+    config: Config, name: str, tries: int, repeats: int, lines: list[Line]
+) -> Iterator[Line]:
+    """The lines of an arm that are not there yet: its tries, then the repeats of the best."""
+    arm = make_arms()[name]
+    done = {(one["stage"], one["number"]): one for one in lines if one["arm"] == name}
+    for number in range(tries):
+        if ("try", number) not in done:
+            chosen = hyperparameters(arm, number)
+            facts = {"arm": name, "stage": "try", "number": number, "set": chosen}
+            done["try", number] = {**facts, **train(config, chosen, 0)}
+            yield done["try", number]
+    best = max(range(tries), key=lambda k: done["try", k]["val_teacher"])
+    for number in range(1, repeats + 1):
+        if ("repeat", number) not in done:
+            chosen = hyperparameters(arm, best)
+            facts = {"arm": name, "stage": "repeat", "number": number, "set": chosen, "try": best}
+            yield {**facts, **train(config, chosen, number)}
+
+
+def read_lines(file: Path) -> list[Line]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def summarize(lines: list[Line], split: str = "test") -> list[str]:
+    """A Markdown table of the repeats: mean and difference to the strongest baseline."""
+    scores: dict[str, dict[int, float]] = {}
+    for one in lines:
+        if one["stage"] == "repeat":
+            scores.setdefault(one["arm"], {})[one["number"]] = one[f"{split}_teacher"]
+    if not scores:
+        return []
+    count = max(len(values) for values in scores.values())
+    complete = {k: [v[i] for i in sorted(v)] for k, v in scores.items() if len(v) == count}
+    noise = Noise(complete)
+    baselines = [name for name in BASELINES if name in complete]
+    rival = max(baselines, key=lambda name: float(np.mean(complete[name])))
+    floor = "" if noise.floor is None else f", noise floor {noise.floor:.2f}"
+    found = [
+        f"{count} repeats{floor}; strongest baseline: {rival}",
+        "",
+        f"| arm | {split} mIoU | minus {rival} | better repeats |",
+        "|---|---:|---:|---:|",
+    ]
+    for name in [arm for arm in make_arms() if arm in complete]:
+        gains = [a - b for a, b in zip(complete[name], complete[rival], strict=True)]
+        mean = statistics.mean(complete[name])
+        better = f"{sum(g > 0 for g in gains)} of {count}" if name != rival else ""
+        gain = f"{statistics.mean(gains):+.2f}" if name != rival else ""
+        found.append(f"| {name} | {mean:.2f} | {gain} | {better} |")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--config")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="*", default=list(make_arms()), choices=list(make_arms()))
+    parser.add_argument("--tries", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--part", default="0/1", help="this process's part of the arms: K/N")
+    parser.add_argument("--summary", action="store_true")
+    args = parser.parse_args()
+    file = args.out / f"{args.name}.jsonl"
+    if not args.summary:
+        args.out.mkdir(parents=True, exist_ok=True)
+        config = load_config(args.config, args.changes)
+        facts = {"config": config.result_affecting_values(), **provenance()}
+        (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        part, parts = (int(number) for number in args.part.split("/"))
+        for name in args.arms[part::parts]:
+            for line in run_arm(config, name, args.tries, args.repeats, read_lines(file)):
+                with file.open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+                print(
+                    name,
+                    line["stage"],
+                    line["number"],
+                    line["val_teacher"],
+                    line["test_teacher"],
+                    line["seconds"],
+                    flush=True,
+                )
+    print("\n".join(summarize(read_lines(file))))
+
+
+if __name__ == "__main__":
+    main()
