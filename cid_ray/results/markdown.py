@@ -8,7 +8,7 @@ from cid_ray.config.plain_text import printable
 from cid_ray.results.formatting import format_score, format_value, gain_text, repeats_text
 from cid_ray.results.summary import RatioSummary, result_table
 from cid_ray.results.tables import hyperparameter_table, pareto_table
-from cid_ray.results.verdict import caution, verdict
+from cid_ray.results.verdict import caution, network_in_use, verdict
 
 
 def markdown(summaries: list[RatioSummary]) -> str:
@@ -16,6 +16,7 @@ def markdown(summaries: list[RatioSummary]) -> str:
     lines = _main_table(summaries)
     for summary in summaries:
         lines += ["", f"**{_escape(summary.name)}.** {_escape(verdict(summary))}"]
+        lines += ["", _escape(network_in_use(summary))]
         params = summary.chosen.get("cid", {}).get("params", {})
         if params:
             values = ", ".join(

@@ -89,6 +89,15 @@ class Sample(TypedDict):
     prediction: str
 
 
+class GradientFields(TypedDict):
+    """The gradient of a weighted loss term against that of the supervised loss; None if either
+    is 0 or not finite.
+    """
+
+    cosine: Number | None  # -1 to 1; below 0 it works against the labels
+    norm: Number | None  # its length, relative to the supervised one's
+
+
 class Memory(TypedDict):
     """Bytes of memory that training took, at most; None where the system does not say."""
 
@@ -111,6 +120,7 @@ class RungRecord(RunHeader, Progress, ValScores):
 
     event: Literal["rung"]
     losses: Losses
+    gradients: NotRequired[dict[str, GradientFields]]  # by term; absent in older records
     samples: list[Sample]  # val images of the gallery
     colors: dict[str, Color]  # by class
     unreadable: Count  # pool images that could not be decoded and were replaced

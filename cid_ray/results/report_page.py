@@ -34,7 +34,7 @@ from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
 from cid_ray.results.tables import hyperparameter_table, pareto_table, repeat_table
-from cid_ray.results.verdict import caution, verdict
+from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
 
 ONE_PANEL_WIDTH = 400  # points; a figure of one panel fits every screen
@@ -144,6 +144,7 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
     return {
         "name": summary.name,
         "verdict": verdict(summary),
+        "network": network_in_use(summary),
         "repeats": repeat_table(summary),
         "states": summary.cid_search.get("states", {}),
         "num_trials": summary.cid_search.get("num_trials"),

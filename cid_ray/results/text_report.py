@@ -20,7 +20,7 @@ from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
 from cid_ray.results.summary import RatioSummary, result_table, summarize
 from cid_ray.results.tables import pareto_table
-from cid_ray.results.verdict import caution, verdict
+from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.run_dir import RunDir
 
@@ -55,6 +55,7 @@ def write_report(
     log(comparison_table(summaries))
     for summary in summaries:
         log(f"{summary.name}: {verdict(summary)}")
+        log(f"  {network_in_use(summary)}")
         cid = summary.chosen.get("cid", {})
         if cid.get("params"):
             weights = checkpoint_paths.checkpoint_dir(config, run_dir.uri, cid["run"])

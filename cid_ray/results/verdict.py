@@ -7,6 +7,8 @@ so.
 
 from __future__ import annotations
 
+from typing import Any
+
 from cid_ray.results.noise import Noise
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, significance
 
@@ -32,6 +34,31 @@ def verdict(summary: RatioSummary) -> str:
         >>> print(verdict(summarize(read_records("runs/demo"))[0]))
     """
     return _of_repeats(summary) if summary.has_noise_floor else _of_single_runs(summary)
+
+
+def network_in_use(summary: RatioSummary) -> str:
+    """Which of the two networks the scores are of, and how the other one did on val.
+
+    "" while no run is chosen.
+
+    Example:
+        >>> print(network_in_use(summarize(read_records("runs/demo"))[0]))
+    """
+    method = next((m for m in reversed(METHOD_NAMES) if m in summary.chosen), None)
+    if method is None:
+        return ""
+    keys = {"teacher": "val/miou_teacher", "student": "val/miou"}
+    scores: dict[str, Any] = {name: summary.chosen[method].get(keys[name]) for name in keys}
+    used, other = ("teacher", "student") if "teacher" in summary.metric else ("student", "teacher")
+    if None in scores.values():
+        return ""
+    text = (
+        f"The scores are the {used}'s (search.metric={summary.metric}). On val the {used} of "
+        f"{METHOD_NAMES[method]} has {scores[used]:.2f}, its {other} {scores[other]:.2f}."
+    )
+    if used == "teacher" and scores[other] > scores[used]:
+        text += " The teacher is behind its student: a lower train.ema_span lets it follow faster."
+    return text
 
 
 def caution(summaries: list[RatioSummary]) -> str:

@@ -20,6 +20,7 @@ from cid_ray.results.records import Record
 from cid_ray.training.collectives import mean_values
 from cid_ray.training.final_scores import final_scores, latency_ms, score_fields
 from cid_ray.training.footprint import memory_fields
+from cid_ray.training.gradient_probe import gradient_fields
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.samples import save_samples
 from cid_ray.training.trainer import Trainer
@@ -42,7 +43,7 @@ def train(spec: RunSpec) -> Iterator[Record]:
     for batch in batches:
         terms = trainer.train_step(batch)
         if trainer.step in rung_steps:
-            finish_rung(trainer, terms, clock)
+            finish_rung(trainer, batch, terms, clock)
             yield {**header, **trainer.last_rung}
             continue
         if clock.checkpoint_due():
@@ -107,13 +108,14 @@ class Clock:
 # ---- records ----
 
 
-def finish_rung(trainer: Trainer, terms: LossTerms, clock: Clock) -> None:
+def finish_rung(trainer: Trainer, batch: Batch, terms: LossTerms, clock: Clock) -> None:
     """Evaluate on val, make `trainer.last_rung`, and save the checkpoint that holds it."""
     trainer.health.check_finite()
     losses = mean_values(terms.to_floats(), trainer.device.torch)
     trainer.health.check_pseudo_labels(losses["mask_ratio"], trainer.step)
     position = {**progress_fields(trainer), **clock.read()}
     trainer.sync_unreadable()
+    gradients = gradient_fields(trainer, batch)
     val = trainer.evaluate("val")
     trainer.update_best(val)
     trainer.seconds = clock.read()["seconds"]
@@ -121,6 +123,7 @@ def finish_rung(trainer: Trainer, terms: LossTerms, clock: Clock) -> None:
         "event": "rung",
         **position,
         "losses": _finite(losses),
+        "gradients": gradients,
         **score_fields("val", val),
         "samples": save_samples(trainer, "val"),
         "colors": trainer.colors,

@@ -125,7 +125,7 @@ class Trainer:
         step = self.batch_index.step = self.step - self.round.start
         skip_nan = self.config.train.on_nan == "skip"
         # The forward pass moves running statistics; a skipped step must leave them as they were.
-        saved_buffers = self._copy_buffers() if skip_nan else []
+        saved_buffers = self.copy_buffers() if skip_nan else []
         with self.device.autocast():
             terms: LossTerms = self.method(
                 self.forward,
@@ -157,7 +157,7 @@ class Trainer:
         self.step += 1
         return terms
 
-    def _copy_buffers(self) -> list[tuple[Tensor, Tensor]]:
+    def copy_buffers(self) -> list[tuple[Tensor, Tensor]]:
         buffers = (*self.student.buffers(), *self.method.buffers())
         return [(buffer, buffer.clone()) for buffer in buffers]
 

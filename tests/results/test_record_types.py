@@ -156,6 +156,7 @@ def test_docs_name_exactly_the_fields_of_event(event: str) -> None:
     ("heading", "name"),
     [
         ("Loss terms", "Losses"),
+        ("Gradients", "GradientFields"),
         ("Samples", "Sample"),
         ("Measured memory", "Memory"),
         ("Pareto points", "ParetoPoint"),

@@ -1,0 +1,45 @@
+"""The report says whose scores it shows, and whether the other network was better on val."""
+
+from __future__ import annotations
+
+import pytest
+
+from cid_ray.results.records import Record
+from cid_ray.results.summary import RatioSummary
+from cid_ray.results.verdict import network_in_use
+
+
+def summary_of(teacher: float | None, student: float | None, metric: str) -> RatioSummary:
+    summary = RatioSummary("8", "8", 8, metric)
+    final: Record = {"val/miou_teacher": teacher, "val/miou": student, "run": "cid-0"}
+    other = {"val/miou_teacher": 1.0, "val/miou": 2.0, "run": "supervised-0"}
+    summary.chosen = {"cid": final, "supervised": other}
+    return summary
+
+
+def test_network_of_the_scores_is_named_with_both_scores_of_cid() -> None:
+    text = network_in_use(summary_of(46.2, 45.912, "val/miou_teacher"))
+    assert text == (
+        "The scores are the teacher's (search.metric=val/miou_teacher). "
+        "On val the teacher of CID has 46.20, its student 45.91."
+    )
+
+
+def test_teacher_behind_its_student_gets_the_remedy() -> None:
+    assert "a lower train.ema_span" in network_in_use(summary_of(46.2, 48.0, "val/miou_teacher"))
+    assert "ema_span" not in network_in_use(summary_of(46.2, 46.2, "val/miou_teacher"))
+
+
+def test_metric_of_the_student_names_the_student() -> None:
+    text = network_in_use(summary_of(46.2, 48.0, "val/miou"))
+    assert text.startswith("The scores are the student's (search.metric=val/miou). On val the stu")
+    assert "ema_span" not in text
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(None, 1.0), (1.0, None)])
+def test_nothing_is_said_without_both_scores(teacher: float | None, student: float | None) -> None:
+    assert network_in_use(summary_of(teacher, student, "val/miou_teacher")) == ""
+
+
+def test_nothing_is_said_before_a_run_is_chosen() -> None:
+    assert network_in_use(RatioSummary("8", "8", 8, "val/miou")) == ""
