@@ -247,19 +247,21 @@ def channel_stats(feat: Tensor, valid: Tensor) -> ChannelStats:
 
 
 def style_loss(style: ChannelStats, target: ChannelStats) -> Tensor:
-    """L_sty = (1/C) [ ||(mu - mu*)/s||^2 + ||log sigma - log s||^2 ], s = sg(sigma*).
+    """L_sty = (1/C) [ ||(mu - mu*)/s||^2 + ||log sigma - log sigma*||^2 ], s = sg(max of sigmas).
 
     AdaIN's statistics (Huang & Belongie 2017) made free of scale: a plain MSE can be lowered by
-    shrinking all features. Each sigma is sqrt(sigma^2 + floor^2), where the floor is STD_FLOOR
-    times the root mean square of sigma* over the channels. Otherwise channels that are nearly
-    constant, as in untrained decoders, would outweigh all others.
+    shrinking all features. Each sigma has a floor: sqrt(sigma^2 + f^2), where f is STD_FLOOR times
+    the root mean square of s over the channels. Otherwise channels that are nearly constant, as in
+    untrained decoders, would outweigh all others.
     """
     mean = target.mean.detach()
-    variance = target.std.detach().square()
-    floor = STD_FLOOR**2 * variance.mean()
-    mean_distance = (style.mean - mean).square() / (variance + floor)
+    variance = style.std.square()
+    target_variance = target.std.detach().square()
+    scale = torch.maximum(variance.detach(), target_variance)
+    floor = STD_FLOOR**2 * scale.mean()
+    mean_distance = (style.mean - mean).square() / (scale + floor)
     # log sigma is half of log sigma^2.
-    log_ratio = 0.5 * ((style.std.square() + floor).log() - (variance + floor).log())
+    log_ratio = 0.5 * ((variance + floor).log() - (target_variance + floor).log())
     return (mean_distance + log_ratio.square()).mean()
 
 

@@ -164,12 +164,13 @@ def test_style_loss_equals_scale_free_distance_of_means_and_log_deviations(
         [to_numpy(f)[0][:, c][to_numpy(v)[0][:, 0] > 0] for f, v in zip(feats, valids, strict=True)]
         for c in range(CHANNELS)
     ]
-    floor = 0.1 * np.sqrt(np.mean([target.var() for _, target in channels]))
+    scales = [max(values.std(), target.std()) for values, target in channels]
+    floor = 0.1 * np.sqrt(np.mean(np.square(scales)))
     total = 0.0
-    for values, target_values in channels:
-        mean, mean_t = values.mean(), target_values.mean()
+    for (values, target_values), scale in zip(channels, scales, strict=True):
+        distance = (values.mean() - target_values.mean()) / np.hypot(scale, floor)
         std, std_t = (np.hypot(v.std(), floor) for v in (values, target_values))
-        total += ((mean - mean_t) / std_t) ** 2 + (np.log(std) - np.log(std_t)) ** 2
+        total += distance**2 + (np.log(std) - np.log(std_t)) ** 2
     stats, target = (losses.channel_stats(f, v) for f, v in zip(feats, valids, strict=True))
     assert_close(losses.style_loss(stats, target), total / CHANNELS)
 
