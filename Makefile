@@ -21,7 +21,7 @@ demo: .venv            ## search the generated data set, about three minutes on 
 	$(BIN)/python -m cid_ray.tune
 
 test: .venv            ## the tests of CI; CID_RAY_DATA=DIR adds those on real data
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 3 --dist loadgroup
 
 test-fast: .venv       ## tests without Ray and without child processes, under two minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile \
@@ -36,7 +36,7 @@ test-gpu: .venv        ## tests of the CUDA path; needs one GPU
 test-lowest:           ## the tests with the lowest versions that pyproject.toml allows
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install -q -e '.[dev]' -c constraints/lowest.txt
-	$(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup
+	$(LOWEST)/bin/python -m pytest -n 3 --dist loadgroup
 
 check: .venv           ## style and types
 	$(BIN)/ruff check .

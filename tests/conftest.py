@@ -1,5 +1,5 @@
 """Fixtures of all tests: the session's one Ray cluster of 2 CPUs, tiny tables, runs that others
-only read, and a small disk. And what may run at the same time: `pytest -n 2 --dist loadgroup`.
+only read, and a small disk. And what may run at the same time: `pytest -n 3 --dist loadgroup`.
 """
 
 from __future__ import annotations
