@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -25,9 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from scipy import stats
 
 import cid_ray
 from cid_ray.config import Config, build_config, load_config
+from cid_ray.core import iou
+from cid_ray.data.sources import open_table
+from cid_ray.inference.load import load_model
 from cid_ray.results.noise import Noise
 from cid_ray.results.provenance import provenance
 
@@ -65,7 +71,7 @@ def make_arms() -> dict[str, dict[str, Any]]:
     return arms
 
 
-def draw(key: str, number: int) -> float:
+def drawn_value(key: str, number: int) -> float:
     """The value of a key in a try: the same in every arm."""
     digest = hashlib.sha256(f"{key} {number}".encode()).digest()
     u = int.from_bytes(digest[:8]) / 2**64
@@ -78,7 +84,7 @@ def hyperparameters(arm: dict[str, Any], number: int) -> dict[str, Any]:
     """What a try of an arm sets. Try 0 keeps the values of the configuration."""
     drawn: dict[str, Any] = {}
     if number > 0:
-        drawn = {key: draw(key, number) for key in SPACE if key not in arm}
+        drawn = {key: drawn_value(key, number) for key in SPACE if key not in arm}
     if arm["method"] == "cid" and arm.get("loss.style_weight") != 0:
         stat, target = STYLES[number % len(STYLES)]
         drawn |= {"loss.style_stat": stat, "loss.style_target": target}
@@ -86,19 +92,44 @@ def hyperparameters(arm: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def train(config: Config, changes: dict[str, Any], seed: int) -> Line:
-    """Train once; scores of both networks on val and test at the last step."""
+    """Train once; scores of both networks on val and test at the last step.
+
+    Where test has several groups, also the teacher's on each of them.
+    """
     changes = {**changes, "train.seed": seed, "data.draw": seed, "train.num_sample_images": 0}
     tree = config.model_dump(mode="json", exclude_unset=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cid_ray-") as folder:
         for record in cid_ray.train(build_config(tree, changes), folder, cpus=1):
             final = record
+        by_group = score_groups(config, Path(folder))
     scores = {
         f"{split}_{network}": final[f"{split}/miou{suffix}"]
         for split in ("val", "test")
         for network, suffix in (("teacher", "_teacher"), ("student", ""))
     }
-    return {**scores, "seconds": round(time.monotonic() - started, 1)}
+    return {**scores, **by_group, "seconds": round(time.monotonic() - started, 1)}
+
+
+def score_groups(config: Config, run: Path) -> dict[str, float | None]:
+    """The teacher's mIoU on the test images of each group, such as a drive; {} for one group."""
+    table = open_table(config.data.table)
+    rows = table.rows("test")
+    groups = np.array(table.groups(rows))
+    if len(set(groups)) < 2:
+        return {}
+    predictor = load_model(run / "checkpoints" / "train" / "last.pt", num_threads=1)
+    matrices: dict[str, np.ndarray] = {}
+    for group, row in zip(groups.tolist(), rows.tolist(), strict=True):
+        image, mask = table.read(row, mask=True)
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        pair = (pixels, torch.from_numpy(np.array(mask)))
+        matrix = iou.confusion_matrix(predictor.net, [pair], table.num_classes, None)
+        matrices[group] = matrices.get(group, 0) + matrix
+    return {
+        f"test_{group}": iou.iou_scores(matrix, table.classes)["miou"]
+        for group, matrix in sorted(matrices.items())
+    }
 
 
 def run_arm(
@@ -125,33 +156,87 @@ def read_lines(file: Path) -> list[Line]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def summarize(lines: list[Line], split: str = "test") -> list[str]:
-    """A Markdown table of the repeats: mean and difference to the strongest baseline."""
+def repeated(lines: list[Line], split: str) -> dict[str, list[float]]:
+    """Arm -> the teacher's score of each repeat; only arms with all repeats."""
     scores: dict[str, dict[int, float]] = {}
     for one in lines:
         if one["stage"] == "repeat":
             scores.setdefault(one["arm"], {})[one["number"]] = one[f"{split}_teacher"]
-    if not scores:
+    count = max((len(values) for values in scores.values()), default=0)
+    return {
+        name: [scores[name][i] for i in sorted(scores[name])]
+        for name in make_arms()
+        if len(scores.get(name, {})) == count > 0
+    }
+
+
+def base_of(arm: str) -> str | None:
+    """The method that an arm of CID adds terms to."""
+    base = arm.partition(" + ")[0]
+    return base if base != arm else None
+
+
+def gain(scores: dict[str, list[float]], arm: str, other: str | None) -> tuple[float, float] | None:
+    """Mean of the paired differences and half of its 95 % interval (t)."""
+    if other is None or other == arm or other not in scores:
+        return None
+    gains = [a - b for a, b in zip(scores[arm], scores[other], strict=True)]
+    half = math.inf
+    if len(gains) > 1:
+        error = statistics.stdev(gains) / math.sqrt(len(gains))
+        half = error * float(stats.t.ppf(0.975, len(gains) - 1))
+    return statistics.mean(gains), half
+
+
+def strongest_baseline(scores: dict[str, list[float]]) -> str:
+    return max((b for b in BASELINES if b in scores), key=lambda name: np.mean(scores[name]))
+
+
+def summarize(lines: list[Line], split: str = "test") -> list[str]:
+    """A Markdown table of the repeats: means, and gains over the base and the best baseline."""
+    scores = repeated(lines, split)
+    if not any(name in scores for name in BASELINES):
         return []
-    count = max(len(values) for values in scores.values())
-    complete = {k: [v[i] for i in sorted(v)] for k, v in scores.items() if len(v) == count}
-    noise = Noise(complete)
-    baselines = [name for name in BASELINES if name in complete]
-    rival = max(baselines, key=lambda name: float(np.mean(complete[name])))
-    floor = "" if noise.floor is None else f", noise floor {noise.floor:.2f}"
+    rival = strongest_baseline(scores)
+    count = len(scores[rival])
+    floor = Noise(scores).floor
     found = [
-        f"{count} repeats{floor}; strongest baseline: {rival}",
+        f"{count} repeats; noise floor {'not known' if floor is None else f'{floor:.2f}'}; "
+        f"strongest baseline: {rival}. Intervals are 95 %, paired.",
         "",
-        f"| arm | {split} mIoU | minus {rival} | better repeats |",
-        "|---|---:|---:|---:|",
+        f"| arm | {split} mIoU | over its base | over {rival} | better repeats |",
+        "|---|---:|---:|---:|---:|",
     ]
-    for name in [arm for arm in make_arms() if arm in complete]:
-        gains = [a - b for a, b in zip(complete[name], complete[rival], strict=True)]
-        mean = statistics.mean(complete[name])
-        better = f"{sum(g > 0 for g in gains)} of {count}" if name != rival else ""
-        gain = f"{statistics.mean(gains):+.2f}" if name != rival else ""
-        found.append(f"| {name} | {mean:.2f} | {gain} | {better} |")
+    for name, values in scores.items():
+        cells = [
+            f"{g[0]:+.2f} ± {g[1]:.2f}" if (g := gain(scores, name, other)) else ""
+            for other in (base_of(name), rival)
+        ]
+        better = sum(a > b for a, b in zip(values, scores[rival], strict=True))
+        wins = f"{better} of {count}" if name != rival else ""
+        found.append(
+            f"| {name} | {statistics.mean(values):.2f} | {cells[0]} | {cells[1]} | {wins} |"
+        )
     return found
+
+
+def draw(lines: list[Line], out: Path) -> None:
+    """The gain of each arm over the strongest baseline, with its 95 % interval."""
+    from cid_ray.results.figures import new_figure
+
+    scores = repeated(lines, "test")
+    rival = strongest_baseline(scores)
+    arms = [name for name in scores if name != rival][::-1]
+    figure, (axis,) = new_figure(1, size=(6.4, 0.6 + 0.28 * len(arms)))
+    for row, name in enumerate(arms):
+        found = gain(scores, name, rival)
+        assert found is not None
+        color = "#6b7280" if name in BASELINES else "#dc2626"
+        axis.errorbar(found[0], row, xerr=found[1], marker="o", capsize=3, color=color)
+    axis.axvline(0, color="#9ca3af", linewidth=1)
+    axis.set_yticks(range(len(arms)), arms)
+    axis.set_xlabel(f"test mIoU minus {rival}, points")
+    figure.savefig(out, metadata={"Date": None})
 
 
 def main() -> None:
@@ -188,7 +273,10 @@ def main() -> None:
                     line["seconds"],
                     flush=True,
                 )
-    print("\n".join(summarize(read_lines(file))))
+    lines = read_lines(file)
+    print("\n".join(summarize(lines)))
+    if len(repeated(lines, "test")) > 1:
+        draw(lines, args.out / f"{args.name}.svg")
 
 
 if __name__ == "__main__":

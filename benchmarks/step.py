@@ -39,12 +39,24 @@ GPU = {"data.crop_size": 321, "model.encoder": "resnet50", "model.decoder_option
 WORKERS_CROP = 256  # with small crops several workers mostly wait for each other
 WARMUP_STEPS = 3
 IMAGES_PER_STEP = 16
-KINDS = ("self", "cross", "transfer", "class")
 
 # names of cases
 WHOLE_LOOP = "our whole loop, CID (self)"
 PLAIN_LOOP = "plain loop, CID (self)"
 MEAN_TEACHER = "mean teacher"
+UNIMATCH = "UniMatch V2"
+# case of CID -> its base, and what it changes
+MEMORY = {"loss.labeled_memory": 8}
+CID_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "CID (self)": (MEAN_TEACHER, {"loss.relation_kind": "self"}),
+    "CID (cross)": (MEAN_TEACHER, {"loss.relation_kind": "cross"}),
+    "CID (transfer)": (MEAN_TEACHER, {"loss.relation_kind": "transfer"}),
+    "CID (class)": (MEAN_TEACHER, {"loss.relation_kind": "class"}),
+    "CID (cross, memory)": (MEAN_TEACHER, {"loss.relation_kind": "cross", **MEMORY}),
+    "CID (transfer, memory)": (MEAN_TEACHER, {"loss.relation_kind": "transfer", **MEMORY}),
+    "CID (class, memory)": (MEAN_TEACHER, {"loss.relation_kind": "class", **MEMORY}),
+    "CID (self) on UniMatch V2": (UNIMATCH, {"loss.base": "unimatch_v2"}),
+}
 ONE_WORKER = "1 worker of 1 thread"
 TWO_WORKERS = "2 workers of 1 thread"
 TWO_RUNS = "2 runs of 1 thread that share nothing"
@@ -164,32 +176,27 @@ def measure_one_process(args: argparse.Namespace) -> Result:
     size = GPU if args.full_size else {}
     config = make_config(args.steps, **size)
     batches = make_batches(config, args.steps)
-    mean_teacher = make_config(args.steps, **size, method="mean_teacher")
-    by_kind = {
-        kind: make_config(args.steps, **size, **{"loss.relation_kind": kind}) for kind in KINDS
+    configs = {
+        MEAN_TEACHER: make_config(args.steps, **size, method="mean_teacher"),
+        UNIMATCH: make_config(args.steps, **size, method="unimatch_v2"),
     }
-    memory = {MEAN_TEACHER: training_peak_mib(mean_teacher, batches[:4])}
-    for kind, kind_config in by_kind.items():
-        memory[f"CID ({kind})"] = training_peak_mib(kind_config, batches[:4])
+    for name, (_, changes) in CID_CASES.items():
+        configs[name] = make_config(args.steps, **size, **changes)
+    memory = {name: training_peak_mib(one, batches[:4]) for name, one in configs.items()}
     print({name: round(mib) for name, mib in memory.items()}, flush=True)
     if args.profile:
         profile(config, batches, args.threads)
     with tempfile.TemporaryDirectory() as folder:
         spec = RunSpec(config, Path(folder), num_threads=args.threads)
         num_classes = Trainer(spec).table.num_classes
-        others = {
-            PLAIN_LOOP: plain_step(config, num_classes),
-            MEAN_TEACHER: trainer_step(mean_teacher, folder, args.threads),
-        }
-        for kind, kind_config in by_kind.items():
-            others[f"CID ({kind})"] = trainer_step(kind_config, folder, args.threads)
+        others = {PLAIN_LOOP: plain_step(config, num_classes)}
+        for name, one in configs.items():
+            others[name] = trainer_step(one, folder, args.threads)
         seconds = time_whole_loop(config, batches, args.threads, others)
     ratios = {f"{WHOLE_LOOP} / plain loop": median_ratio(seconds, WHOLE_LOOP, PLAIN_LOOP)}
-    for kind in KINDS:
-        name = f"CID ({kind})"
-        ratios[f"{name} / mean teacher"] = median_ratio(seconds, name, MEAN_TEACHER)
-    for name, mib in memory.items():
-        ratios[f"memory of {name} / mean teacher"] = mib / memory[MEAN_TEACHER]
+    for name, (base, _) in CID_CASES.items():
+        ratios[f"{name} / {base}"] = median_ratio(seconds, name, base)
+        ratios[f"memory of {name} / {base}"] = memory[name] / memory[base]
     return Result(seconds, ratios, memory)
 
 

@@ -105,7 +105,7 @@ def make_method(
     config: Config, table: Table, split: Split, net: Segmenter, device: Device
 ) -> Method:
     """The losses for the outputs of `net`; InputError when it cannot take a crop of this size."""
-    shapes = pooled_shapes(net, config, device)
+    shapes = pooled_shapes(net, config)
     weights = class_weights(config, table, split)
     method = Method(config, table.num_classes, shapes, weights, net.stride)
     return method.to(device.torch)
@@ -124,7 +124,7 @@ def class_weights(config: Config, table: Table, split: Split) -> Tensor | None:
 
 
 @torch.no_grad()
-def pooled_shapes(net: Segmenter, config: Config, device: Device) -> list[Shape]:
+def pooled_shapes(net: Segmenter, config: Config) -> list[Shape]:
     """C, h, w of the pooled features of a crop: of `feat`, then of each encoder level.
 
     Raises:
@@ -133,7 +133,7 @@ def pooled_shapes(net: Segmenter, config: Config, device: Device) -> list[Shape]
     # A forward pass may draw random numbers. Training must start from the same state without it.
     rng = torch.get_rng_state()
     try:
-        images = torch.zeros(2, net.in_channels, *config.data.crop, device=device.torch)
+        images = torch.zeros(2, net.in_channels, *config.data.crop, device=net.mean.device)
         _, *maps = net(images)
     except RuntimeError as error:
         raise InputError(
@@ -142,9 +142,23 @@ def pooled_shapes(net: Segmenter, config: Config, device: Device) -> list[Shape]
             "try a larger one, or another decoder"
         ) from None
     torch.set_rng_state(rng)
-    valid = torch.ones(2, *config.data.crop, dtype=torch.bool, device=device.torch)
+    valid = torch.ones(2, *config.data.crop, dtype=torch.bool, device=net.mean.device)
     shapes = [pool_features(feat, valid, net.stride)[0].shape[1:] for feat in maps]
     return [(shape[0], shape[1], shape[2]) for shape in shapes]
+
+
+def memory_bytes(net: Segmenter, config: Config) -> int:
+    """Bytes of the labeled features that `loss.labeled_memory` keeps, also in a checkpoint."""
+    loss = config.loss
+    if config.method != "cid" or loss.relation_kind not in ("cross", "class"):
+        return 0
+    if loss.labeled_memory == 0 or loss.relation_weight == 0:
+        return 0
+    shapes = pooled_shapes(net, config)
+    if "decoder" not in loss.relation_levels:
+        shapes = shapes[1:]
+    # float32 features and valid cells, and a byte for the class.
+    return sum(loss.labeled_memory * h * w * (4 * (c + 1) + 1) for c, h, w in shapes)
 
 
 def set_batch(index: BatchIndex, config: Config, rank: int, world_size: int) -> None:

@@ -40,13 +40,14 @@ class DiskBytes:
     cache: int
 
 
-def disk_bytes(config: Config, net: nn.Module, table: Table) -> DiskBytes:
+def disk_bytes(config: Config, net: nn.Module, table: Table, memory_bytes: int = 0) -> DiskBytes:
     """The sizes, without the few kilobytes of plain values in a checkpoint.
 
     Args:
         config: names optimizer, image size and the bound of the cache.
         net: the student; teacher and labeler are as large. The first two are in every checkpoint.
         table: the data table.
+        memory_bytes: of the labeled features that the method keeps.
     """
     network = sum(tensor.nbytes + ENTRY_BYTES for tensor in net.state_dict().values())
     trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
@@ -55,7 +56,7 @@ def disk_bytes(config: Config, net: nn.Module, table: Table) -> DiskBytes:
     heights, widths = decoded_sizes(table, config.data.image_size)
     ends = cache_layout(table, heights, widths)[1]
     return DiskBytes(
-        last=2 * network + moments * weights,
+        last=2 * network + moments * weights + memory_bytes,
         best=2 * network,
         labeler=network,
         image=int((heights * widths).max()),

@@ -19,7 +19,12 @@ from cid_ray.results.records import of_event, read_records
 from cid_ray.storage import checkpoint_paths
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.storage.run_dir import RunDir
-from cid_ray.training.builders import run_identity, weights_hash
+from cid_ray.training.builders import (
+    memory_bytes,
+    run_identity,
+    set_encoder_levels,
+    weights_hash,
+)
 from cid_ray.training.device import Device
 from cid_ray.training.footprint import DiskBytes, disk_bytes
 from cid_ray.training.optimizer import make_optimizer
@@ -70,6 +75,8 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         splits[variant.data.ratio] = split
     net = Segmenter(config.model, table.num_classes, table.band_stats)
     make_optimizer(config, net)  # its errors come before the run
+    set_encoder_levels(net, config)
+    disk = disk_bytes(config, net, table, memory_bytes(net, config))
     content_hashes = {
         "the data set": table.fingerprint,
         "the weights file": weights_hash(config) or config.model.weights,
@@ -77,7 +84,7 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
     lines = (uncached, describe_small_quota(), *describe_frozen_encoder(config))
     messages = [line for line in lines if line]
-    return Preflight(table, splits, content_hashes, messages, disk_bytes(config, net, table))
+    return Preflight(table, splits, content_hashes, messages, disk)
 
 
 def describe_frozen_encoder(config: Config) -> Iterator[str]:

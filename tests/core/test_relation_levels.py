@@ -14,7 +14,9 @@ from cid_ray.core import losses
 from cid_ray.core.distributed import BatchShard
 from cid_ray.core.model import Segmenter
 from cid_ray.core.relation import FeatureMemory
+from cid_ray.training.builders import memory_bytes, set_encoder_levels
 from cid_ray.training.loop import make_batches
+from cid_ray.training.preflight import check_data
 from cid_ray.training.trainer import RunSpec, Trainer
 from tests.helpers.core_pieces import (
     CHANNELS,
@@ -103,8 +105,9 @@ def test_level_that_cannot_be_compared_is_refused(
     changes: dict[str, object], message: str, tmp_path: Path
 ) -> None:
     config = build_config(TINY, {"method": "cid", "model.encoder": ENCODER, **changes})
-    with pytest.raises(InputError, match=message):
-        Trainer(RunSpec(config, tmp_path))
+    for refused in (lambda: check_data(config), lambda: Trainer(RunSpec(config, tmp_path))):
+        with pytest.raises(InputError, match=message):
+            refused()
 
 
 # ---- the memory ----
@@ -171,3 +174,24 @@ def test_labeled_images_get_no_gradient_of_a_relation_with_the_memory() -> None:
     net = PointNet(0)
     terms = loss_terms(config, net, PointNet(1), make_batch())
     assert any(value.abs().sum() > 0 for value in gradients(terms.relation, net).values())
+
+
+@pytest.mark.parametrize("kind", ["cross", "class", "self", "transfer"])
+def test_checks_before_a_run_know_the_bytes_of_the_memory(kind: str, tmp_path: Path) -> None:
+    changes = {
+        "method": "cid",
+        "loss.relation_kind": kind,
+        "loss.labeled_memory": 40,
+        "loss.relation_levels": ["decoder", "encoder_3"],
+    }
+    config = build_config(TINY, changes)
+    net = Segmenter(config.model, CLASSES).eval()
+    set_encoder_levels(net, config)
+    trainer = Trainer(RunSpec(config, tmp_path))
+    memories = [m for m in trainer.method.modules() if isinstance(m, FeatureMemory)]
+    buffers = [b for m in memories for name, b in m.named_buffers() if name != "count"]
+    assert memory_bytes(net, config) == sum(buffer.nbytes for buffer in buffers)
+    assert len(memories) == (2 if kind in ("cross", "class") else 0)
+    without = build_config(TINY, {**changes, "loss.labeled_memory": 0})
+    more = check_data(config).disk.last - check_data(without).disk.last
+    assert more == memory_bytes(net, config)
