@@ -18,6 +18,7 @@ from tests.helpers.services import as_root, require_service, succeeds
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist: one process has all tests of Ray, one those of child processes, others files.
 

@@ -76,7 +76,7 @@ def test_disk_that_fills_up_with_the_last_file_leaves_nothing(
 def test_stopped_import_leaves_no_table_and_may_be_started_again(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    write_images(tmp_path, 40, 400)
+    write_images(tmp_path, 120, 400)  # so many that it is not done before the signal
     out = tmp_path / "table"
     partial = out / "table.parquet.partial"
     process = subprocess.Popen(
@@ -97,7 +97,7 @@ def test_stopped_import_leaves_no_table_and_may_be_started_again(
     again = subprocess.run(command(tmp_path, out), capture_output=True, text=True, check=True)
     assert "wrote" in again.stdout
     assert {path.name for path in out.iterdir()} == TABLE_FILES | {AUDIT_FILE}
-    assert len(Table(out)) == 40
+    assert len(Table(out)) == 120
 
 
 @pytest.mark.parametrize("named", [0, 1, 2])

@@ -278,13 +278,18 @@ def test_weak_view_flip_mirrors_image_mask_and_valid(case: dict[str, Any]) -> No
 @settings(max_examples=100, deadline=None)
 @given(case=views, flip=st.sampled_from([0.0, 1.0]))
 def test_weak_view_crops_image_and_mask_at_same_place(case: dict[str, Any], flip: float) -> None:
-    """Red is the column, green the row. A mask of columns (of rows) must agree to one pixel."""
+    """Red is the column, green the row. A mask of columns (of rows) must agree to one pixel.
+
+    In a view that is four times smaller or more, to a quarter of its own pixels: at the border half
+    of the image's resampling filter is cut off.
+    """
+    tolerance = max(1.0, 0.25 / case["scale_range"][0])
     ys, xs = coordinates(*case["size"])
     image = np.stack([xs, ys, np.zeros_like(xs)], -1)
     for channel, mask in enumerate((xs, ys)):
         pixels, cropped, valid = view(image, mask, case["seed"], hflip=flip, **data_values(case))
         difference = np.abs(pixels[channel].astype(int) - cropped)[valid]
-        assert difference.max() <= 1
+        assert difference.max() <= tolerance
 
 
 def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
