@@ -66,6 +66,11 @@ def make_arms() -> dict[str, dict[str, Any]]:
                 "loss.relation_kind": kind,
                 "loss.style_weight": 0.0,
             }
+        for kind in ("cross", "class"):
+            arms[f"{base} + {kind}, memory"] = {
+                **arms[f"{base} + {kind}"],
+                "loss.labeled_memory": 16,
+            }
         arms[f"{base} + style"] = {**cid, "loss.relation_weight": 0.0}
         arms[f"{base} + self + style"] = {**cid, "loss.relation_kind": "self"}
     return arms

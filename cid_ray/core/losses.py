@@ -73,48 +73,6 @@ def relation_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     return (log_target.exp() * (log_target - log_pred)).sum(-1).mean(-1)
 
 
-def cross_relation_loss(
-    student_x: Tensor,
-    student_u: Tensor,
-    teacher_x: Tensor,
-    teacher_u: Tensor,
-    valid_x: Tensor,
-    valid_u: Tensor,
-    temperature: float,
-    shard_u: distributed.BatchShard | None = None,
-) -> Tensor:
-    """`cross`: relation_kl of R_xu = Fhat_x Fhat_u^T, mean over all labeled-unlabeled image pairs.
-
-    Source: the literal reading of CID's abstract; CIRKDv2's channel term, restricted to such pairs.
-
-    Args:
-        student_x, student_u, teacher_x, teacher_u: feat f32[B,C,h,w] of both networks.
-        valid_x, valid_u: f32[B,1,h,w].
-        temperature: T > 0.
-        shard_u: this worker's part of the unlabeled batch, to pair its labeled images with the
-            unlabeled ones of all workers; None pairs them with its own, which is right where all
-            workers hold the same labeled images.
-
-    Images without a valid cell, such as places of a memory that are still empty, count nowhere.
-    """
-
-    def relations(feat_x: Tensor, feat_u: Tensor) -> Tensor:
-        hat_x = normalized_channels(feat_x, valid_x)
-        hat_u = normalized_channels(feat_u, valid_u)
-        if shard_u is not None:
-            hat_u = distributed.gather_shards(hat_u, shard_u)
-        return torch.einsum("acn,bdn->abcd", hat_x, hat_u)
-
-    with torch.no_grad():
-        target = relations(teacher_x, teacher_u)
-    distances = relation_kl(target, relations(student_x, student_u), temperature)
-    has_x, has_u = valid_x.flatten(1).amax(1), valid_u.flatten(1).amax(1)
-    if shard_u is not None:
-        has_u = distributed.gather_shards(has_u, shard_u)
-    pairs = has_x[:, None] * has_u
-    return masked_mean(distances * pairs, pairs)
-
-
 def self_relation_loss(
     student_u: Tensor, teacher_u: Tensor, valid_u: Tensor, grid: int = 1
 ) -> Tensor:

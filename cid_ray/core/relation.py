@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cid_ray.config import LossConfig
 from cid_ray.core import losses
+from cid_ray.core.cross_relation import cross_relation_loss
 from cid_ray.core.distributed import BatchShard, gather_shards
 from cid_ray.core.features import Features, labels_to_grid
 from cid_ray.core.losses import IGNORE_INDEX
@@ -129,7 +130,7 @@ class Relation(nn.Module):
         features = (side.student, student.u, side.teacher, teacher.u)
         temperature = self.loss.relation_temperature
         if kind == "cross":
-            return losses.cross_relation_loss(
+            return cross_relation_loss(
                 *features, side.valid, student.valid_u, temperature, side.shard_u
             )
         assert pseudo_label is not None

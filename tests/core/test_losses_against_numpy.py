@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from cid_ray.core import losses, pseudo_labels
+from cid_ray.core.cross_relation import cross_relation_loss
 from tests.helpers.core_pieces import CHANNELS, CLASSES, random_feat, random_feats, random_valid
 
 B = 4
@@ -73,7 +74,7 @@ def test_cross_relation_equals_mean_kl_over_labeled_unlabeled_pairs() -> None:
         for i in range(B)
         for j in range(B)
     ]
-    found = losses.cross_relation_loss(*feats, valid_x, valid_u, TEMPERATURE)
+    found = cross_relation_loss(*feats, valid_x, valid_u, TEMPERATURE)
     assert_close(found, float(np.mean(pairs)))
 
 

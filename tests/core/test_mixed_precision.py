@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from cid_ray.core import losses
+from cid_ray.core.cross_relation import cross_relation_loss
 from tests.helpers.core_pieces import (
     TERMS,
     PointNet,
@@ -58,7 +59,7 @@ def test_statistics_of_bf16_features_equal_those_of_same_numbers_in_float32() ->
     one, two = random_feat(1).bfloat16(), random_feat(2).bfloat16()
     half_self = losses.self_relation_loss(one, two, valid)
     assert torch.equal(half_self, losses.self_relation_loss(one.float(), two.float(), valid))
-    half_cross = losses.cross_relation_loss(one, one, two, two, valid, valid, 0.1)
+    half_cross = cross_relation_loss(one, one, two, two, valid, valid, 0.1)
     one, two = one.float(), two.float()
-    single_cross = losses.cross_relation_loss(one, one, two, two, valid, valid, 0.1)
+    single_cross = cross_relation_loss(one, one, two, two, valid, valid, 0.1)
     assert torch.equal(half_cross, single_cross)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cid_ray.config import InputError, ModelConfig, build_config
-from cid_ray.core import losses
+from cid_ray.core.cross_relation import cross_relation_loss
 from cid_ray.core.distributed import BatchShard
 from cid_ray.core.model import Segmenter
 from cid_ray.core.relation import FeatureMemory
@@ -137,8 +137,8 @@ def test_places_that_are_still_empty_change_no_relation() -> None:
     valid_x, valid_u = random_valid(0), random_valid(1)
     empty, none = torch.zeros_like(x), torch.zeros_like(valid_x)
     padded = torch.cat([x, empty])
-    expected = losses.cross_relation_loss(x, u, x, teacher_u, valid_x, valid_u, 0.1)
-    found = losses.cross_relation_loss(
+    expected = cross_relation_loss(x, u, x, teacher_u, valid_x, valid_u, 0.1)
+    found = cross_relation_loss(
         padded, u, padded, teacher_u, torch.cat([valid_x, none]), valid_u, 0.1
     )
     torch.testing.assert_close(found, expected)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cid_ray.core import losses
+from cid_ray.core.cross_relation import cross_relation_loss
 from cid_ray.core.features import Features
 from cid_ray.core.relation import Relation
 from tests.helpers.core_pieces import (
@@ -37,7 +38,7 @@ def test_relation_loss_of_identical_features_is_zero(kind: str) -> None:
     classes = torch.randint(0, CLASSES, (4, 6, 5), generator=rng)
     feats = (x, u, x.clone(), u.clone())
     loss = {
-        "cross": lambda: losses.cross_relation_loss(*feats, valid_x, valid_u, 0.1),
+        "cross": lambda: cross_relation_loss(*feats, valid_x, valid_u, 0.1),
         "class": lambda: losses.class_relation_loss(*feats, classes, classes.flip(1), CLASSES, 0.1),
         "self": lambda: losses.self_relation_loss(u, u.clone(), valid_u),
         "self 2x2": lambda: losses.self_relation_loss(u, u.clone(), valid_u, 2),
@@ -63,9 +64,7 @@ def test_cross_relation_stays_the_same_only_when_both_images_are_permuted_alike(
             feat if order is None else permute_cells(feat, order)
             for feat, order in zip(random_feats(), orders, strict=True)
         )
-        return losses.cross_relation_loss(
-            student_x, student_u, teacher_x, teacher_u, valid, valid, 0.1
-        )
+        return cross_relation_loss(student_x, student_u, teacher_x, teacher_u, valid, valid, 0.1)
 
     torch.testing.assert_close(loss(0, 0), loss(None, None))
     assert not torch.allclose(loss(0, 1), loss(None, None))
@@ -142,3 +141,30 @@ def test_class_relation_ignores_classes_of_one_side_only() -> None:
     ]
     torch.testing.assert_close(found[0], found[1])
     assert found[0] > 0
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.7])
+def test_gradient_of_the_cross_relation_is_that_of_its_formula(temperature: float) -> None:
+    """It is computed with the loss; the reference is autograd through the plain formula."""
+    feats = [random_feat(seed).double().requires_grad_() for seed in range(2)]
+    teacher = [random_feat(seed).double() for seed in (2, 3)]
+    valid = [random_valid(seed).double() for seed in (0, 1)]
+    valid[0][1] = 0  # an image without a valid cell
+
+    def hat(feat: Tensor, mask: Tensor) -> Tensor:
+        return F.normalize((feat * mask).flatten(2), dim=2, eps=losses.EPS)
+
+    def relation(x: Tensor, u: Tensor) -> Tensor:
+        return torch.einsum("acn,bdn->abcd", hat(x, valid[0]), hat(u, valid[1])) / temperature
+
+    log_pred = relation(*feats).log_softmax(-1)
+    target = relation(*teacher).log_softmax(-1)
+    distances = (target.exp() * (target - log_pred)).sum(-1).mean(-1)
+    expected = distances[[0, 2, 3]].mean()
+    x, u, teacher_x, teacher_u, valid_x, valid_u = (v.float() for v in (*feats, *teacher, *valid))
+    found = cross_relation_loss(x, u, teacher_x, teacher_u, valid_x, valid_u, temperature)
+    torch.testing.assert_close(found, expected.float())
+    grads = torch.autograd.grad(3 * found, feats)
+    for grad, reference in zip(grads, torch.autograd.grad(3 * expected, feats), strict=True):
+        torch.testing.assert_close(grad, reference, rtol=1e-3, atol=1e-6)
+        assert reference.abs().max() > 1e-4

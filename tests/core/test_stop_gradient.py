@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cid_ray.core import losses
+from cid_ray.core.cross_relation import cross_relation_loss
 from tests.helpers.core_pieces import (
     CLASSES,
     PointNet,
@@ -42,7 +43,7 @@ def test_backward_of_loss_leaves_teacher_features_without_gradient(kind: str) ->
     student_gram = losses.batch_gram(student_u, valid)
     teacher_gram = losses.batch_gram(teacher_x, valid)
     loss = {
-        "cross": lambda: losses.cross_relation_loss(*feats, valid, valid, 0.1),
+        "cross": lambda: cross_relation_loss(*feats, valid, valid, 0.1),
         "self": lambda: losses.self_relation_loss(student_u, teacher_u, valid, 2),
         "class": lambda: losses.class_relation_loss(*feats, classes, classes, CLASSES, 0.1),
         "transfer": lambda: losses.transfer_relation_loss(student_u, valid, teacher_gram),
