@@ -24,7 +24,7 @@ from cid_ray.config import Config, load_config
 from cid_ray.results.provenance import provenance
 from cid_ray.results.records import Record, RecordWriter, read_records
 
-METHODS = ("supervised", "pool_bn", "mean_teacher", "cid")
+METHODS = ("supervised", "pool_bn", "mean_teacher", "unimatch_v2", "cid")
 Scores = dict[tuple[str, str, str], list[float]]  # labels, label_from, method -> mIoU of each seed
 
 
