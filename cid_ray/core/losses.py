@@ -170,18 +170,20 @@ def class_relation_loss(
         temperature: T > 0.
     """
 
-    def relation(feat_x: Tensor, feat_u: Tensor) -> Tensor:
+    def relation(feat_x: Tensor, feat_u: Tensor) -> tuple[Tensor, Tensor]:
         p_x, has_x = prototypes(feat_x, classes_x, num_classes)
         p_u, has_u = prototypes(feat_u, classes_u, num_classes)
         # A class that one side lacks has no prototype there and says nothing about a relation.
         shared = (has_x & has_u).float()[:, None]
         hat_x = F.normalize(p_x * shared, dim=0, eps=EPS)
         hat_u = F.normalize(p_u * shared, dim=0, eps=EPS)
-        return hat_x.T @ hat_u
+        return hat_x.T @ hat_u, shared.sum()
 
     with torch.no_grad():
-        target = relation(teacher_x, teacher_u)
-    return relation_kl(target, relation(student_x, student_u), temperature)
+        target, num_shared = relation(teacher_x, teacher_u)
+    loss = relation_kl(target, relation(student_x, student_u)[0], temperature)
+    # With one class a channel of unit length is a sign: the loss is large and has no gradient.
+    return torch.where(num_shared > 1, loss, 0.0)
 
 
 @dataclass(frozen=True)

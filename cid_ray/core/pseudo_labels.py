@@ -74,6 +74,10 @@ class PseudoLabels(nn.Module):
         for name, count in counts.items():
             total = distributed.all_reduce_sum(count)
             counts[name] = total / total.sum().clamp(min=1)
+        # Crops without a labeled pixel say nothing about the classes.
+        has_labels = counts["labels"].sum() > 0
+        former = torch.where(ema["labels"].sum() > 0, ema["labels"], counts["predictions"])
+        counts["labels"] = torch.where(has_labels, counts["labels"], former)
         ema.update(counts)
         frequency = {name: ema[name].clamp(min=MIN_FREQUENCY) for name in counts}
         ratio = frequency["labels"] / frequency["predictions"]
@@ -86,11 +90,14 @@ class PseudoLabels(nn.Module):
         classes = classes.masked_fill(~valid_u, IGNORE_INDEX)
         count = distributed.all_reduce_sum(class_counts(classes, self.num_classes))
         total = distributed.all_reduce_sum(class_counts(classes, self.num_classes, conf))
-        # A class that this batch lacks keeps its confidence; one never seen has the overall one.
-        former = torch.where(ema["by_class"] > 0, ema["by_class"], overall)
-        by_class = torch.where(count > 0, total / count.clamp(min=1), former)
-        ema.update({"overall": overall, "by_class": by_class})
-        return ema["overall"] * ema["by_class"] / ema["by_class"].max()
+        # A class that this batch lacks keeps its confidence, and one never seen keeps 0. The first
+        # value of a class is set, not averaged with that 0.
+        known = ema["by_class"]
+        mean = total / count.clamp(min=1)
+        known.copy_(torch.where(known > 0, known, mean))
+        ema.update({"overall": overall, "by_class": torch.where(count > 0, mean, known)})
+        confidence = torch.where(known > 0, known, ema["overall"])
+        return ema["overall"] * confidence / confidence.max()
 
 
 def class_counts(classes: Tensor, num_classes: int, weight: Tensor | None = None) -> Tensor:

@@ -89,9 +89,10 @@ def set_encoder_levels(net: Segmenter, config: Config) -> None:
             f"{key} compares maps of the encoder, which model.freeze=encoder keeps as they are; "
             "take [decoder], or model.freeze=none"
         )
-    # The first entry of smp's list is the image.
-    channels = net.net.encoder.out_channels
-    widths = channels if is_dpt(config.model) else channels[1:]
+    channels = list(net.net.encoder.out_channels)
+    # The first entry of smp's list is the image, but not for plain ViTs and VGGs.
+    has_image = not is_dpt(config.model) and channels[0] == net.in_channels
+    widths = channels[1:] if has_image else channels
     for number in config.encoder_levels:
         if number > len(widths) or widths[number - 1] == 0:
             known = [f"encoder_{k}" for k, width in enumerate(widths, 1) if width > 0]

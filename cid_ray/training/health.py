@@ -160,7 +160,8 @@ class Health:
         """
         loss, train = self.config.loss, self.config.train
         uses_pseudo = loss.pseudo_weight > 0 and self.config.method not in ("supervised", "pool_bn")
-        if not uses_pseudo or mask_ratio > 0:
+        # An adaptive threshold follows the confidence and has no key to lower.
+        if not uses_pseudo or mask_ratio > 0 or loss.threshold != "fixed":
             self.last_pseudo_step = step
         self.last_pseudo_step = max(self.last_pseudo_step, self.steps_without_pseudo)
         text = f"no pseudo-label passed loss.conf_thresh={loss.conf_thresh}"

@@ -49,22 +49,35 @@ def test_fixed_threshold_changes_nothing() -> None:
 def test_class_adaptive_threshold_is_freematchs_over_the_pixels_of_each_class() -> None:
     module = make_pseudo_labels(threshold="class_adaptive", conf_thresh=0.123)
     overall, by_class = 0.0, np.zeros(CLASSES)
+    lacks_class = range(3)
     for t in range(12):
         probs, valid = random_probs(t), random_valid(t)
-        if t < 3:  # a class that the first batches lack
+        if t in lacks_class:
             probs[:, 2] *= 1e-3
             probs /= probs.sum(1, keepdim=True)
         decay = min(1 - 1 / (t + 1), DECAY)
         conf, classes = (v[valid].numpy() for v in probs.max(1))
         overall = decay * overall + (1 - decay) * conf.mean()
         for k in range(CLASSES):
-            former = by_class[k] or conf.mean()
-            current = conf[classes == k].mean() if (classes == k).any() else former
-            by_class[k] = decay * by_class[k] + (1 - decay) * current
+            if (classes == k).any():
+                current = conf[classes == k].mean()
+                former = by_class[k] or current
+                by_class[k] = decay * former + (1 - decay) * current
         found, thresh = module(probs, valid, random_labels(t))
         assert found is probs
-        expected = overall * by_class / by_class.max()
-        np.testing.assert_allclose(thresh.numpy(), expected, rtol=1e-5)
+        known = np.where(by_class > 0, by_class, overall)
+        np.testing.assert_allclose(thresh.numpy(), overall * known / known.max(), rtol=1e-5)
+        assert (by_class[2] == 0) == (t in lacks_class)
+
+
+def test_class_that_was_never_predicted_follows_the_overall_confidence() -> None:
+    module = make_pseudo_labels(threshold="class_adaptive")
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
+    for sure in (0.3, 0.6, 0.9, 0.9):
+        probs = torch.full((1, CLASSES, 2, 2), (1 - sure) / (CLASSES - 1))
+        probs[:, 0] = sure
+        _, thresh = module(probs, valid, random_labels(0))
+        assert thresh[3] == pytest.approx(thresh[0].item())
 
 
 def test_a_class_that_the_teacher_is_less_sure_of_gets_a_lower_threshold() -> None:
@@ -137,3 +150,19 @@ def test_options_reach_the_loss(option: dict[str, Any]) -> None:
     plain = loss_terms(make_config("mean_teacher"), net, teacher, batch)
     changed = loss_terms(make_config("mean_teacher", **option), net, teacher, batch)
     assert changed.pseudo != plain.pseudo and changed.sup == plain.sup
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_crops_without_a_labeled_pixel_leave_the_alignment_as_it_was(step: int) -> None:
+    module = make_pseudo_labels(align_distribution=True)
+    for t in range(step):
+        module(random_probs(t), random_valid(t), random_labels(t))
+    frequency = module.frequency
+    assert frequency is not None
+    before = frequency["labels"].clone()
+    probs, valid = random_probs(9), torch.ones(2, 6, 5, dtype=torch.bool)
+    found, _ = module(probs, valid, torch.full((2, 6, 5), 255))
+    if step:
+        torch.testing.assert_close(frequency["labels"], before)
+    else:
+        torch.testing.assert_close(found, probs)

@@ -60,11 +60,15 @@ def test_relation_over_levels_is_their_mean(kind: str) -> None:
     batch, net, teacher = make_batch(), TwoLevels(0), TwoLevels(1)
     found = {
         names: loss_terms(
-            make_config(relation_kind=kind, relation_levels=list(names)), net, teacher, batch
+            make_config(relation_kind=kind, relation_levels=list(names), conf_thresh=0.3),
+            net,
+            teacher,
+            batch,
         )
         for names in [("encoder_4",), ("decoder", "encoder_4")]
     }
-    decoder = loss_terms(make_config(relation_kind=kind), net.net, teacher.net, batch)
+    plain = make_config(relation_kind=kind, conf_thresh=0.3)
+    decoder = loss_terms(plain, net.net, teacher.net, batch)
     alone, both = found[("encoder_4",)], found[("decoder", "encoder_4")]
     torch.testing.assert_close(both.relation, (decoder.relation + alone.relation) / 2)
     assert alone.relation > 0 and alone.relation != decoder.relation
@@ -81,6 +85,28 @@ def test_forward_returns_the_named_maps_of_the_encoder() -> None:
         (1, widths[2], 16, 24),
         (1, widths[4], 4, 6),
     ]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "strides"),
+    [("vgg11", "unet", [1, 2, 4, 8, 16, 32]), ("test_efficientnet", "fpn", [2, 4, 8, 16, 32])],
+)
+def test_last_map_of_every_kind_of_encoder_can_be_compared(
+    encoder: str, decoder: str, strides: list[int]
+) -> None:
+    model = {"encoder": encoder, "decoder": decoder}
+    for number, stride in enumerate(strides, 1):
+        loss = {"relation_levels": [f"encoder_{number}"]}
+        config = build_config({"model": model, "loss": loss}, ())
+        net = Segmenter(config.model, CLASSES).eval()
+        set_encoder_levels(net, config)
+        _, _, level = net(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        assert level.shape[-1] == 64 // stride
+    beyond = build_config(
+        {"model": model, "loss": {"relation_levels": [f"encoder_{len(strides) + 1}"]}}, ()
+    )
+    with pytest.raises(InputError, match=f"has encoder_1, .*encoder_{len(strides)}$"):
+        set_encoder_levels(net, beyond)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,6 +174,7 @@ def test_places_that_are_still_empty_change_no_relation() -> None:
 @pytest.mark.parametrize("target", ["unlabeled", "symmetric"])
 def test_with_a_memory_the_teacher_sees_no_labeled_image(kind: str, target: str) -> None:
     options: dict[str, Any] = {"relation_kind": kind, "style_target": target, "labeled_memory": 4}
+    options["conf_thresh"] = 0.3  # so that several classes have pseudo-labels
     batch, teacher = make_batch(), RecordingNet(PointNet(1))
     terms = loss_terms(make_config(**options), PointNet(0), teacher, batch)
     assert [len(images) for images in teacher.seen] == [len(batch["image_u"])]

@@ -118,7 +118,7 @@ def test_class_relation_uses_confident_pseudo_labels_only() -> None:
     batch, net, teacher = make_batch(), PointNet(0), PointNet(1)
     some, none = (
         loss_terms(make_config(relation_kind="class", conf_thresh=c), net, teacher, batch)
-        for c in (0.5, 1.0)
+        for c in (0.3, 1.0)
     )
     assert some.relation > 0
     assert none.mask_ratio == 0 and none.relation == 0
@@ -168,3 +168,13 @@ def test_gradient_of_the_cross_relation_is_that_of_its_formula(temperature: floa
     for grad, reference in zip(grads, torch.autograd.grad(3 * expected, feats), strict=True):
         torch.testing.assert_close(grad, reference, rtol=1e-3, atol=1e-6)
         assert reference.abs().max() > 1e-4
+
+
+def test_class_relation_with_one_shared_class_is_zero() -> None:
+    """A channel over one class is a sign: nothing to compare."""
+    feats = random_feats()
+    one, two = (torch.zeros(4, 6, 5).long() for _ in range(2))
+    two[0] = 1
+    alone = losses.class_relation_loss(*feats, one, one, CLASSES, 0.1)
+    assert alone == 0
+    assert losses.class_relation_loss(*feats, two, two, CLASSES, 0.1) > 0

@@ -94,12 +94,14 @@ class RecordingNet(nn.Module):
 
 def make_config(method: str = "cid", **loss: Any) -> Config:
     """100 steps of 4 + 4 images, no ramps, a low threshold; `loss` changes the loss section."""
+    # `class` needs pseudo-labels of two classes that are labeled too.
+    conf_thresh = 0.3 if loss.get("relation_kind") == "class" else 0.5
     no_ramps = {"pseudo_ramp": 0.0, "relation_ramp": 0.0, "style_ramp": 0.0}
     tree = {
         "method": method,
         "data": {"batch_size": 4, "batch_size_u": 4, "crop_size": SIDE},
         "train": {"steps": 100, "seed": 3},
-        "loss": {"conf_thresh": 0.5, **no_ramps, **loss},
+        "loss": {"conf_thresh": conf_thresh, **no_ramps, **loss},
     }
     return build_config(tree, ())
 
