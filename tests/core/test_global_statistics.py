@@ -9,7 +9,6 @@ the EMA statistics are compared too.
 
 from __future__ import annotations
 
-import socket
 from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any
@@ -111,9 +110,9 @@ def mean_over_workers(value: Tensor) -> Tensor:
     return value / distributed.world_size()
 
 
-def worker(rank: int, port: int, root: str) -> None:
+def worker(rank: int, root: str) -> None:
     torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
+    address = f"file://{root}/rendezvous"  # a free port may be taken before it is used
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=WORLD_SIZE)
     results = {
         variant: run_steps(variant, global_batch(), rank, WORLD_SIZE) for variant in VARIANTS
@@ -127,11 +126,8 @@ def worker(rank: int, port: int, root: str) -> None:
 def of_four_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Results]]:
     """The results of each of the four workers, by variant."""
     root = tmp_path_factory.mktemp("workers")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     set_forkserver_preload(["cid_ray.core.method"])  # imported once, not four times
-    mp.start_processes(worker, (port, str(root)), nprocs=WORLD_SIZE, start_method="forkserver")
+    mp.start_processes(worker, (str(root),), nprocs=WORLD_SIZE, start_method="forkserver")
     return [torch.load(root / f"{rank}.pt", weights_only=True) for rank in range(WORLD_SIZE)]
 
 
