@@ -87,7 +87,8 @@ class _PairDistances(torch.autograd.Function):
             # d KL(softmax(t) || softmax(s)) / ds = softmax(s) - softmax(t)
             grad = log_pred.exp_().sub_(prob_target)
             grad *= (weight / (channels * temperature))[:, None, None]
-            grad_x[i] = torch.einsum("bcd,bdn->cn", grad, hat_u)
+            if ctx.needs_input_grad[0]:  # a memory has no gradient
+                grad_x[i] = torch.einsum("bcd,bdn->cn", grad, hat_u)
             grad_u += torch.einsum("bcd,cn->bdn", grad, hat_x[i])
         ctx.save_for_backward(grad_x, grad_u)
         return total

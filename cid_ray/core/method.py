@@ -26,14 +26,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from cid_ray.config import Config, ema_decay, labeled_shard, unlabeled_shard
+from cid_ray.config import Config, LossConfig, ema_decay, labeled_shard, unlabeled_shard
 from cid_ray.core import augment, losses, pseudo_labels
 from cid_ray.core.distributed import BatchShard
-from cid_ray.core.features import Features, pool_mixed, pool_parts
+from cid_ray.core.features import Features, pool_features, pool_mixed, pool_parts
 from cid_ray.core.losses import IGNORE_INDEX
 from cid_ray.core.precision import no_autocast
 from cid_ray.core.pseudo_labels import PseudoLabels
-from cid_ray.core.relation import Relation, Shape, compares_labeled_teacher
+from cid_ray.core.relation import Relation, Shape
 from cid_ray.core.schedules import LossWeights
 from cid_ray.core.style import Style
 from cid_ray.core.views import BatchViews, strong_views
@@ -243,21 +243,20 @@ class Method(nn.Module):
             if not needs_relation and not needs_style:
                 continue
             student = self._pool_student(feat_s, views)
-            teacher = self._pool_teacher(feat_t, student, views)
+            labeled = self._labeled_side(feat_t, student, views)
+            feat_w = feat_t[-len(views.valid_u) :]
             if needs_relation:
+                # A relation compares one geometry: the weak view is mixed like the strong one.
+                box, valid_s = views.cutmix_boxes[0], views.valid_s[0]
+                mixed, cells = pool_mixed(feat_w, box, valid_s, self.stride)
+                teacher = Features(labeled[0], mixed, labeled[1], cells)
                 relate = self.relations[self.relation_levels.index(level)]
-                # A relation compares one geometry: here the weak view is mixed like the strong.
-                mixed = pool_mixed(
-                    feat_t[-len(views.valid_u) :],
-                    views.cutmix_boxes[0],
-                    views.valid_s[0],
-                    self.stride,
-                )
-                teacher_s = Features(teacher.x, mixed[0], teacher.valid_x, mixed[1])
-                relations.append(relate(student, teacher_s, views, pseudo_label))
+                relations.append(relate(student, teacher, views, pseudo_label))
             if needs_style:
+                # Statistics are those of the unmixed view: CutMix counts some pixels twice.
+                weak, cells = pool_features(feat_w, views.valid_u, self.stride)
                 assert self.style is not None
-                style = self.style(student, teacher)
+                style = self.style(student, Features(labeled[0], weak, labeled[1], cells))
         relation = torch.stack(relations).mean() if relations else torch.zeros_like(style)
         return relation, style
 
@@ -266,13 +265,22 @@ class Method(nn.Module):
         pooled, cells = pool_parts(feat, [views.labeled, *views.valid_s], self.stride)
         return Features(pooled[0], pooled[1], cells[0], cells[1])
 
-    def _pool_teacher(self, feat: Tensor, student: Features, views: BatchViews) -> Features:
-        """Of labeled images and of the weak view.
+    def _labeled_side(
+        self, feat: Tensor, student: Features, views: BatchViews
+    ) -> tuple[Tensor, Tensor]:
+        """The teacher's pooled features of labeled images, and their valid cells.
 
-        With `loss.labeled_memory` the labeled half is the student's, detached.
+        With `loss.labeled_memory` the student's, detached. Empty where no loss compares them.
         """
-        labeled = views.labeled[: len(feat) - len(views.valid_u)]
-        pooled, cells = pool_parts(feat, [labeled, views.valid_u], self.stride)
         if self.loss.labeled_memory > 0:
-            return Features(student.x.detach(), pooled[1], student.valid_x, cells[1])
-        return Features(pooled[0], pooled[1], cells[0], cells[1])
+            return student.x.detach(), student.valid_x
+        num_x = len(feat) - len(views.valid_u)
+        return pool_features(feat[:num_x], views.labeled[:num_x], self.stride)
+
+
+def compares_labeled_teacher(loss: LossConfig) -> bool:
+    """Whether relation or style distillation reads the teacher's features of labeled images."""
+    if loss.labeled_memory > 0:
+        return False
+    relation = loss.relation_weight > 0 and loss.relation_kind != "self"
+    return relation or (loss.style_weight > 0 and loss.style_target != "unlabeled")

@@ -154,11 +154,3 @@ class Relation(nn.Module):
         # Copies: the next step writes into the buffers, and this step's graph must not see it.
         feat, valid = memory.feat.clone(), memory.valid.clone()
         return LabeledSide(feat, feat, valid, memory.classes.long(), None)
-
-
-def compares_labeled_teacher(loss: LossConfig) -> bool:
-    """Whether relation or style distillation reads the teacher's features of labeled images."""
-    if loss.labeled_memory > 0:
-        return False
-    relation = loss.relation_weight > 0 and loss.relation_kind != "self"
-    return relation or (loss.style_weight > 0 and loss.style_target != "unlabeled")

@@ -34,9 +34,6 @@ class RunningMean(nn.Module):
         for name in self.names:
             self.register_buffer(name, torch.zeros(shapes[name]))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.names
-
     def __getitem__(self, name: str) -> Tensor:
         value: Tensor = getattr(self, name)
         return value

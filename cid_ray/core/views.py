@@ -9,6 +9,7 @@ with its neighbour by CutMix. `unimatch_v2` has two strong views, drawn independ
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -34,12 +35,12 @@ class BatchViews:
     shard_x: BatchShard
     shard_u: BatchShard
 
-    @property
+    @cached_property
     def labeled(self) -> Tensor:
         """bool[B,H,W]: the pixels that have a label."""
         return self.mask_x != IGNORE_INDEX
 
-    @property
+    @cached_property
     def valid_s(self) -> tuple[Tensor, ...]:
         """bool[B,H,W] of each strong view, False on padding."""
         return tuple(augment.apply_cutmix(self.valid_u, box) for box in self.cutmix_boxes)
