@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from cid_ray.config import Config, InputError, build_config
 from cid_ray.resources import requests
@@ -57,13 +58,28 @@ def plan_search(config: Config, run_dir: PathOrUri) -> SearchPlan:
     space = check_search(config)
     methods = (*config.search.baselines, "cid")
     variants = [
-        trial_config(config, StudyKey(ratio, method), {})
+        trial_config(config, StudyKey(ratio, method), largest_values(space))
         for ratio in config.search.ratios
         for method in methods
     ]
     preflight = check_data(config, variants)
     disk = check_disk(config, space, preflight.disk, run_dir)
     return SearchPlan(config, space, preflight, disk)
+
+
+def largest_values(space: Space) -> dict[str, Any]:
+    """The fixed values of a space, and those of its choices whose trials keep the most on disk."""
+    values = dict(space.fixed)
+    by_key = {parameter.key: parameter.distribution for parameter in space.parameters}
+    kinds: Any = by_key.get("loss.relation_kind")
+    size: Any = by_key.get("loss.labeled_memory")
+    if kinds is not None:
+        # Only `cross` and `class` keep the features of labeled images.
+        keep = (kind for kind in ("cross", "class") if kind in kinds.choices)
+        values["loss.relation_kind"] = next(keep, kinds.choices[0])
+    if size is not None:
+        values["loss.labeled_memory"] = max(getattr(size, "choices", None) or (size.high,))
+    return values
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,7 @@ def set_encoder_levels(net: Segmenter, config: Config) -> None:
     Raises:
         InputError: the encoder has no such map, or is frozen.
     """
+    net.encoder_levels = config.encoder_levels
     if not config.encoder_levels:
         return
     key = f"loss.relation_levels={list(config.loss.relation_levels)}"
@@ -99,7 +100,6 @@ def set_encoder_levels(net: Segmenter, config: Config) -> None:
             raise InputError(
                 f"{key} has encoder_{number}; {config.model.encoder} has {', '.join(known)}"
             )
-    net.encoder_levels = config.encoder_levels
 
 
 def make_method(

@@ -69,14 +69,18 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
     check_names(config.model)
     table = open_table(config.data.table)
     splits: dict[str, Split] = {}
-    for variant in [config] if variants is None else variants:
+    variants = [config] if variants is None else list(variants)
+    for variant in variants:
         split = make_split(table, variant.data)
         check_split(variant, table, split)
         splits[variant.data.ratio] = split
     net = Segmenter(config.model, table.num_classes, table.band_stats)
     make_optimizer(config, net)  # its errors come before the run
-    set_encoder_levels(net, config)
-    disk = disk_bytes(config, net, table, memory_bytes(net, config))
+    remembered = 0
+    for variant in variants:
+        set_encoder_levels(net, variant)
+        remembered = max(remembered, memory_bytes(net, variant))
+    disk = disk_bytes(config, net, table, remembered)
     content_hashes = {
         "the data set": table.fingerprint,
         "the weights file": weights_hash(config) or config.model.weights,

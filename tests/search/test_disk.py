@@ -136,3 +136,28 @@ def test_free_space_of_an_object_store_is_unknown(small_demo: Path) -> None:
     disk = estimate(small_demo, "s3://bucket/runs/mine")
     assert disk.free is None and not disk.may_be_full and not disk.cannot_fit
     assert "free space unknown" in str(disk)
+
+
+MEMORY_SPACE = {
+    "loss.relation_kind": {"choice": ["self", "cross"]},
+    "loss.labeled_memory": {"int": [0, 512]},
+}
+
+
+def test_estimate_counts_the_largest_searched_memory(small_demo: Path, tmp_path: Path) -> None:
+    fixed = {"loss.relation_kind": "cross", "loss.labeled_memory": 512}
+    searched = estimate(small_demo, tmp_path, {"search.space": MEMORY_SPACE})
+    configured = estimate(small_demo, tmp_path, fixed)
+    without = estimate(small_demo, tmp_path)
+    assert searched.at_most == configured.at_most > without.at_most
+
+
+@pytest.mark.parametrize("where", ["search.space", "loss.relation_levels"])
+def test_encoder_level_that_is_not_there_is_an_error_before_the_search(
+    where: str, small_demo: Path, tmp_path: Path
+) -> None:
+    levels = ["decoder", "encoder_9"]
+    values = {"loss.relation_levels": levels, "loss.relation_weight": {"float": [0.01, 1.0]}}
+    changes = {where: values if where == "search.space" else levels}
+    with pytest.raises(InputError, match="encoder_9"):
+        estimate(small_demo, tmp_path, changes)
