@@ -18,7 +18,7 @@ from benchmarks.harness.chaos import (
     uninterrupted,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.ray
 KILLS = 4  # `make chaos` makes many more
 
 

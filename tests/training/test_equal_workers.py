@@ -103,7 +103,7 @@ def slow(*values: object) -> object:
     [
         slow("self", 2),
         slow("class", 2),
-        slow("cross", 3),
+        ("cross", 3),
         slow("transfer", 4),
         slow("self_training", 2),
     ],
