@@ -22,10 +22,13 @@ def next_commands(run: PathOrUri, summaries: list[RatioSummary]) -> list[str]:
     with_cid = [summary for summary in summaries if "cid" in summary.chosen]
     if not with_cid:
         return []
-    name = shlex.quote(f"{run}:{with_cid[-1].ratio}")
+    summary = with_cid[-1]
+    name = shlex.quote(f"{run}:{summary.ratio}")
+    # The commands take the teacher unless told otherwise; the scores may be the student's.
+    which = "" if summary.network == "teacher" else " --network student"
     return [
-        f"python -m cid_ray.evaluate {name}",
-        f"python -m cid_ray.predict {name} PHOTOS --out predictions --overlay",
-        f"python -m cid_ray.label_next {name} --count 20 --out labels",
-        f"python -m cid_ray.export {name} --format onnx",
+        f"python -m cid_ray.evaluate {name}{which}",
+        f"python -m cid_ray.predict {name} PHOTOS --out predictions --overlay{which}",
+        f"python -m cid_ray.label_next {name} --count 20 --out labels{which}",
+        f"python -m cid_ray.export {name} --format onnx{which}",
     ]

@@ -137,7 +137,7 @@ def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
 
 def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[str, Any]:
     methods = [m for m in METHOD_NAMES if m in summary.chosen]
-    iou_key = "test/iou_teacher" if "teacher" in summary.metric else "test/iou"
+    iou_key = "test/iou_teacher" if summary.network == "teacher" else "test/iou"
     iou = {m: summary.chosen[m].get(iou_key, {}) for m in methods}
     classes = list(next(iter(iou.values()), {}))
     cid = summary.chosen.get("cid")

@@ -80,6 +80,11 @@ class RatioSummary:
         """The split behind `test/*` scores: val where the table has no test."""
         return str(next(iter(self.chosen.values()), {}).get("test_split", "test"))
 
+    @property
+    def network(self) -> str:
+        """Whose scores are shown: "teacher" or "student"."""
+        return "teacher" if "teacher" in self.metric else "student"
+
     def score_key(self, split: str, prefix: str = "") -> str:
         return f"{prefix}{split}/{self.metric.partition('/')[2]}"
 

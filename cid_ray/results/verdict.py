@@ -37,7 +37,7 @@ def verdict(summary: RatioSummary) -> str:
 
 
 def network_in_use(summary: RatioSummary) -> str:
-    """Which of the two networks the scores are of, and how the other one did on val.
+    """Which of the two networks is scored and used, why, and how the other one did on val.
 
     "" while no run is chosen.
 
@@ -49,12 +49,13 @@ def network_in_use(summary: RatioSummary) -> str:
         return ""
     keys = {"teacher": "val/miou_teacher", "student": "val/miou"}
     scores: dict[str, Any] = {name: summary.chosen[method].get(keys[name]) for name in keys}
-    used, other = ("teacher", "student") if "teacher" in summary.metric else ("student", "teacher")
+    used = summary.network
+    other = "student" if used == "teacher" else "teacher"
     if None in scores.values():
         return ""
     text = (
-        f"The scores are the {used}'s (search.metric={summary.metric}). On val the {used} of "
-        f"{METHOD_NAMES[method]} has {scores[used]:.2f}, its {other} {scores[other]:.2f}."
+        f"Scored and used is the {used}, as search.metric={summary.metric} says: "
+        f"{scores[used]:.2f} on val with {METHOD_NAMES[method]}, its {other} {scores[other]:.2f}."
     )
     if used == "teacher" and scores[other] > scores[used]:
         text += " The teacher is behind its student: a lower train.ema_span lets it follow faster."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cid_ray.results.next_steps import next_commands
 from cid_ray.results.records import Record
 from cid_ray.results.summary import RatioSummary
 from cid_ray.results.verdict import network_in_use
@@ -20,8 +21,8 @@ def summary_of(teacher: float | None, student: float | None, metric: str) -> Rat
 def test_network_of_the_scores_is_named_with_both_scores_of_cid() -> None:
     text = network_in_use(summary_of(46.2, 45.912, "val/miou_teacher"))
     assert text == (
-        "The scores are the teacher's (search.metric=val/miou_teacher). "
-        "On val the teacher of CID has 46.20, its student 45.91."
+        "Scored and used is the teacher, as search.metric=val/miou_teacher says: "
+        "46.20 on val with CID, its student 45.91."
     )
 
 
@@ -32,8 +33,16 @@ def test_teacher_behind_its_student_gets_the_remedy() -> None:
 
 def test_metric_of_the_student_names_the_student() -> None:
     text = network_in_use(summary_of(46.2, 48.0, "val/miou"))
-    assert text.startswith("The scores are the student's (search.metric=val/miou). On val the stu")
+    assert text.startswith("Scored and used is the student, as search.metric=val/miou says: 48.00")
     assert "ema_span" not in text
+
+
+def test_next_commands_use_the_network_of_the_scores() -> None:
+    """The commands take the teacher by default: a score of the student would not be found again."""
+    student = next_commands("runs/x", [summary_of(46.2, 48.0, "val/miou")])
+    teacher = next_commands("runs/x", [summary_of(46.2, 48.0, "val/miou_teacher")])
+    assert [command + " --network student" for command in teacher] == student
+    assert not any("--network" in command for command in teacher)
 
 
 @pytest.mark.parametrize(("teacher", "student"), [(None, 1.0), (1.0, None)])
