@@ -7,6 +7,7 @@ takes about two minutes on two cores.
 
 from __future__ import annotations
 
+import argparse
 import io
 import signal
 import subprocess
@@ -49,6 +50,9 @@ MIN_FINISHED = 9  # trials, so that the curves have something to show
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     OUT.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, browser() as chrome:
         shoot_running_search(chrome, Path(folder) / "demo")
