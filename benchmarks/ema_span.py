@@ -12,27 +12,24 @@ Each training adds a line to OUT/NAME.jsonl; the same command continues.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from benchmarks.harness.study_file import Line, StudyFile
 from cid_ray.config import Config, build_config, load_config
 from cid_ray.config.train_schema import ema_decay
 from cid_ray.core import iou
 from cid_ray.core.model import make_teacher
-from cid_ray.results.provenance import provenance
 from cid_ray.training.loop import make_batches
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.trainer import Trainer
 
 SPANS = (0.0024, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.2, 0.5)
 STUDENT = "student"
-Line = dict[str, Any]
 
 
 def train(config: Config) -> Line:
@@ -61,10 +58,6 @@ def score(trainer: Trainer, net: nn.Module, split: str) -> float | None:
     matrix = iou.confusion_matrix(net, images, trainer.table.num_classes, None)
     miou: float | None = iou.iou_scores(matrix, trainer.table.classes)["miou"]
     return miou
-
-
-def read_lines(file: Path) -> list[Line]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def summarize(lines: list[Line], split: str) -> list[str]:
@@ -99,23 +92,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"{args.name}.jsonl"
+    file = StudyFile(args.out, args.name)
     config = load_config(args.config, [*args.changes, "method=supervised", "train.rungs=[1.0]"])
-    facts = {"config": config.result_affecting_values(), **provenance()}
-    (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    file.start(config.result_affecting_values())
     tree = config.model_dump(mode="json", exclude_unset=True)
     for steps in args.steps:
         for seed in range(args.seeds):
-            if any((x["steps"], x["seed"]) == (steps, seed) for x in read_lines(file)):
+            if any((x["steps"], x["seed"]) == (steps, seed) for x in file.read()):
                 continue
             changes = {"train.steps": steps, "train.seed": seed, "data.draw": seed}
             line = {"steps": steps, "seed": seed, **train(build_config(tree, changes))}
-            with file.open("a") as stream:
-                stream.write(json.dumps(line) + "\n")
+            file.append([line])
             print(steps, seed, line["seconds"], flush=True)
     for split in ("val", "test"):
-        print("\n".join(summarize(read_lines(file), split)), end="\n\n")
+        print("\n".join(summarize(file.read(), split)), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ of the same drives, and neighbouring frames are mostly on the same side.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 
 import cid_ray
+from benchmarks.harness.study_file import StudyFile
 from cid_ray.config import Config, build_config, load_config
 from cid_ray.data.split_files import write_lists
 from cid_ray.data.splits import make_split
@@ -40,7 +40,6 @@ from cid_ray.data.table_writer import TableWriter
 from cid_ray.inference.choose_images import Strategy, choose_images
 from cid_ray.inference.load import load_model
 from cid_ray.inference.pool_scores import PoolScores, score_image
-from cid_ray.results.provenance import provenance
 
 ROUNDS = (12, 24, 48)
 STRATEGIES: tuple[Strategy, ...] = ("combined", "uncertainty", "random")
@@ -129,10 +128,6 @@ def run_seed(config: Config, table: Table, seed: int) -> Iterator[dict[str, Any]
                 yield score(by, rows)
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def summarize(lines: list[dict[str, Any]]) -> list[str]:
     """A Markdown table: test mIoU, mean of the seeds, and the paired difference to `random`."""
     value = {(one["seed"], one["by"], one["labels"]): one["test"] for one in lines}
@@ -191,9 +186,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, metavar="N")
     parser.add_argument("--summary", action="store_true")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / f"{args.name}.jsonl"
-    lines = read_lines(file)
+    file = StudyFile(args.out, args.name)
     if not args.summary:
         table = cid_ray.open_table(args.table)
         if args.blocks:
@@ -201,19 +194,16 @@ def main() -> None:
             is_there = (redrawn / "meta.json").exists()
             table = Table(redrawn) if is_there else redraw(table, args.blocks, redrawn)
         config = load_config(args.config, [*args.set, f"data.table={table.folder}"])
-        facts = {"config": config.to_yaml(), "table": table.fingerprint, **provenance()}
-        (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
-
+        file.start({"table": table.fingerprint, **config.result_affecting_values()})
         for seed in args.seeds:
-            if any(line["seed"] == seed for line in read_lines(file)):
+            if any(line["seed"] == seed for line in file.read()):
                 continue
             found = []
             for line in run_seed(config, table, seed):
-                found.append(json.dumps(line) + "\n")
+                found.append(line)
                 print(seed, line["by"], line["labels"], round(line["test"], 2), flush=True)
-            with file.open("a") as target:  # a whole seed, or nothing of it
-                target.writelines(found)
-        lines = read_lines(file)
+            file.append(found)  # a whole seed, or nothing of it
+    lines = file.read()
     print("\n".join(summarize(lines)))
     draw(lines, args.out / f"{args.name}.svg")
 

@@ -10,13 +10,13 @@ same seed and draw in every arm, so differences are paired.
 
 Each training adds a line to OUT/NAME.jsonl; the same command continues. `--part 0/2` and
 `--part 1/2` share the arms between two processes. `--summary` prints the table of what is there.
+The best of many arms looks better than it is. `--first-repeat 6` tests it again, on new repeats.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import math
 import statistics
 import tempfile
@@ -30,12 +30,12 @@ import torch
 from scipy import stats
 
 import cid_ray
+from benchmarks.harness.study_file import Line, StudyFile
 from cid_ray.config import Config, build_config, load_config
 from cid_ray.core import iou
 from cid_ray.data.sources import open_table
 from cid_ray.inference.load import load_model
 from cid_ray.results.noise import Noise
-from cid_ray.results.provenance import provenance
 
 BASES = ("mean_teacher", "unimatch_v2")
 KINDS = ("self", "cross", "transfer", "class")
@@ -52,7 +52,6 @@ SPACE: dict[str, tuple[float, float, bool]] = {
     "loss.relation_temperature": (0.05, 0.5, True),
     "loss.style_weight": (0.003, 0.3, True),
 }
-Line = dict[str, Any]
 
 
 def make_arms() -> dict[str, dict[str, Any]]:
@@ -138,7 +137,7 @@ def score_groups(config: Config, run: Path) -> dict[str, float | None]:
 
 
 def run_arm(
-    config: Config, name: str, tries: int, repeats: int, lines: list[Line]
+    config: Config, name: str, tries: int, repeats: range, lines: list[Line]
 ) -> Iterator[Line]:
     """The lines of an arm that are not there yet: its tries, then the repeats of the best."""
     arm = make_arms()[name]
@@ -150,15 +149,11 @@ def run_arm(
             done["try", number] = {**facts, **train(config, chosen, 0)}
             yield done["try", number]
     best = max(range(tries), key=lambda k: done["try", k]["val_teacher"])
-    for number in range(1, repeats + 1):
-        if ("repeat", number) not in done:
+    for number in repeats:
+        if done.get(("repeat", number), {}).get("try") != best:
             chosen = hyperparameters(arm, best)
             facts = {"arm": name, "stage": "repeat", "number": number, "set": chosen, "try": best}
             yield {**facts, **train(config, chosen, number)}
-
-
-def read_lines(file: Path) -> list[Line]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def repeated(lines: list[Line], split: str) -> dict[str, list[float]]:
@@ -255,30 +250,22 @@ def main() -> None:
     parser.add_argument("--arms", nargs="*", default=list(make_arms()), choices=list(make_arms()))
     parser.add_argument("--tries", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--first-repeat", type=int, default=1, help="leave out those before it")
     parser.add_argument("--part", default="0/1", help="this process's part of the arms: K/N")
     parser.add_argument("--summary", action="store_true")
     args = parser.parse_args()
-    file = args.out / f"{args.name}.jsonl"
+    file = StudyFile(args.out, args.name)
+    repeats = range(args.first_repeat, args.first_repeat + args.repeats)
     if not args.summary:
-        args.out.mkdir(parents=True, exist_ok=True)
         config = load_config(args.config, args.changes)
-        facts = {"config": config.result_affecting_values(), **provenance()}
-        (args.out / f"{args.name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+        file.start(config.result_affecting_values())
         part, parts = (int(number) for number in args.part.split("/"))
         for name in args.arms[part::parts]:
-            for line in run_arm(config, name, args.tries, args.repeats, read_lines(file)):
-                with file.open("a") as stream:
-                    stream.write(json.dumps(line) + "\n")
-                print(
-                    name,
-                    line["stage"],
-                    line["number"],
-                    line["val_teacher"],
-                    line["test_teacher"],
-                    line["seconds"],
-                    flush=True,
-                )
-    lines = read_lines(file)
+            for line in run_arm(config, name, args.tries, repeats, file.read()):
+                file.append([line])
+                scores = (line[f"{split}_teacher"] for split in ("val", "test"))
+                print(name, line["stage"], line["number"], *scores, line["seconds"], flush=True)
+    lines = [one for one in file.read() if one["stage"] == "try" or one["number"] in repeats]
     print("\n".join(summarize(lines)))
     if len(repeated(lines, "test")) > 1:
         draw(lines, args.out / f"{args.name}.svg")
