@@ -24,6 +24,7 @@ TINY: dict[str, Any] = {
     },
     "loss": {
         "conf_thresh": 0.3,
+        "relation_weight": 1.0,
         "style_weight": 0.1,
         "relation_ramp": 0.0,
         "style_ramp": 0.0,

@@ -166,7 +166,7 @@ class LossConfig(Section):
     first_round: float = Field(0.5, gt=0, lt=1)
     # What the relation loss compares: see core/losses.py.
     relation_kind: Literal["cross", "self", "transfer", "class"] = "self"
-    relation_weight: NonNegative = 1.0
+    relation_weight: NonNegative = 0.1
     # Temperature of the similarities of `cross` and `class`.
     relation_temperature: float = Field(0.1, gt=0)
     # `self` on an m x m grid of cells; 1: the whole image, above: ICKD's dense form.
@@ -178,7 +178,7 @@ class LossConfig(Section):
     labeled_memory: int = Field(0, ge=0, le=4096)
     # Fraction of training over which relation_weight rises from 0.
     relation_ramp: Fraction = 0.15
-    style_weight: NonNegative = 0.1
+    style_weight: NonNegative = 0.01
     # Images whose channel statistics the student's are compared with.
     style_target: Literal["unlabeled", "labeled", "symmetric"] = "unlabeled"
     # The statistics: mean and standard deviation of each channel, or the Gram matrix.
