@@ -203,7 +203,7 @@ def test_open_journal_with_relative_path_locks_with_absolute_link(
             ["search.sampler.name", "TPESampler", "RandomSampler"],
         ),
         ({"train.steps": 96}, ["train.steps was 80, is 96"]),
-        ({"loss.style_weight": 0.7}, ["loss.style_weight was 0.1, is 0.7"]),
+        ({"loss.style_weight": 0.7}, ["loss.style_weight was 0.01, is 0.7"]),
     ],
 )
 def test_reopen_changed_search_is_refused_and_names_change(
