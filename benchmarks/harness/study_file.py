@@ -34,7 +34,7 @@ class StudyFile:
             if keys:
                 raise SystemExit(
                     f"{self.path}: its lines have other values of {', '.join(keys)}; "
-                    "go on with those of the .json file, or use another --name"
+                    "set those of the .json file, or use another --name"
                 )
         self.facts.parent.mkdir(parents=True, exist_ok=True)
         self.facts.write_text(json.dumps({"config": settings, **provenance()}, indent=1) + "\n")
