@@ -17,6 +17,7 @@ COMMANDS = {
     "prepare": "images and masks -> an audited table; label splits",
     "train": "one training run: one process, or N workers with Ray Train and Ray Data",
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
+    "scale": "ladders of labels, pool and workers: what more would bring, and how sure that is",
     "evaluate": "score a trained network on a table: mIoU, boundaries, calibration, a page",
     "predict": "masks of a folder of images of any size, a table or an object store",
     "label_next": "which images of the pool to label next, with masks to correct",
@@ -28,7 +29,7 @@ COMMANDS = {
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }
-LOAD_TORCH = ("train", "tune", "evaluate", "predict", "label_next")  # which takes seconds
+LOAD_TORCH = ("train", "tune", "scale", "evaluate", "predict", "label_next")  # which takes seconds
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
 `cid-ray tune` without options searches a generated data set: about three minutes on 2 CPU cores."""

@@ -37,6 +37,7 @@ COMMANDS = (
     "prepare",
     "train",
     "tune",
+    "scale",
     "evaluate",
     "predict",
     "label_next",
@@ -65,6 +66,16 @@ MAY_IMPORT = {
     "inference": ("config", "storage", "core", "data", "results", "training"),
     # A search calls callbacks, so it knows their base class and none of them.
     "search": ("config", "storage", "results", "resources", "training", "callbacks.base"),
+    "scaling": (
+        "config",
+        "storage",
+        "core",
+        "data",
+        "results",
+        "resources",
+        "training",
+        "search",
+    ),
     "callbacks": ("config", "storage", "results", "cli", "search"),
     "diagnostics": ("config", "storage", "resources", "__version__"),
 }
@@ -80,6 +91,7 @@ NEVER_IMPORTS = {
     "training": ("optuna",),
     "inference": ("optuna",),
     "search": ("torch",),
+    "scaling": ("optuna",),
     "callbacks": ("torch",),
     "diagnostics": ("optuna",),
 }

@@ -1,8 +1,8 @@
 """The configuration as frozen pydantic models: every key, its default and its rule.
 
-`Config` is the whole. The sections of training are in train_schema.py, those of a search in
-search_schema.py. `Config.fingerprint` identifies everything that changes a run's results.
-Legend: H, W pixels. A "fraction of training" is a fraction of `train.steps`, in [0, 1].
+`Config` is the whole. The sections of training are in train_schema.py, of a search in
+search_schema.py, of a ladder in scale_schema.py. `Config.fingerprint` identifies what changes
+results. Legend: H, W pixels. A "fraction of training" is a fraction of `train.steps`, in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from cid_ray.config.scale_schema import ScaleConfig
 from cid_ray.config.search_schema import SearchConfig, StudyConfig
 from cid_ray.config.section import Fraction, NonNegative, Section
 from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
@@ -56,6 +57,8 @@ class DataConfig(Section):
     label_from: Literal["any", "each_group", "one_group"] = "any"
     # Fraction of the drawn labels that serves as val, so that val costs labels; 0: the table's val.
     val_from_budget: float = Field(0, ge=0, lt=1)
+    # Part of the unlabeled pool that is used, drawn with the labels; parts of one draw are nested.
+    pool_fraction: float = Field(1.0, gt=0, le=1)
     # A folder with UniMatch's labeled.txt and unlabeled.txt, used instead of a draw. "{ratio}" in
     # it means data.ratio with "_" for "/": splits/cityscapes/{ratio} has a folder for each.
     split_files: str | None = None
@@ -218,6 +221,7 @@ class Config(Section):
     distributed: DistributedConfig = DistributedConfig()
     search: SearchConfig = SearchConfig()
     study: StudyConfig = StudyConfig()
+    scale: ScaleConfig = ScaleConfig()
 
     @model_validator(mode="after")
     def _batch_has_images_for_every_worker(self) -> Config:
@@ -288,7 +292,7 @@ class Config(Section):
 
     def result_affecting_values(self) -> dict[str, Any]:
         """The values that change a run's results: dotted key -> value."""
-        tree = self.model_dump(mode="json", exclude={"distributed", "search", "study"})
+        tree = self.model_dump(mode="json", exclude={"distributed", "search", "study", "scale"})
         return {key: value for key, value in flatten(tree).items() if key not in NOT_FINGERPRINTED}
 
     def to_yaml(self) -> str:

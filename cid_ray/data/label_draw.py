@@ -19,6 +19,7 @@ from cid_ray.config import DataConfig, InputError, parse_label_ratio
 from cid_ray.data.table import Table
 
 MAX_TRIED_ORDERS = 64
+POOL_STREAM = MAX_TRIED_ORDERS  # of random numbers; those below it are the tried orders
 COVERED_FRACTION = 1 / 16  # of the order: the smallest usual ratio should show every class
 
 
@@ -126,6 +127,19 @@ def choose_val(table: Table, data: DataConfig, budget: np.ndarray) -> np.ndarray
             + _describe_tiles(table, len(images))
         )
     return np.sort(budget[val])
+
+
+def draw_pool(pool: np.ndarray, data: DataConfig) -> np.ndarray:
+    """i64[m]: the part of the pool rows i64[n] that `data.pool_fraction` asks for, at least one.
+
+    A draw has one order of the pool, and a fraction takes the first of it: a quarter is within the
+    half. The order of the rows stays.
+    """
+    if data.pool_fraction == 1 or not len(pool):
+        return pool
+    count = max(1, int(data.pool_fraction * len(pool) + 0.5))
+    rng = np.random.default_rng([data.split_seed, data.draw, POOL_STREAM])
+    return pool[np.sort(rng.permutation(len(pool))[:count])]
 
 
 def _describe_tiles(table: Table, num_images: int) -> str:

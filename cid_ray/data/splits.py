@@ -19,7 +19,7 @@ import numpy as np
 
 from cid_ray.config import DataConfig
 from cid_ray.data import split_files
-from cid_ray.data.label_draw import choose_val, draw_labels, leave_out_val_images
+from cid_ray.data.label_draw import choose_val, draw_labels, draw_pool, leave_out_val_images
 from cid_ray.data.table import Table
 
 MAX_SHOWN_GROUPS = 12  # with tiles, each image may be a group
@@ -87,8 +87,9 @@ def make_split(table: Table, data: DataConfig) -> Split:
     """The split of one ratio and label draw, or of `data.split_files`.
 
     Args:
-        table: the data set. data: `ratio`, `draw`, `split_seed`, `label_from`, `val_from_budget`
-        and `split_files` count.
+        table: the data set.
+        data: `ratio`, `draw`, `split_seed`, `label_from`, `val_from_budget`, `pool_fraction` and
+            `split_files` count.
 
     Returns:
         The split. The same arguments always give the same split.
@@ -117,7 +118,7 @@ def make_split(table: Table, data: DataConfig) -> Split:
         source = "draw"
         ratio = data.ratio
     labeled = budget[~np.isin(budget, val_of_budget)]
-    pool = leave_out_val_images(table, pool, val_of_budget)
+    pool = draw_pool(leave_out_val_images(table, pool, val_of_budget), data)
     manifest = _make_manifest(table, data, labeled, pool, val_of_budget, source)
     masked = {split: masked_rows(table, split) for split in ("val", "test")}
     val = val_of_budget if len(val_of_budget) else masked["val"]

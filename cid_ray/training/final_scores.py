@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -83,12 +84,21 @@ def latency_ms(trainer: Trainer) -> float:
     net = trainer.teacher.module.eval()
     image, mask = next(trainer.eval_images(trainer.eval_rows("val")[:1]))
     size = (mask.shape[0], mask.shape[1])
+
+    def predict() -> None:
+        with trainer.device.autocast():
+            iou.predict(net, image[None], size, trainer.config.train.sliding_window)
+
+    return median_ms(predict, trainer.device.torch)
+
+
+def median_ms(call: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds of a call on a device, the median of some after a few that warm up."""
     seconds = []
     for _ in range(LATENCY_WARMUP_RUNS + LATENCY_RUNS):
         started = time.perf_counter()
-        with trainer.device.autocast():
-            iou.predict(net, image[None], size, trainer.config.train.sliding_window)
-        if trainer.device.torch.type == "cuda":
+        call()
+        if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     return round(1000 * float(np.median(seconds[LATENCY_WARMUP_RUNS:])), 3)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cid_ray import prepare
-from cid_ray.config import DataConfig, InputError
+from cid_ray.config import Config, DataConfig, InputError
 from cid_ray.data.image_codec import encode_png
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import Split, make_split, write_split
@@ -607,3 +607,32 @@ def test_stem_of_a_held_out_path_names_no_train_image(tmp_path: Path) -> None:
     (lists / "labeled.txt").write_text("val/images/0001.jpg\n")
     with pytest.raises(InputError, match="is a val image of the table, which must not train"):
         split_of(table, "1", split_files=str(lists))
+
+
+def test_pool_fractions_of_a_draw_are_nested_and_leave_the_labels_alone(table: Table) -> None:
+    splits = [
+        make_split(table, DataConfig(ratio="1/8", pool_fraction=part)) for part in (0.1, 0.5, 1.0)
+    ]
+    sizes = [len(split.pool) for split in splits]
+    whole = MASKED - len(splits[0].labeled) + UNLABELED
+    assert sizes == [round(0.1 * whole), round(0.5 * whole), whole]
+    for small, large in itertools.pairwise(splits):
+        assert set(small.pool) < set(large.pool)
+        assert np.array_equal(small.labeled, large.labeled)
+        assert small.split_id == large.split_id
+
+
+def test_pool_fraction_is_another_part_in_another_draw_and_never_empty(table: Table) -> None:
+    of_draws = [
+        make_split(table, DataConfig(ratio="1/8", draw=draw, pool_fraction=0.3)).pool
+        for draw in (0, 1)
+    ]
+    assert set(of_draws[0]) != set(of_draws[1])
+    assert len(make_split(table, DataConfig(ratio="1/8", pool_fraction=1e-6)).pool) == 1
+
+
+def test_pool_fraction_is_part_of_the_fingerprint() -> None:
+    prints = {
+        Config(data=DataConfig(pool_fraction=part)).fingerprint() for part in (0.25, 0.5, 1.0)
+    }
+    assert len(prints) == 3

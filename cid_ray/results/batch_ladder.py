@@ -1,0 +1,136 @@
+"""What a ladder of batch sizes says: the images that each size needs for the same mIoU on val.
+
+It is the companion of the worker ladder. Workers stay efficient with a larger batch, and a larger
+batch may need more images. What a batch of k times the size saves is k times fewer steps, less what
+it needs more of images.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
+from cid_ray.results.formatting import format_mean
+from cid_ray.results.ladder import Curve, curves_of, failed_lines
+from cid_ray.results.records import Record, of_event
+from cid_ray.results.summary import METHOD_NAMES
+
+HEADER = ("labeled images per step", "test mIoU (repeats)", "val target", "images to it", "steps")
+VAL_SCORE = "val/miou_teacher"
+
+
+def curve_of(records: list[Record]) -> Curve:
+    """The ladder's one curve: batch size -> scores on test."""
+    return curves_of("batch", records)[0]
+
+
+def val_curves(records: list[Record]) -> dict[float, list[list[tuple[int, float]]]]:
+    """Batch size -> for each finished training [(images seen, val mIoU)]."""
+    finished = {final["run"] for final in of_event(records, "final")}
+    by_run: dict[str, list[tuple[int, float]]] = {}
+    sizes: dict[str, float] = {}
+    for rung in of_event(records, "rung"):
+        if rung["run"] in finished and rung[VAL_SCORE] is not None:
+            by_run.setdefault(rung["run"], []).append((rung["images_seen"], rung[VAL_SCORE]))
+            sizes[rung["run"]] = float(rung["params"]["data.batch_size"])
+    found: dict[float, list[list[tuple[int, float]]]] = {}
+    for run, points in by_run.items():
+        found.setdefault(sizes[run], []).append(sorted(points))
+    return found
+
+
+def target_of(records: list[Record]) -> float:
+    """The val mIoU that every size reaches in its mean: the lowest of their last means, rounded
+    down.
+    """
+    last = [
+        statistics.mean(points[-1][1] for points in runs) for runs in val_curves(records).values()
+    ]
+    return float(math.floor(min(last)))
+
+
+def images_to(target: float, points: list[tuple[int, float]]) -> float | None:
+    """Images until a curve first reaches the target, between two rungs in proportion; None: never.
+
+    Example:
+        >>> images_to(50, [(100, 40.0), (200, 60.0)])
+        150.0
+    """
+    before = None
+    for images, score in points:
+        if score >= target:
+            if before is None:
+                return float(images)
+            fraction = (target - before[1]) / (score - before[1])
+            return float(before[0] + fraction * (images - before[0]))
+        before = (images, score)
+    return None
+
+
+def mean_images(records: list[Record]) -> dict[float, float | None]:
+    """Batch size -> mean images to the target; None where a training never reached it."""
+    target = target_of(records)
+    found: dict[float, float | None] = {}
+    for size, runs in sorted(val_curves(records).items()):
+        images = [images_to(target, points) for points in runs]
+        reached = [count for count in images if count is not None]
+        found[size] = statistics.mean(reached) if len(reached) == len(images) else None
+    return found
+
+
+def images_per_label(records: list[Record]) -> float:
+    """Images of a step for each labeled one: 2 where the pool's batch is as large."""
+    rung = of_event(records, "rung")[-1]
+    return float(rung["images_seen"] / rung["step"] / rung["params"]["data.batch_size"])
+
+
+def rows(records: list[Record]) -> list[tuple[str, ...]]:
+    """The rows below HEADER."""
+    found: list[tuple[str, ...]] = []
+    curve, target = curve_of(records), target_of(records)
+    for size, images in mean_images(records).items():
+        score = format_mean(curve.mean(size), curve.sd(size))
+        repeats = len(curve.samples(size))
+        steps = None if images is None else images / (size * images_per_label(records))
+        cells = ("not reached",) * 2 if images is None else (f"{images:,.0f}", f"{steps:,.0f}")
+        found.append((f"{size:g}", f"{score} ({repeats})", f"{target:g}", *cells))
+    return found
+
+
+def lines(records: list[Record]) -> list[str]:
+    """What a larger batch costs and saves."""
+    images = {size: count for size, count in mean_images(records).items() if count is not None}
+    name, target = METHOD_NAMES[curve_of(records).method], target_of(records)
+    found = []
+    if len(images) > 1:
+        smallest = min(images)
+        for size in sorted(images)[1:]:
+            more = images[size] / images[smallest]
+            faster = size / smallest / more
+            found.append(
+                f"{name}: {target:g} mIoU on val takes {more:.2f} times the images with a batch of "
+                f"{size:g} as with {smallest:g}, so {size / smallest:g} times the workers are at "
+                f"most {faster:.1f} times as fast"
+            )
+    missed = [f"{size:g}" for size, count in mean_images(records).items() if count is None]
+    if missed:
+        found.append(f"a repeat of batch {', '.join(missed)} never reached {target:g} mIoU")
+    return [*found, *failed_lines(records)]
+
+
+def draw(records: list[Record]) -> str:
+    """Val mIoU against images for every size: the mean of its repeats."""
+    figure, axes = new_figure(1, size=(7.0, 4.0))
+    axis = axes[0]
+    colors = list(COLORS.values())
+    for number, (size, runs) in enumerate(sorted(val_curves(records).items())):
+        rungs = list(zip(*runs, strict=False))
+        images = [points[0][0] for points in rungs]
+        means = [statistics.mean(score for _, score in points) for points in rungs]
+        axis.plot(images, means, "o-", color=colors[number % len(colors)], label=f"batch {size:g}")
+    axis.axhline(target_of(records), color=GRAY, ls="--", lw=1, label="target")
+    axis.set_xlabel("images seen")
+    axis.set_ylabel("mIoU on val images, %")
+    add_legend(axis, 8, loc="lower right")
+    return to_svg(figure)

@@ -1,0 +1,167 @@
+"""Ladders from records: the measured scores at each count, forecasts, and what they say.
+
+A ladder's run folder holds the records of all its trainings, a `ladder` record for each count and
+method, and `forecast` records. Only the final records of the trainings are read here, so every
+number can be computed again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scipy import stats
+
+from cid_ray.results.laws import Forecast, forecast_score
+from cid_ray.results.records import Record, of_event
+
+SCORE = "test/miou_teacher"  # at the last step: which step is best would be chosen on val
+MIN_COUNTS = 3  # that a law needs
+COUNT_FIELDS = {"labels": "label_count", "pool": "pool_count"}
+COUNT_PARAMS = {"batch": "data.batch_size"}
+MAX_SHOWN = 5  # names in a sentence
+
+
+@dataclass
+class Curve:
+    """One method on a ladder: count -> repeat (its seed) -> score in percent."""
+
+    method: str
+    scores: dict[float, dict[int, float]] = field(default_factory=dict)
+    seconds: dict[float, float] = field(default_factory=dict)  # of training, all repeats
+
+    @property
+    def counts(self) -> list[float]:
+        return sorted(self.scores)
+
+    def samples(self, count: float) -> list[float]:
+        return list(self.scores[count].values())
+
+    def mean(self, count: float) -> float:
+        return statistics.mean(self.samples(count))
+
+    def sd(self, count: float) -> float | None:
+        samples = self.samples(count)
+        return statistics.stdev(samples) if len(samples) > 1 else None
+
+    def gain(self, count: float, other: float) -> tuple[float, float] | None:
+        """Mean over shared repeats of the score at `count` minus that at `other`, and half of its
+        95 % interval (t); None with less than two such repeats.
+        """
+        return paired_gain(self.scores[count], self.scores[other])
+
+
+@dataclass(frozen=True)
+class LadderForecast:
+    """A law's answer for one count, and what was measured there.
+
+    Attributes:
+        count: where.
+        forecast: from the counts below it.
+        measured: the mean score there; None where nothing was trained.
+    """
+
+    count: float
+    forecast: Forecast
+    measured: float | None
+
+    @property
+    def error(self) -> float | None:
+        """Points by which the forecast is off."""
+        return None if self.measured is None else abs(self.forecast.score - self.measured)
+
+
+def paired_gain(first: dict[int, float], second: dict[int, float]) -> tuple[float, float] | None:
+    """Mean of first minus second over shared repeats, and half of its 95 % interval (t).
+
+    Args:
+        first: repeat -> score. second: the same.
+
+    Returns:
+        None with less than two shared repeats: one difference has no spread.
+    """
+    gains = [first[repeat] - second[repeat] for repeat in first if repeat in second]
+    if len(gains) < 2:
+        return None
+    error = statistics.stdev(gains) / math.sqrt(len(gains))
+    return statistics.mean(gains), error * float(stats.t.ppf(0.975, len(gains) - 1))
+
+
+def ladder_of(records: list[Record]) -> str:
+    """The name of the ladder that a run folder holds; "" of another run."""
+    return next((str(record["ladder"]) for record in of_event(records, "ladder")), "")
+
+
+def failed_lines(records: list[Record]) -> list[str]:
+    """A sentence about trainings that failed and were not finished by a resume; else nothing."""
+    finished = {final["run"] for final in of_event(records, "final")}
+    failed = sorted({record["run"] for record in of_event(records, "failed")} - finished)
+    if not failed:
+        return []
+    what = "training is" if len(failed) == 1 else "trainings are"
+    return [f"{len(failed)} failed {what} left out: {', '.join(failed[:MAX_SHOWN])}"]
+
+
+def count_of(ladder: str, final: Record) -> float:
+    """A training's place on its ladder.
+
+    Raises:
+        KeyError: the record is of another ladder.
+    """
+    if ladder in COUNT_FIELDS:
+        return float(final[COUNT_FIELDS[ladder]])
+    return float(final["params"][COUNT_PARAMS[ladder]])
+
+
+def curves_of(ladder: str, records: Iterable[Record]) -> list[Curve]:
+    """The curve of each method, in the order of the records.
+
+    Args:
+        ladder: "labels", "pool" or "batch".
+        records: of the ladder's run folder, as `read_records` returns them.
+    """
+    curves: dict[str, Curve] = {}
+    for final in of_event(records, "final"):
+        score = final.get(SCORE)
+        if score is None:
+            continue
+        curve = curves.setdefault(final["method"], Curve(final["method"]))
+        count = count_of(ladder, final)
+        curve.scores.setdefault(count, {})[final["seed"]] = score
+        curve.seconds[count] = curve.seconds.get(count, 0.0) + final["seconds"]
+    return list(curves.values())
+
+
+def forecasts_of(curve: Curve) -> list[LadderForecast]:
+    """Of the largest count, from those below it, and of its double, from all.
+
+    The first shows how far the law can be trusted here. Empty with too few counts for a law.
+    """
+    found = []
+    counts = curve.counts
+    scores = {count: curve.samples(count) for count in counts}
+    if len(counts) > MIN_COUNTS:
+        known = {count: scores[count] for count in counts[:-1]}
+        forecast = forecast_score(known, counts[-1])
+        found.append(LadderForecast(counts[-1], forecast, curve.mean(counts[-1])))
+    if len(counts) >= MIN_COUNTS:
+        double = 2 * counts[-1]
+        found.append(LadderForecast(double, forecast_score(scores, double), None))
+    return found
+
+
+def enough_from(curve: Curve) -> float:
+    """The least count from which the largest one adds nothing above noise (95 %, paired).
+
+    Without repeats nothing is above noise; the largest count is then returned.
+    """
+    largest = curve.counts[-1]
+    enough = largest
+    for count in reversed(curve.counts[:-1]):
+        gain = curve.gain(largest, count)
+        if gain is None or gain[0] > gain[1]:
+            break
+        enough = count
+    return enough

@@ -1,0 +1,135 @@
+"""The page of a ladder, `report/index.html`: a figure, a table and what they say.
+
+Self-contained, made from records alone, with neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from cid_ray.config import InputError
+from cid_ray.results import (
+    batch_ladder,
+    concurrency_ladder,
+    model_ladder,
+    score_ladder,
+    worker_ladder,
+)
+from cid_ray.results.audit_page import page_templates
+from cid_ray.results.ladder import ladder_of
+from cid_ray.results.records import Record, of_event
+from cid_ray.storage import paths
+
+PAGE_FILE = "index.html"
+# Ladder -> its title, and the module with its table (HEADER, rows), sentences (lines) and figure
+# (draw), each made from records.
+KINDS: dict[str, tuple[str, Any]] = {
+    "labels": ("Test mIoU against labels", score_ladder),
+    "pool": ("Test mIoU against the size of the pool", score_ladder),
+    "batch": ("Images to a mIoU against the batch size", batch_ladder),
+    "model": ("Test mIoU against the cost of the encoder", model_ladder),
+    "workers": ("Step time against workers", worker_ladder),
+    "concurrency": ("Trials per hour against trials at a time", concurrency_ladder),
+}
+
+
+@dataclass(frozen=True)
+class LadderReport:
+    """What a ladder says.
+
+    Attributes:
+        title: in words.
+        lines: sentences, the advice last.
+        header: of the table.
+        rows: below it.
+        figure: SVG text.
+        facts: name and value of what the numbers depend on.
+    """
+
+    title: str
+    lines: list[str]
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    figure: str
+    facts: list[tuple[str, str]]
+
+
+def ladder_report(records: list[Record]) -> LadderReport:
+    """What the records of a ladder say.
+
+    Args:
+        records: as `read_records` returns them.
+
+    Raises:
+        InputError: there is no record of a ladder.
+
+    Example:
+        >>> report = ladder_report(read_records("runs/labels"))
+        >>> print("\\n".join(report.lines))
+    """
+    name = ladder_of(records)
+    if not name:
+        raise InputError("the records hold no count of a ladder: nothing was measured yet")
+    title, kind = KINDS[name]
+    facts = worker_ladder.facts(records) if name == "workers" else run_facts(records)
+    return LadderReport(
+        title, kind.lines(records), kind.HEADER, kind.rows(records), kind.draw(records), facts
+    )
+
+
+def run_facts(records: list[Record]) -> list[tuple[str, str]]:
+    """What the trainings of a ladder depend on."""
+    finals = of_event(records, "final")
+    if not finals:
+        return []
+    last = finals[-1]
+    versions = [f"{name} {version}" for name, version in last["versions"].items()]
+    steps = sorted({final["steps"] for final in finals})
+    return [
+        ("trainings", f"{len(finals)}, of {', '.join(map(str, steps))} steps"),
+        ("label draws", f"{last['label_from']} group(s); repeat i has its own seed and draw"),
+        ("data", last["data"]),
+        ("device", last["device"]),
+        ("machine", last["machine"]),
+        ("versions", ", ".join(versions)),
+        ("git", str(last["git"])),
+    ]
+
+
+def write_ladder_report(
+    folder: Path, out: Path, records: list[Record], log: Callable[[str], None]
+) -> Path:
+    """Log the table and the sentences of a ladder, and write its page.
+
+    Args:
+        folder: the run folder, for its name.
+        out: folder for `index.html`.
+        records: as `read_records` returns them.
+        log: receives the table and each sentence.
+
+    Raises:
+        InputError: there is no record of a ladder.
+        OSError: the page cannot be written.
+    """
+    report = ladder_report(records)
+    log(text_table(report.header, report.rows))
+    for line in report.lines:
+        log(line)
+    content = {"report": report, "figure": Markup(report.figure), "name": folder.resolve().name}
+    page = page_templates().get_template("ladder.html.j2").render(**content)
+    paths.write_text(out / PAGE_FILE, page)
+    return out / PAGE_FILE
+
+
+def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Aligned columns, two spaces apart."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(len(cell) for cell in column) for column in columns]
+    lines = [header, *rows]
+    texts = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(text.rstrip() for text in texts)

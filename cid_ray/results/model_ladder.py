@@ -1,0 +1,81 @@
+"""What a ladder of encoders says: mIoU against parameters, operations and latency, and which
+encoders no other one beats.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
+from cid_ray.results.formatting import format_mean
+from cid_ray.results.ladder import failed_lines
+from cid_ray.results.records import Record, of_event
+
+HEADER = ("encoder", "parameters", "GFLOPs an image", "latency", "test mIoU (repeats)", "beaten by")
+
+
+def rungs(records: list[Record]) -> list[Record]:
+    """The `ladder` records, fewest parameters first."""
+    return sorted(of_event(records, "ladder"), key=lambda record: record["count"])
+
+
+def beaten_by(rung: Record, others: list[Record]) -> str:
+    """The label of an encoder that is faster and better; "" for one of the Pareto front."""
+    for other in others:
+        faster = other["measured"]["latency_ms"] <= rung["measured"]["latency_ms"]
+        better = other["measured"]["mean"] >= rung["measured"]["mean"]
+        if other is not rung and faster and better:
+            return str(other["label"])
+    return ""
+
+
+def rows(records: list[Record]) -> list[tuple[str, ...]]:
+    """The rows below HEADER."""
+    found: list[tuple[str, ...]] = []
+    for rung in rungs(records):
+        measured = rung["measured"]
+        found.append(
+            (
+                rung["label"],
+                f"{rung['count']:.2f} M",
+                f"{measured['gflops']:.2f}",
+                f"{measured['latency_ms']:.1f} ms",
+                f"{format_mean(measured['mean'], measured['sd'])} ({len(rung['samples'])})",
+                beaten_by(rung, rungs(records)),
+            )
+        )
+    return found
+
+
+def lines(records: list[Record]) -> list[str]:
+    """The Pareto front in words."""
+    every = rungs(records)
+    front = [rung["label"] for rung in every if not beaten_by(rung, every)]
+    text = f"no other encoder is both faster and better than {', '.join(front)}"
+    noise = [rung["measured"]["sd"] for rung in every if rung["measured"]["sd"] is not None]
+    if noise:
+        text += f"; repeats of one encoder differ by {statistics.mean(noise):.1f} mIoU (their sd)"
+    return [text, *failed_lines(records)]
+
+
+def draw(records: list[Record]) -> str:
+    """mIoU against latency, and the front as a line."""
+    figure, axes = new_figure(1, size=(7.0, 4.0))
+    axis = axes[0]
+    every = sorted(rungs(records), key=lambda rung: float(rung["measured"]["latency_ms"]))
+    for rung in every:
+        point = (rung["measured"]["latency_ms"], rung["measured"]["mean"])
+        axis.errorbar(*point, rung["measured"]["sd"] or 0, color=GRAY, fmt="o", capsize=3)
+        axis.annotate(rung["label"], point, (5, 5), textcoords="offset points", fontsize=8)
+    front = [rung["measured"] for rung in every if not beaten_by(rung, every)]
+    axis.plot(
+        [measured["latency_ms"] for measured in front],
+        [measured["mean"] for measured in front],
+        "-",
+        color=COLORS["cid"],
+        label="beaten by none",
+    )
+    axis.set_xlabel("latency of an image, ms")
+    axis.set_ylabel("mIoU on test images, %")
+    add_legend(axis, 8)
+    return to_svg(figure)

@@ -1,0 +1,30 @@
+"""The fields of the records of `scale`. docs/records.md explains them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cid_ray.results.score_types import CommonFields, Number
+
+
+class LadderRecord(CommonFields):
+    """One count of a ladder of `scale` was measured; a later repeat replaces the record."""
+
+    event: Literal["ladder"]
+    ladder: str  # labels, pool, batch, model, workers or concurrency
+    label: str  # the count as configured: "1/16", "resnet18"
+    count: Number  # labels, pool images, batch, workers, trials; of `model` millions of parameters
+    samples: list[Number]  # of `workers` seconds of each timed step, else the score of each repeat
+    measured: dict[str, Number | None]  # by name, such as `mean`; docs/records.md has them
+
+
+class ForecastRecord(CommonFields):
+    """What the law of a ladder expects at a count, from the smaller ones."""
+
+    event: Literal["forecast"]
+    ladder: str
+    count: Number
+    value: Number  # percent mIoU; of `workers` seconds of a step
+    low: Number  # of its 95 % interval
+    high: Number
+    measured: Number | None  # the mean there; None: not measured

@@ -1,0 +1,153 @@
+"""What a ladder of labels or of the pool says: a table, a figure, and what to do in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
+from cid_ray.results.formatting import format_duration, format_mean, format_signed
+from cid_ray.results.ladder import (
+    MIN_COUNTS,
+    Curve,
+    LadderForecast,
+    curves_of,
+    enough_from,
+    failed_lines,
+    forecasts_of,
+    ladder_of,
+)
+from cid_ray.results.laws import forecast_score
+from cid_ray.results.records import Record
+from cid_ray.results.summary import COLORS, METHOD_NAMES
+
+UNITS = {"labels": "labels", "pool": "pool images"}
+LAW_POINTS = 24  # of the figure
+LAW_SAMPLES = 300  # of the bootstrap, at each of them
+HEADER = ("method", "count", "test mIoU (repeats)", "over the count before", "training")
+
+
+def rows(records: list[Record]) -> list[tuple[str, ...]]:
+    """The rows below HEADER: a count of a method each, fewest first."""
+    ladder = ladder_of(records)
+    found: list[tuple[str, ...]] = []
+    for curve in curves_of(ladder, records):
+        before = None
+        for count in curve.counts:
+            samples = curve.samples(count)
+            gain = "" if before is None else gain_text(curve, count, before)
+            found.append(
+                (
+                    METHOD_NAMES[curve.method],
+                    f"{count:g} {UNITS[ladder]}",
+                    f"{format_mean(curve.mean(count), curve.sd(count))} ({len(samples)})",
+                    gain,
+                    format_duration(curve.seconds[count]),
+                )
+            )
+            before = count
+    return found
+
+
+def gain_text(curve: Curve, count: float, other: float) -> str:
+    """ "+2.10 ± 0.80": the paired gain with its 95 % interval; without it for a single repeat."""
+    gain = curve.gain(count, other)
+    if gain is None:
+        return format_signed(curve.mean(count) - curve.mean(other))
+    return f"{format_signed(gain[0])} ± {gain[1]:.2f}"
+
+
+def lines(records: list[Record]) -> list[str]:
+    """Sentences: how good the law was, what it expects, and what that means."""
+    ladder = ladder_of(records)
+    found: list[str] = []
+    for curve in curves_of(ladder, records):
+        found += _curve_lines(ladder, curve)
+    return [*found, *failed_lines(records)]
+
+
+def _curve_lines(ladder: str, curve: Curve) -> Iterator[str]:
+    name, unit = METHOD_NAMES[curve.method], UNITS[ladder]
+    forecasts = forecasts_of(curve)
+    for one in forecasts:
+        if one.measured is not None:
+            yield (
+                f"{name}: {one.count:g} {unit} were forecast from the counts below as "
+                f"{describe_forecast(one)}, and measured as {one.measured:.2f}"
+            )
+    if not forecasts:
+        yield f"{name}: a forecast needs three counts or more, this ladder has {len(curve.counts)}"
+        return
+    if ladder == "pool":
+        yield f"{name}: {_pool_advice(curve)}"
+    else:
+        yield f"{name}: {_label_advice(curve, forecasts[-1])}"
+
+
+def describe_forecast(one: LadderForecast) -> str:
+    """ "63.10 (60.90 to 65.30)"."""
+    forecast = one.forecast
+    return f"{forecast.score:.2f} ({forecast.low:.2f} to {forecast.high:.2f})"
+
+
+def _label_advice(curve: Curve, double: LadderForecast) -> str:
+    largest = curve.counts[-1]
+    now = curve.mean(largest)
+    expected = (
+        f"{double.count:g} labels are expected at {describe_forecast(double)} mIoU, "
+        f"{format_signed(double.forecast.score - now)} over {largest:g}"
+    )
+    if double.forecast.low > now:
+        return f"{expected}: more labels pay"
+    return f"{expected}: whether more labels pay cannot be told from these counts and repeats"
+
+
+def _pool_advice(curve: Curve) -> str:
+    least, largest = curve.counts[0], curve.counts[-1]
+    enough = enough_from(curve)
+    whole = f"{largest:g} pool images over {least:g}: {gain_text(curve, largest, least)} mIoU"
+    if curve.gain(largest, least) is None:
+        return f"{whole}, from one repeat; set scale.repeats=3 to tell it from noise"
+    if enough == least:
+        return f"{whole}, within noise: a larger pool has shown no gain here"
+    if enough < largest:
+        return f"{whole}; above {enough:g} images more of the pool have shown no gain"
+    return f"{whole}: the pool still pays at its full size; more unlabeled images may help"
+
+
+def draw(records: list[Record]) -> str:
+    """Scores against counts: every repeat, means, and the forecasts up to the double."""
+    ladder = ladder_of(records)
+    curves = curves_of(ladder, records)
+    figure, axes = new_figure(1, size=(7.0, 4.0))
+    axis = axes[0]
+    for curve in curves:
+        color = COLORS[curve.method]
+        for count in curve.counts:
+            samples = curve.samples(count)
+            axis.plot([count] * len(samples), samples, ".", color=color, alpha=0.35, ms=5)
+        means = [curve.mean(count) for count in curve.counts]
+        axis.plot(curve.counts, means, "o-", color=color, label=METHOD_NAMES[curve.method])
+        if len(curve.counts) >= MIN_COUNTS:
+            _draw_law(axis, curve, color)
+    axis.set_xscale("log")
+    counts = sorted({count for curve in curves for count in curve.counts})
+    axis.set_xticks(counts, [f"{count:g}" for count in counts])
+    axis.minorticks_off()
+    axis.set_xlabel(UNITS[ladder])
+    axis.set_ylabel("mIoU on test images, %")
+    axis.plot([], [], "--", color=GRAY, label="forecast, 95 % interval of its mean")
+    add_legend(axis, 8)
+    return to_svg(figure)
+
+
+def _draw_law(axis: Any, curve: Curve, color: str) -> None:
+    scores = {count: curve.samples(count) for count in curve.counts}
+    largest = curve.counts[-1]
+    counts = np.geomspace(largest, 2 * largest, LAW_POINTS)
+    found = [forecast_score(scores, float(count), samples=LAW_SAMPLES) for count in counts]
+    axis.plot(counts, [one.score for one in found], "--", color=color, lw=1)
+    lows, highs = [one.low for one in found], [one.high for one in found]
+    axis.fill_between(counts, lows, highs, color=color, alpha=0.15, lw=0)

@@ -1,0 +1,196 @@
+"""The law of a worker ladder: the time of a step on n workers, and what more workers will bring.
+
+    t(n) = a / n + b + c (n - 1) / n + d log2 n          none of them negative
+
+With a fixed global batch (strong scaling) a is the work that is shared and b what every worker does
+in full. With a fixed share of it (weak scaling) the work does not shrink: a stays a, and b is part
+of it. c is a ring's all-reduce, whose bytes per worker grow as (n - 1) / n (P. Patarasuk and
+X. Yuan, J. Parallel Distrib. Comput. 69, 2009), so it is bytes / bandwidth times a factor. d is the
+latency of a tree, and of waiting for the slowest.
+
+A few counts cannot tell b, c and d apart, and they say different things of the next count. So a
+forecast fits the law with each of them alone and with all, and its interval encloses the four.
+
+Neither torch nor ray is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from cid_ray.results.laws import Forecast
+
+Scaling = Literal["strong", "weak"]
+Times = Mapping[int, Sequence[float]]  # workers -> seconds of each timed step
+Floats = NDArray[np.float64]
+
+ALL_TERMS = (True, True, True, True)
+# a with b, with c, with d, and with all: which terms a fit may use.
+MODELS = ((True, True, False, False), (True, False, True, False), (True, False, False, True))
+PARAMETERS = 2  # of a model with one overhead
+MIN_STEPS = 2
+MIN_MISFIT = 0.02  # relative: the mean steps of two runs alike differ by so much
+
+
+@dataclass(frozen=True)
+class WorkerLaw:
+    """Seconds of a step on n workers."""
+
+    shared: float  # a: seconds of one worker that n workers share
+    fixed: float  # b: seconds that every worker needs
+    ring: float  # c: seconds of exchange at many workers
+    latency: float  # d: seconds with each doubling
+    scaling: Scaling = "strong"
+
+    def seconds(self, n: int) -> float:
+        """Seconds of a step on n workers.
+
+        Example:
+            >>> WorkerLaw(shared=1.0, fixed=0.1, ring=0.0, latency=0.0).seconds(4)
+            0.35
+        """
+        terms = (self.shared, self.fixed, self.ring, self.latency)
+        return float(_basis([n], self.scaling)[0] @ np.array(terms))
+
+    def speedup(self, n: int) -> float:
+        """How much more work n workers do in the same time than one does."""
+        work = n if self.scaling == "weak" else 1
+        return work * self.seconds(1) / self.seconds(n)
+
+    def marginal_efficiency(self, n: int) -> float:
+        """What the last of n workers adds, as a fraction of what the first one does."""
+        return self.speedup(n) - (self.speedup(n - 1) if n > 1 else 0.0)
+
+
+def fit_worker_law(times: Times, scaling: Scaling = "strong") -> WorkerLaw:
+    """The law of a worker ladder, by non-negative least squares of relative errors.
+
+    Args:
+        times: workers -> seconds of each timed step; two numbers of workers or more.
+        scaling: whether the global batch is fixed (strong) or each worker's share (weak).
+
+    Raises:
+        ValueError: less than two numbers of workers, or a time that is not positive.
+
+    Example:
+        >>> law = fit_worker_law({1: [1.1, 1.1], 2: [0.6, 0.6], 4: [0.35, 0.35]})
+        >>> round(law.shared, 3), round(law.fixed, 3)
+        (1.0, 0.1)
+    """
+    _check(times)
+    counts = sorted(times)
+    means = np.array([np.mean(times[n]) for n in counts])
+    shared, fixed, ring, latency = _fit(counts, means, ALL_TERMS, scaling).tolist()
+    return WorkerLaw(shared, fixed, ring, latency, scaling)
+
+
+def forecast_step(
+    times: Times,
+    n: int,
+    scaling: Scaling = "strong",
+    level: float = 0.95,
+    samples: int = 300,
+    seed: int = 0,
+) -> Forecast:
+    """Seconds of a step on n workers, from other numbers of workers.
+
+    The interval comes from a bootstrap over the timed steps, widened by what the law misses at the
+    measured counts.
+
+    Args:
+        times: as for `fit_worker_law`.
+        n: workers.
+        scaling: as for `fit_worker_law`.
+        level: how often the interval should enclose the truth.
+
+    Raises:
+        ValueError: as for `fit_worker_law`.
+
+    Example:
+        >>> forecast = forecast_step({1: [1.0, 1.02], 2: [0.55, 0.56], 4: [0.33, 0.33]}, 8)
+        >>> forecast.low < 0.23 < forecast.high
+        True
+    """
+    _check(times)
+    counts = sorted(times)
+    means = np.array([np.mean(times[k]) for k in counts])
+    at_n = _basis([n], scaling)[0]
+    models = (*MODELS, ALL_TERMS)
+    fits = [_fit(counts, means, terms, scaling) for terms in models]
+    expected = float(np.mean([at_n @ fit for fit in fits]))
+    misfit = min(_misfit(counts, means, fit, scaling) for fit in fits)
+    random = np.random.default_rng(seed)
+    lows, highs = [], []
+    for _ in range(samples):
+        resampled = [random.choice(np.asarray(times[k]), len(times[k])).mean() for k in counts]
+        drawn = np.array(resampled) * np.exp(misfit * random.standard_normal(len(counts)))
+        found = [at_n @ _fit(counts, drawn, terms, scaling) for terms in models]
+        factor = math.exp(misfit * random.standard_normal())
+        lows.append(min(found) * factor)
+        highs.append(max(found) * factor)
+    tail = (1 - level) / 2
+    return Forecast(expected, float(np.quantile(lows, tail)), float(np.quantile(highs, 1 - tail)))
+
+
+def recommended_workers(law: WorkerLaw, most: int, min_efficiency: float) -> int:
+    """The largest number of workers, up to `most`, of which each one adds enough.
+
+    Args:
+        law: of the ladder.
+        most: workers that are considered.
+        min_efficiency: what a worker must add, as a fraction of what the first one does.
+
+    Example:
+        >>> law = WorkerLaw(shared=0.9, fixed=0.1, ring=0.0, latency=0.0)
+        >>> recommended_workers(law, most=64, min_efficiency=0.5)
+        4
+    """
+    number = 1
+    while number < most and law.marginal_efficiency(number + 1) >= min_efficiency:
+        number += 1
+    return number
+
+
+def _check(times: Times) -> None:
+    if len(times) < 2:
+        raise ValueError(f"the law needs 2 numbers of workers or more, got {sorted(times)}")
+    for n, seconds in times.items():
+        if n < 1 or len(seconds) < MIN_STEPS or min(seconds) <= 0:
+            raise ValueError(
+                f"{n} workers: needs {MIN_STEPS} steps or more with positive times, got "
+                f"{list(seconds)[:4]}"
+            )
+
+
+def _basis(counts: Sequence[int], scaling: Scaling) -> Floats:
+    """[len(counts), 4]: the four terms at each count."""
+    n = np.asarray(counts, dtype=float)
+    shared, fixed = 1 / n, np.ones_like(n)
+    if scaling == "weak":
+        shared, fixed = np.ones_like(n), np.zeros_like(n)
+    return np.stack([shared, fixed, (n - 1) / n, np.log2(n)], 1)
+
+
+def _fit(counts: Sequence[int], means: Floats, terms: tuple[bool, ...], scaling: Scaling) -> Floats:
+    """[4]: the law's parameters, 0 where a term is not used."""
+    used = np.array(terms)
+    found = np.zeros(len(used))
+    basis = _basis(counts, scaling)[:, used] / means[:, None]
+    found[used], _ = nnls(basis, np.ones(len(means)))
+    return found
+
+
+def _misfit(counts: Sequence[int], means: Floats, fit: Floats, scaling: Scaling) -> float:
+    """Standard deviation of the relative errors of a fit, MIN_MISFIT at least."""
+    free = len(counts) - PARAMETERS
+    if free < 1:
+        return MIN_MISFIT
+    errors = _basis(counts, scaling) @ fit / means - 1
+    return max(MIN_MISFIT, math.sqrt(float((errors**2).sum()) / free))

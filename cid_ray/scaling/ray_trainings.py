@@ -1,0 +1,130 @@
+"""Trainings as Ray tasks: as many concurrently as the cluster has room for, each with its records.
+
+A task streams its records while it trains. A task whose process dies is started again and resumes
+from its last checkpoint, up to `search.retries` times; then its training counts as failed, and the
+others continue.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cid_ray.config import Config, error_summary
+from cid_ray.results.records import Record
+from cid_ray.scaling.ladders import Training
+from cid_ray.search.plan import Placement
+from cid_ray.storage.paths import PathOrUri
+
+WAIT_S = 1.0  # for a record; Ctrl-C is noticed between two of them
+
+
+def run_trainings(
+    trainings: Iterable[Training], run_dir: PathOrUri, placement: Placement
+) -> Iterator[Record]:
+    """Train all; yield the records of all of them as they come.
+
+    Closing the iterator stops the trainings that run.
+
+    Args:
+        trainings: what to train, started in this order.
+        run_dir: a folder that all nodes share, or s3://bucket/path.
+        placement: what one training requests, and how many run concurrently.
+
+    Yields:
+        What `cid_ray.train` yields, and "retry" and "failed" records.
+    """
+    import ray
+
+    waiting = deque(trainings)
+    running: dict[Any, Training] = {}  # stream of records -> its training
+    retries: dict[str, int] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < placement.max_concurrent:
+                training = waiting.popleft()
+                running[_start(training, run_dir, placement)] = training
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S)
+            for stream in ready:
+                training = running[stream]
+                try:
+                    yield ray.get(next(stream))
+                except StopIteration:
+                    del running[stream]
+                except ray.exceptions.RayError as error:
+                    del running[stream]
+                    attempt = retries[training.name] = retries.get(training.name, 0) + 1
+                    record = _death_record(training, error, attempt)
+                    if record["event"] == "retry":
+                        waiting.appendleft(training)
+                    yield record
+    finally:
+        for stream in running:
+            ray.cancel(stream, force=True)
+
+
+def _start(training: Training, run_dir: PathOrUri, placement: Placement) -> Any:
+    import ray
+
+    resources = placement.resources
+    task = ray.remote(
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        num_returns="streaming",
+        max_retries=0,  # a second attempt has other records, so Ray cannot replace the first by it
+    )(stream_records)
+    return task.remote(
+        training.config.model_dump_json(), str(run_dir), training.name, resources.cpus
+    )
+
+
+def stream_records(config: str, run_dir: str, name: str, cpus: float) -> Iterator[Record]:
+    """What a task runs: one training. An error becomes a "failed" record."""
+    from cid_ray.training.launch import train
+
+    parsed = Config.model_validate_json(config)
+    # Workers that a process keeps would hold their CPUs while Ray gives it no other training.
+    reuse = parsed.distributed.max_workers == 1
+    try:
+        yield from train(parsed, run_dir, name, cpus=cpus, reuse_process=reuse)
+    except Exception as error:
+        yield failed_record(parsed, name, error_summary(error, with_type=True))
+
+
+def failed_record(config: Config, name: str, reason: str) -> Record:
+    """The record of a training that ended without its last step."""
+    return {
+        **_run_fields(config, name),
+        "event": "failed",
+        "reason": reason,
+        "traceback": "",
+        "params": {},
+    }
+
+
+def _death_record(training: Training, error: Exception, attempt: int) -> Record:
+    """Of a training whose process died: it is tried again, or it has failed."""
+    config = training.config
+    reason = f"its process died: {str(error).splitlines()[0][:200]}"
+    if attempt > config.search.retries:
+        return failed_record(config, training.name, f"{reason} ({attempt} times)")
+    return {
+        **_run_fields(config, training.name),
+        "event": "retry",
+        "attempt": attempt,
+        "reason": reason,
+        "timestamp": time.time(),
+    }
+
+
+def _run_fields(config: Config, name: str) -> Record:
+    return {
+        "run": name,
+        "ratio": config.data.ratio,
+        "method": config.method,
+        "trial_number": 0,
+        "repeats_of": "",
+        "repeat_index": 0,
+    }

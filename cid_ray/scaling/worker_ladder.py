@@ -1,0 +1,176 @@
+"""Measures a worker ladder: the time of a step at each number of workers.
+
+Every worker has the same CPUs and GPUs at every count, those of the largest one. Counts are
+measured in turn, `scale.repeats` times, so that a slow minute of the cluster does not fall on one
+of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from cid_ray.config import Config, InputError
+from cid_ray.resources import ray_session
+from cid_ray.resources.capacity import Resources
+from cid_ray.resources.prices import Prices
+from cid_ray.resources.requests import worker_resources
+from cid_ray.results import worker_ladder
+from cid_ray.results.ladder_records import common_fields
+from cid_ray.results.records import Record, RecordWriter, of_event, read_records
+from cid_ray.scaling.step_times import MEASURED_PARTS, time_steps, worker_config
+from cid_ray.scaling.training_ladder import Log, check_same_ladder
+from cid_ray.storage.packaged import packaged_file
+from cid_ray.storage.run_config import load_run_config, write_config
+from cid_ray.storage.run_dir import RunDir
+from cid_ray.training import preflight
+
+
+class WorkerLadder:
+    """A checked worker ladder.
+
+    Args:
+        config: the ladder's configuration.
+        run_dir: its run folder.
+        resumed: whether the run folder holds the ladder already.
+        machine: of the price list, for the costs.
+        profile: also write torch's profiles.
+
+    Attributes:
+        total: measurements of all counts. unit: what they are.
+
+    Raises:
+        InputError: no counts, one that the batch is too small for, or an unknown machine.
+    """
+
+    unit = "measurement"
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: RunDir,
+        resumed: bool,
+        machine: str | None = None,
+        profile: bool = False,
+    ):
+        if resumed:
+            preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
+            check_same_ladder("workers", run_dir)
+        if not config.scale.workers:
+            raise InputError("scale.workers is empty: the ladder 'workers' needs its counts")
+        self.config, self.run_dir = config, run_dir
+        self.machine, self.profile = machine, profile
+        self.configs = {count: worker_config(config, count) for count in config.scale.workers}
+        self.total = config.scale.repeats * len(self.configs)
+        usd_per_worker_hour(machine, Resources(1, 0))
+        found = preflight.check_data(config)
+        self.num_pool = len(found.splits[config.data.ratio].pool)
+
+    def measure(self, log: Log, advance: Log) -> list[Record]:
+        """Measure what is missing.
+
+        Args:
+            log: prints a line.
+            advance: shows how many measurements are done, and a text.
+
+        Returns:
+            All records of the ladder.
+        """
+        run_dir = self.run_dir
+        write_config(self.config, run_dir)
+        writer = RecordWriter(run_dir.local)
+        ray_session.start_ray(metadata={"run": run_dir.basename})
+        largest = self.configs[max(self.configs)]
+        resources = worker_resources(largest, ray_session.cluster_capacity())
+        log(f"each worker gets {resources}")
+        done = 0
+        for repeat in range(self.config.scale.repeats):
+            for count in self.configs:
+                earlier = _measured(run_dir, count)
+                if _repeats(earlier) <= repeat:
+                    record = self._measure_once(count, repeat, earlier, resources)
+                    writer.append(record)
+                    run_dir.push()
+                    step = 1000 * record["measured"]["step"]
+                    log(f"{count} workers: {step:.0f} ms per step ({done + 1} of {self.total})")
+                done += 1
+                advance(done, f"{count} workers")
+        for forecast in worker_ladder.forecast_records(read_records(run_dir.local)):
+            writer.append(forecast)
+        return read_records(run_dir.local)
+
+    def _measure_once(
+        self, count: int, repeat: int, earlier: Record | None, resources: Resources
+    ) -> Record:
+        config, name = self.configs[count], f"workers-{count}-{repeat}"
+        timed = time_steps(config, self.run_dir.uri, name, resources, self.profile)
+        record = count_record(config, count, timed, earlier, resources)
+        cost = usd_per_worker_hour(self.machine, resources)
+        record["measured"] |= {"pool_images": self.num_pool, "usd_per_worker_hour": cost}
+        return record
+
+
+def usd_per_worker_hour(machine: str | None, resources: Resources) -> float | None:
+    """What an hour of one worker costs on a machine of the price list; None for no machine.
+
+    A worker costs its part of the machine, by CPUs or GPUs, whichever it takes more of.
+
+    Raises:
+        InputError: the price list has no such machine.
+    """
+    if machine is None:
+        return None
+    prices = Prices.read(packaged_file("prices.yaml", "cluster"))
+    if machine not in prices.machines:
+        known = ", ".join(sorted(prices.machines))
+        raise InputError(f"--machine {machine} is not in the price list, which has {known}")
+    listed = prices.machines[machine]
+    parts = [resources.cpus / listed.cpus]
+    if listed.gpus:
+        parts.append(resources.gpus / listed.gpus)
+    return None if listed.usd is None else max(parts) * listed.usd
+
+
+def _measured(run_dir: RunDir, count: int) -> Record | None:
+    """The record of a count so far."""
+    for record in of_event(read_records(run_dir.local), "ladder"):
+        if record["count"] == count:
+            return record
+    return None
+
+
+def _repeats(earlier: Record | None) -> int:
+    return 0 if earlier is None else int(earlier["measured"]["repeats"])
+
+
+def count_record(
+    config: Config, count: int, timed: dict[str, Any], earlier: Record | None, resources: Resources
+) -> Record:
+    """The record of a count with one more measurement."""
+    repeats = _repeats(earlier)
+    measured: dict[str, Any] = {"repeats": repeats + 1}
+    for part in MEASURED_PARTS:
+        mean = statistics.mean(timed["seconds"][part])
+        if earlier is not None:
+            mean = (repeats * earlier["measured"][part] + mean) / (repeats + 1)
+        measured[part] = mean
+    measured |= {
+        "images": timed["images"],
+        "images_per_s": timed["images"] / measured["step"],
+        "gradient_bytes": timed["gradient_bytes"],
+        **timed["memory"],
+        "cpus": resources.cpus,
+        "gpus": resources.gpus,
+        "weak": int(config.scale.scaling == "weak"),
+        "min_efficiency": config.scale.min_efficiency,
+    }
+    samples = [] if earlier is None else earlier["samples"]
+    return {
+        **common_fields(f"workers-{count}", config.data.ratio, config.method),
+        "event": "ladder",
+        "ladder": "workers",
+        "label": str(count),
+        "count": count,
+        "samples": [*samples, *timed["seconds"]["step"]],
+        "measured": measured,
+    }

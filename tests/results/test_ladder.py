@@ -1,0 +1,234 @@
+"""Law: what a ladder says follows from its final records alone. References: sums by hand, laws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cid_ray.config import Config, InputError
+from cid_ray.resources.capacity import Resources
+from cid_ray.results import batch_ladder
+from cid_ray.results.batch_ladder import images_to
+from cid_ray.results.ladder import curves_of, enough_from, forecasts_of, paired_gain
+from cid_ray.results.ladder_page import ladder_report, write_ladder_report
+from cid_ray.results.ladder_records import forecast_records, rung_record
+from cid_ray.results.laws import PowerLaw
+from cid_ray.results.record_lines import parse_line
+from cid_ray.results.records import Record, RecordWriter, read_records
+from cid_ray.scaling.concurrency_ladder import count_record
+from tests.helpers import records as made
+from tests.helpers.hostile_text import HARMLESS, HOSTILE, Skeleton
+
+LAW = PowerLaw(150, 0.6, 15)
+
+
+def final(method: str, labels: int, seed: int, score: float, **fields: Any) -> Record:
+    own = {
+        "run": f"labels-{labels}-{method}-{seed}",
+        "ratio": str(labels),
+        "label_count": labels,
+        "pool_count": 192 - labels,
+        "seed": seed,
+        "seconds": 10.0,
+        "test/miou_teacher": score,
+        "params": {"data.ratio": str(labels)},
+    }
+    return made.final(method, labels, **{**own, **fields})
+
+
+def label_ladder(counts: tuple[int, ...] = (12, 24, 48, 96), sd: float = 0.3) -> list[Record]:
+    random = np.random.default_rng(0)
+    finals = [
+        final("cid", n, seed, LAW.score(n) + sd * random.standard_normal())
+        for seed in range(3)
+        for n in counts
+    ]
+    rungs = [rung_record("labels", finals, one, str(one["label_count"])) for one in finals]
+    return [*finals, *rungs]
+
+
+def pool_ladder(scores: dict[int, list[float]]) -> list[Record]:
+    return [
+        final("cid", 12, seed, score, pool_count=pool, run=f"pool-{pool}-cid-{seed}")
+        for pool, own in scores.items()
+        for seed, score in enumerate(own)
+    ]
+
+
+def test_curve_has_mean_and_spread_of_the_repeats() -> None:
+    scores = [("cid", 0, 50.0), ("cid", 1, 53.0), ("supervised", 0, 40.0)]
+    finals = [final(method, 12, seed, score) for method, seed, score in scores]
+    cid, supervised = curves_of("labels", finals)
+    assert cid.mean(12) == 51.5
+    assert cid.sd(12) == pytest.approx(2.1213, abs=1e-4)
+    assert cid.seconds[12] == 20.0
+    assert supervised.sd(12) is None
+
+
+def test_gain_is_paired_by_seed() -> None:
+    """Draws that differ by ten points, and a gain of one point in each."""
+    gain = paired_gain({0: 41.0, 1: 51.1, 2: 60.9}, {0: 40.0, 1: 50.0, 2: 60.0, 3: 99.0})
+    assert gain is not None
+    assert gain[0] == pytest.approx(1.0)
+    assert gain[1] == pytest.approx(0.1 / 3**0.5 * 4.3027, rel=1e-3)
+    assert paired_gain({0: 41.0}, {0: 40.0}) is None
+
+
+def test_largest_count_is_forecast_from_the_others_alone() -> None:
+    (curve,) = curves_of("labels", label_ladder())
+    left_out, double = forecasts_of(curve)
+    assert (left_out.count, double.count) == (96, 192)
+    assert left_out.measured == pytest.approx(curve.mean(96))
+    assert left_out.forecast.low < LAW.score(96) < left_out.forecast.high
+    assert double.forecast.low < LAW.score(192) < double.forecast.high
+    curve.scores[96] = {seed: score - 30 for seed, score in curve.scores[96].items()}
+    assert forecasts_of(curve)[0].forecast == left_out.forecast
+
+
+def test_three_counts_forecast_but_cannot_check_it_and_two_say_why_not() -> None:
+    (three,) = curves_of("labels", label_ladder((12, 24, 48)))
+    assert [one.measured for one in forecasts_of(three)] == [None]
+    two = label_ladder((12, 24))
+    assert forecasts_of(curves_of("labels", two)[0]) == []
+    assert "needs three counts or more, this ladder has 2" in ladder_report(two).lines[0]
+
+
+@pytest.mark.parametrize(
+    ("scores", "enough"),
+    [
+        ({10: [40, 50, 60], 20: [45, 55, 65.1], 40: [50, 60, 70]}, 40),  # still rises
+        ({10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, 20),
+        ({10: [50.2, 59.9, 70], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, 10),
+        ({10: [50], 40: [50.1]}, 40),  # nothing is above noise without repeats
+    ],
+)
+def test_enough_pool_is_where_more_adds_nothing_above_noise(
+    scores: dict[int, list[float]], enough: int
+) -> None:
+    (curve,) = curves_of("pool", pool_ladder(scores))
+    assert enough_from(curve) == enough
+
+
+def test_every_forecast_that_is_said_is_in_a_record() -> None:
+    records = label_ladder()
+    forecasts = list(forecast_records("labels", records))
+    report = ladder_report(records)
+    said = "".join(report.lines)
+    for record in forecasts:
+        assert f"{record['value']:.2f} ({record['low']:.2f} to {record['high']:.2f})" in said
+    rungs = [r for r in records if r["event"] == "ladder"]
+    assert {f"{r['measured']['mean']:.2f}" for r in rungs[-4:]} <= {
+        row[2].split(" ")[0] for row in report.rows
+    }
+
+
+def test_records_of_a_ladder_are_read_back(tmp_path: Path) -> None:
+    records = label_ladder()
+    writer = RecordWriter(tmp_path)
+    for record in (*records, *forecast_records("labels", records)):
+        writer.append(record)
+    found = read_records(tmp_path)
+    assert [r["event"] for r in found].count("ladder") == 4  # the last of each count
+    assert [r["event"] for r in found].count("forecast") == 2
+    assert ladder_report(found).lines == ladder_report(records).lines
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_page_of_hostile_texts_has_the_elements_of_a_harmless_one(
+    tmp_path: Path, text: str
+) -> None:
+    pages = []
+    for mark in (HARMLESS, text):
+        records = label_ladder()
+        for field in ("machine", "device", "data", "git", "label_from"):
+            records[11][field] = mark
+        records[11]["versions"] = {mark: mark}
+        page = write_ladder_report(tmp_path / "x", tmp_path / "report", records, lambda _: None)
+        pages.append(page.read_text())
+    assert Skeleton(pages[0]).elements == Skeleton(pages[1]).elements
+    assert HARMLESS in pages[0]
+    assert "96 labels were forecast" in pages[1]
+
+
+def test_failed_trainings_are_counted_and_named() -> None:
+    lost = {**final("cid", 12, 7, 0.0), "event": "failed", "reason": "NaN"}
+    line = ladder_report([*label_ladder(), lost]).lines[-1]
+    assert line == "1 failed training is left out: labels-12-cid-7"
+
+
+def test_run_without_a_ladder_is_refused() -> None:
+    with pytest.raises(InputError, match="hold no count of a ladder"):
+        ladder_report([final("cid", 12, 0, 50.0)])
+
+
+def test_a_damaged_record_of_a_ladder_is_refused() -> None:
+    with pytest.raises(ValueError, match="ladder record"):
+        parse_line(b'{"event": "ladder", "run": "a", "ladder": "labels", "count": "many"}')
+
+
+# ---- batch, model, concurrency ----
+
+
+def batch_ladder_records(finals_at: dict[int, int]) -> list[Record]:
+    """Batch size -> images to 50 mIoU on val: curves that rise in proportion from 40."""
+    records = []
+    for size, images in finals_at.items():
+        params = {"data.batch_size": size}
+        for step, score in ((1, 40.0), (3, 60.0)):
+            seen = images // 2 if step == 1 else images // 2 * 3
+            own = {"run": f"batch-{size}-cid-0", "images_seen": seen, "step": seen // (2 * size)}
+            records.append({**made.rung("cid", 12, 0, step, score, params=params), **own})
+        end = final("cid", 12, 0, 55.0, run=f"batch-{size}-cid-0", params=params)
+        records.append(end)
+        records.append(rung_record("batch", records, end, str(size)))
+    return records
+
+
+def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
+    assert images_to(50, [(100, 40.0), (200, 60.0)]) == 150.0
+    assert images_to(50, [(100, 55.0)]) == 100.0
+    assert images_to(50, [(100, 40.0), (200, 49.9)]) is None
+    records = batch_ladder_records({4: 4096, 16: 6144})
+    found = batch_ladder.mean_images(records)
+    assert batch_ladder.target_of(records) == 60.0
+    assert found == {4.0: 6144.0, 16.0: 9216.0}
+    (line,) = ladder_report(records).lines
+    assert "1.50 times the images with a batch of 16 as with 4" in line
+    assert "4 times the workers are at most 2.7 times as fast" in line
+    assert [row[-1] for row in ladder_report(records).rows] == ["768", "288"]
+
+
+def encoder_rung(name: str, latency: float, score: float) -> Record:
+    costs = {"parameters": latency, "gflops": 1.0, "latency_ms": latency}
+    end = final("cid", 12, 0, score, run=f"model-{name}-cid-0", params={"model.encoder": name})
+    return rung_record("model", [end], end, name, costs)
+
+
+def test_model_ladder_names_the_encoders_that_none_beats() -> None:
+    rungs = [
+        encoder_rung("small", 1.0, 40.0),
+        encoder_rung("slow", 3.0, 39.0),
+        encoder_rung("large", 4.0, 50.0),
+    ]
+    report = ladder_report(rungs)
+    assert report.lines[0] == "no other encoder is both faster and better than small, large"
+    assert [row[-1] for row in report.rows] == ["", "small", ""]
+
+
+def concurrency_rung(count: int, per_hour: float) -> Record:
+    rung = made.rung("cid", 12, 0, 10, 40.0, memory={"process_bytes": 10**9})
+    rung["seconds"] = 3600 * count / per_hour
+    return count_record(Config(), count, Resources(2 / count, 1 / count), [rung] * count)
+
+
+def test_concurrency_ladder_recommends_the_fewest_that_finish_most() -> None:
+    rungs = [concurrency_rung(count, speed) for count, speed in ((1, 60), (2, 100), (4, 102))]
+    assert [rung["measured"]["trials_per_hour"] for rung in rungs] == pytest.approx([60, 100, 102])
+    (line,) = ladder_report(rungs).lines
+    assert line == (
+        "2 at a time finish most trials, 100.0 per hour: set search.cpus_per_trial=1 "
+        "search.gpus_per_trial=0.5"
+    )
