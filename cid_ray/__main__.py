@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "rebuild the table and the page of a run from its records",
     "repair": "make the records and studies of a damaged run agree again",
     "cluster": "does a search fit on a cluster, how many trials concurrently, cost per hour",
+    "scale": "what a search takes on N nodes, simulated: time, cost, idle share, critical path",
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }

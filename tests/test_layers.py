@@ -45,6 +45,7 @@ COMMANDS = (
     "dashboard",
     "repair",
     "cluster",
+    "scale",
     "doctor",
     "grafana",
 )
@@ -66,6 +67,16 @@ MAY_IMPORT = {
     # A search calls callbacks, so it knows their base class and none of them.
     "search": ("config", "storage", "results", "resources", "training", "callbacks.base"),
     "callbacks": ("config", "storage", "results", "cli", "search"),
+    # A plan simulates a search: it knows the order of its trials and asks no study for one.
+    "scaling": (
+        "config",
+        "storage",
+        "results",
+        "resources",
+        "search.checks",
+        "search.order",
+        "search.trial_spec",
+    ),
     "diagnostics": ("config", "storage", "resources", "__version__"),
 }
 # Package -> third parties that it never imports, not even inside a function.
@@ -81,6 +92,7 @@ NEVER_IMPORTS = {
     "inference": ("optuna",),
     "search": ("torch",),
     "callbacks": ("torch",),
+    "scaling": ("torch", "ray", "optuna"),
     "diagnostics": ("optuna",),
 }
 MAY_IMPORT_RAY_AT_MODULE_LEVEL = {"search/ray_adapter.py"}
@@ -279,6 +291,8 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.dashboard", {"ray", "torch", "optuna"}),
         ("cid_ray.prepare", {"ray", "torch", "optuna"}),
         ("cid_ray.cluster", {"ray", "torch", "optuna"}),
+        ("cid_ray.scale", {"ray", "torch", "optuna", "simpy"}),
+        ("cid_ray.scaling.plan_run", {"ray", "torch"}),
         ("cid_ray.export", {"ray", "torch", "optuna"}),
         ("cid_ray.grafana", {"ray", "torch", "optuna"}),
         # It forks, so nothing that starts threads may be loaded.

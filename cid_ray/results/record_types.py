@@ -1,4 +1,5 @@
-"""The fields of every record: one TypedDict per event. docs/records.md explains them.
+"""The fields of every record: one TypedDict per event (those of a plan are in plan_types.py).
+docs/records.md explains them.
 
 Scores are percent (their fields are in score_types.py), times seconds.
 """
@@ -10,29 +11,18 @@ from typing import Any, Literal, NotRequired
 # pydantic rejects typing's own TypedDict before Python 3.12
 from typing_extensions import TypedDict
 
+from cid_ray.results.common_fields import CommonFields
+from cid_ray.results.plan_types import PlanRecord
 from cid_ray.results.score_types import (
     BestScores,
     Color,
     Count,
-    Method,
     Number,
     PositiveCount,
     Seconds,
     TestScores,
-    TrialNumber,
     ValScores,
 )
-
-
-class CommonFields(TypedDict):
-    """Fields of every record, so that nobody has to parse a run's name."""
-
-    run: str  # name of the run; of `search` and `noise` the name of the study or comparison
-    ratio: str  # label ratio as configured: "1/16"
-    method: Method  # "" in `noise` and `disk`, which are about several
-    trial_number: TrialNumber  # number in the Optuna study; 0 for `train`
-    repeats_of: str  # the run that this one repeats with another seed; "" for a first run
-    repeat_index: Count  # counts the repeats of a run from 1; 0 for a first run
 
 
 class RunHeader(CommonFields):
@@ -295,6 +285,7 @@ EVENTS: dict[str, type] = {
     "memory": MemoryRecord,
     "search": SearchRecord,
     "noise": NoiseRecord,
+    "plan": PlanRecord,
     "failed": FailedRecord,
     "storage_error": StorageErrorRecord,
 }

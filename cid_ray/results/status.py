@@ -15,8 +15,9 @@ from typing_extensions import TypedDict
 
 from cid_ray.config import InputError, format_validation_error
 from cid_ray.results.record_lines import check_numbers, parse_json
-from cid_ray.results.record_types import Count, Losses, Method, PositiveCount, Seconds
+from cid_ray.results.record_types import Losses
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
+from cid_ray.results.score_types import Count, Method, PositiveCount, Seconds
 
 STATUS_FILE = "status.json"
 MAX_BYTES = 64 * 2**20  # of a file that is larger nothing is read
