@@ -62,7 +62,7 @@ def describe_plan(records: list[Record]) -> list[str]:
     lines = [f"{printable(first['cluster'])}: durations of {printable(first['durations_of'])}"]
     for one in first["methods"]:
         lines.append(f"  {method_text(one)}")
-    lines.append(speed_text(first))
+    lines += [speed_text(first), *map(printable, first["notes"])]
     options = ", ".join(f"{key} {value:.4g}" for key, value in first["options"].items())
     lines.append(f"assumed: {options}")
     simulations = first["simulations"]

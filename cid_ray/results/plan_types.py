@@ -60,4 +60,5 @@ class PlanRecord(CommonFields):
     recommended: bool  # the fewest nodes past which a doubling saves less than `worth`
     worth: Number  # fraction of the time
     options: dict[str, Number]  # the overheads, by name
+    notes: list[str]  # what else a reader of the numbers should know
     timestamp: Number

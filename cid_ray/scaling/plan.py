@@ -39,6 +39,7 @@ class Plan:
         times: overheads.
         simulations: per number of nodes, each with another seed.
         worth: a doubling of the nodes must save this fraction of the time.
+        notes: what else a reader of the numbers should know.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Plan:
     speed: float = 1.0
     simulations: int = 40
     worth: float = 0.1
+    notes: Sequence[str] = ()
 
     def records(self, nodes: Sequence[int]) -> list[Record]:
         """One `plan` record per number of nodes; one of them is the recommended one.
@@ -121,6 +123,7 @@ class Plan:
             ],
             "worth": self.worth,
             "options": self._options(),
+            "notes": list(self.notes),
             "timestamp": time.time(),
         }
 

@@ -57,6 +57,7 @@ def run_plan(args: Any, overheads: dict[str, float]) -> Iterator[str]:
             "--run runs/probe (a run that was stopped early will do)"
         )
     costs, notes = read_run(args.run, config)
+    notes.append(f"prices of {prices.date}, to be checked")
     out = plan_folder(args.out)
     idle_s = idle_timeout_s(read_cluster_document(cluster))
     times = replace(Overheads(idle_timeout_s=idle_s, checkpoint_every_s=between(config, costs)))
@@ -70,6 +71,7 @@ def run_plan(args: Any, overheads: dict[str, float]) -> Iterator[str]:
         speed=args.speed,
         simulations=args.simulations,
         worth=args.worth,
+        notes=notes,
     )
     records = plan.records(nodes)
     try:
@@ -79,9 +81,8 @@ def run_plan(args: Any, overheads: dict[str, float]) -> Iterator[str]:
         write_plan_page(records, out)
     except OSError as error:
         raise paths.unwritable(f"--out {out}", error) from None
-    yield from notes
     yield from describe_plan(records)
-    yield f"prices of {prices.date}, to be checked; wrote {out / PAGE_FILE} and its records.jsonl"
+    yield f"wrote {out / PAGE_FILE} and its records.jsonl"
 
 
 def read_run(name: str, config: Config) -> tuple[TrialCosts, list[str]]:

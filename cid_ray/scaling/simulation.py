@@ -254,8 +254,12 @@ class Simulation:
         if not node.has_ended and node.is_idle() and node.idle_since == since:
             self.end_node(node, self.env.now)
 
+    def preemption_delay(self, node: Node) -> float:
+        """Seconds until a spot node that has just started is taken away."""
+        return self.rng.expovariate(self.times.preemptions_per_hour / 3600)
+
     def preempt(self, node: Node) -> Process:
-        yield self.env.timeout(self.rng.expovariate(self.times.preemptions_per_hour / 3600))
+        yield self.env.timeout(self.preemption_delay(node))
         if node.has_ended:
             return
         self.result.preemptions += 1

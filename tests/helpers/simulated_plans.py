@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from cid_ray.config import Config, build_config
@@ -11,6 +12,7 @@ from cid_ray.scaling.plan import studies_of
 from cid_ray.scaling.simulated_search import SimulatedSearch
 from cid_ray.scaling.simulation import Overheads, Simulation
 from cid_ray.scaling.trial_costs import TrialCost, TrialCosts
+from cid_ray.search.trial_spec import StudyKey
 from tests.helpers.tiny_run import TINY
 
 RATIOS = ("1/16", "1/8")
@@ -81,5 +83,12 @@ def simulation(
 ) -> Simulation:
     """The same before it is run."""
     config = config or planned_config()
-    search = SimulatedSearch(config, studies_of(config), costs or known_costs(), seed)
+    studies = dict(_studies(config.model_dump_json()))
+    search = SimulatedSearch(config, studies, costs or known_costs(), seed)
     return Simulation(search, fleet, times)
+
+
+@functools.cache
+def _studies(config_json: str) -> dict[StudyKey, int]:
+    """The check of a search samples its whole space, which takes longer than a simulation."""
+    return studies_of(Config.model_validate_json(config_json))

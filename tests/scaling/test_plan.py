@@ -69,6 +69,7 @@ def with_names(records: list[Record], name: str) -> list[Record]:
             **dict.fromkeys(("cluster", "node_type", "durations_of", "run", "ratio"), name),
             "critical_path": [{**part, "what": name} for part in record["critical_path"]],
             "methods": [{**one, "method": name} for one in record["methods"]],
+            "notes": [name],
         }
         for record in records
     ]
