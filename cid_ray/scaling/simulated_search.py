@@ -69,12 +69,12 @@ class SimulatedSearch:
     running: Counter[StudyKey] = field(default_factory=Counter)
     completed: Counter[StudyKey] = field(default_factory=Counter)
     resume_queue: list[SimulatedTrial] = field(default_factory=list)
+    is_testing: bool = False  # all trials have ended
     n_lost: int = 0  # trials whose process died more often than `search.retries` allows
     _counts: dict[StudyKey, int] = field(default_factory=dict)
     _opened: dict[StudyKey, tuple[float, SimulatedTrial]] = field(default_factory=dict)
     _tests: list[SimulatedTrial] = field(default_factory=list)
     _n_tests_open: int = 0
-    _tests_added: bool = False
 
     def __post_init__(self) -> None:
         self._counts = dict(self.n_trials)
@@ -92,7 +92,7 @@ class SimulatedSearch:
 
     def is_done(self) -> bool:
         trials_left = self.n_ready() or any(self.running.values())
-        return self._tests_added and not trials_left and not self._n_tests_open
+        return self.is_testing and not trials_left and not self._n_tests_open
 
     def next_trial(self) -> SimulatedTrial | None:
         """The trial that starts now; None when none is ready."""
@@ -170,7 +170,7 @@ class SimulatedSearch:
 
     def _add_tests(self, last: SimulatedTrial, now: float) -> bool:
         """The winner of every study with several trials is scored on test after the search."""
-        self._tests_added = True
+        self.is_testing = True
         for key in self.n_trials:
             if self.completed[key] and not order.is_tested_at_its_end(key, self.n_of):
                 test = SimulatedTrial("test of winners", (self.costs.test_s or 0.0,))

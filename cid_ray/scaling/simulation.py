@@ -27,13 +27,13 @@ Process = Generator[simpy.Event, Any, Any]
 class Overheads:
     """What is not training, in seconds. docs/scaling.md says where the defaults come from."""
 
-    search_start_s: float = 12.0  # from the command to the first trial: imports, checks, Ray
-    process_start_s: float = 9.5  # a trial in a new process: imports, first batch
-    trial_start_s: float = 0.34  # a trial in a process that has run one
+    search_start_s: float = 15.0  # from the command to the first trial: imports, checks, Ray
+    process_start_s: float = 9.5  # a trial in a new process: imports
+    trial_start_s: float = 0.2  # a trial in a process that has run one
     driver_s: float = 0.01  # of the one driver process: a start, a rung, an end
     checkpoint_s: float = 0.0  # of every rung, on top of what it took in the recorded run
     checkpoint_every_s: float = inf  # between checkpoints, besides those at rungs
-    report_s: float = 5.0  # from the last test to the page
+    report_s: float = 7.0  # from the last test to the command's exit
     autoscaler_s: float = 5.0  # from a trial that waits to the order of a node
     node_start_s: float = 180.0  # from the order to the node's first trial; it is paid
     idle_timeout_s: float = 300.0  # then a node without trials is given back
@@ -112,9 +112,7 @@ class Simulation:
     def use_slot(self, slot: Slot) -> Process:
         """Run trial after trial; ends when the node is lost."""
         while True:
-            trial = None
-            if self.n_running < self.fleet.max_concurrent:
-                trial = self.search.next_trial()
+            trial = self.search.next_trial() if self.n_free() > 0 else None
             if trial is None:
                 slot.wake = self.env.event()
                 yield slot.wake
@@ -179,6 +177,10 @@ class Simulation:
             yield turn
             yield self.env.timeout(self.times.driver_s)
 
+    def n_free(self) -> float:
+        """How many more may run: `search.max_concurrent_trials` is no limit for tests."""
+        return inf if self.search.is_testing else self.fleet.max_concurrent - self.n_running
+
     def take(self, slot: Slot, trial: SimulatedTrial) -> None:
         now = self.env.now
         self.n_running += 1
@@ -214,7 +216,7 @@ class Simulation:
 
     def scale_up(self) -> None:
         """Wake idle slots for the trials that wait, and start nodes for those that find none."""
-        waiting = min(self.search.n_ready(), self.fleet.max_concurrent - self.n_running)
+        waiting = min(self.search.n_ready(), self.n_free())
         alive = [node for node in self.nodes if not node.has_ended]
         for slot in [slot for node in alive for slot in node.slots if slot.trial is None]:
             if waiting > 0 and not slot.wake.triggered:

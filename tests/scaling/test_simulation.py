@@ -91,6 +91,12 @@ def test_max_concurrent_trials_limits_a_large_cluster() -> None:
     assert simulate(fleet).makespan_s == simulate(workers(2)).makespan_s
 
 
+def test_winners_are_tested_side_by_side_however_few_trials_may_run() -> None:
+    fleet = replace(workers(2), max_concurrent=1)
+    without = simulate(fleet).makespan_s
+    assert simulate(fleet, costs=known_costs(test_s=3.0)).makespan_s == without + 2 * 2 * 3 + 3
+
+
 def test_overheads_of_one_slot_add_up() -> None:
     times = Overheads(
         search_start_s=7, process_start_s=5, trial_start_s=2, driver_s=0.5, report_s=3
