@@ -78,7 +78,7 @@ class Simulation:
         self.times = times
         self.rng = Random(search.seed)
         self.env = simpy.Environment()
-        self.driver = simpy.Resource(self.env)
+        self.driver_free_at = 0.0
         self.done = self.env.event()
         self.nodes: list[Node] = []
         self.n_running = 0
@@ -143,7 +143,7 @@ class Simulation:
         position = trial.saved
         work_started = self.env.now
         try:
-            yield from self.ask_driver()
+            yield self.ask_driver()
             yield self.env.timeout(times.process_start_s if is_new else times.trial_start_s)
             for end in trial.ends:
                 if end <= trial.saved:
@@ -158,7 +158,7 @@ class Simulation:
                 left -= seconds
                 position = trial.saved = end
                 work_started = self.env.now
-                yield from self.ask_driver()
+                yield self.ask_driver()
         except simpy.Interrupt:
             self.lose_work(trial, position + self.env.now - work_started)
             raise
@@ -171,11 +171,10 @@ class Simulation:
             trial.saved = max(trial.saved, position // every * every)
         self.result.lost_s += max(0.0, position - trial.saved)
 
-    def ask_driver(self) -> Process:
+    def ask_driver(self) -> simpy.Timeout:
         """One process writes records, tells studies and suggests, one event after the other."""
-        with self.driver.request() as turn:
-            yield turn
-            yield self.env.timeout(self.times.driver_s)
+        self.driver_free_at = max(self.driver_free_at, self.env.now) + self.times.driver_s
+        return self.env.timeout(self.driver_free_at - self.env.now)
 
     def n_free(self) -> float:
         """How many more may run: `search.max_concurrent_trials` is no limit for tests."""
