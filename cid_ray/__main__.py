@@ -17,7 +17,7 @@ COMMANDS = {
     "prepare": "images and masks -> an audited table; label splits",
     "train": "one training run: one process, or N workers with Ray Train and Ray Data",
     "tune": "search CID's hyperparameters at several label ratios with Ray Tune and Optuna",
-    "scale": "ladders of labels, pool and workers: what more would bring, and how sure that is",
+    "scale": "what more labels, pool or workers would bring; what a search takes on N nodes",
     "evaluate": "score a trained network on a table: mIoU, boundaries, calibration, a page",
     "predict": "masks of a folder of images of any size, a table or an object store",
     "label_next": "which images of the pool to label next, with masks to correct",

@@ -45,8 +45,7 @@ def main(argv: list[str]) -> int:
             config_file(args.config) or (own_config if own_config.exists() else None), args.changes
         )
         if ladder_of(ladder := read_records(run_dir.local)):
-            out = Path(args.out) if args.out else run_dir.local / "report"
-            write_ladder_report(run_dir.local, out, ladder, say)
+            write_ladder_report(run_dir.local, ladder, say, Path(args.out) if args.out else None)
             run_dir.push()
             return 0
         reader = CompactRecordReader(run_dir.local)

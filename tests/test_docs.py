@@ -64,7 +64,7 @@ MAX_MEDIAN_SENTENCE = 18
 NOT_RUN = ("python3 -m venv ", "source ", "git ", "cd ", "pip install ", "make ")
 NOT_RUN_MODULES = (".venv/bin/python -m pytest", "python -m pytest", "python -m benchmarks.")
 RUN_TIMEOUT_S = 280
-SUBCOMMANDS = ("folder", "camvid", "audit", "split", "check")
+SUBCOMMANDS = ("folder", "camvid", "audit", "split", "check", "plan")
 
 # Added to every `train` and `tune`, so that they take seconds.
 SHORT_TRAINING = ("train.steps=2", "train.rungs=[1.0]", "train.num_sample_images=1")
@@ -324,9 +324,7 @@ def test_every_option_in_inline_command_exists(page: Path) -> None:
         if match is None or match[1] not in COMMANDS:
             continue
         words = match[2].split()
-        kind = [
-            word for word in words[:1] if word in ("folder", "camvid", "audit", "split", "check")
-        ]
+        kind = [word for word in words[:1] if word in SUBCOMMANDS]
         options = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert options <= known_options(match[1], *kind), code
 

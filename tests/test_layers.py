@@ -77,6 +77,16 @@ MAY_IMPORT = {
         "search",
     ),
     "callbacks": ("config", "storage", "results", "cli", "search"),
+    # A plan simulates a search: it knows the order of its trials and asks no study for one.
+    "planning": (
+        "config",
+        "storage",
+        "results",
+        "resources",
+        "search.checks",
+        "search.order",
+        "search.trial_spec",
+    ),
     "diagnostics": ("config", "storage", "resources", "__version__"),
 }
 # Package -> third parties that it never imports, not even inside a function.
@@ -93,6 +103,7 @@ NEVER_IMPORTS = {
     "search": ("torch",),
     "scaling": ("optuna",),
     "callbacks": ("torch",),
+    "planning": ("torch", "ray", "optuna"),
     "diagnostics": ("optuna",),
 }
 MAY_IMPORT_RAY_AT_MODULE_LEVEL = {"search/ray_adapter.py"}
@@ -291,6 +302,8 @@ def run_python(code: str, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.dashboard", {"ray", "torch", "optuna"}),
         ("cid_ray.prepare", {"ray", "torch", "optuna"}),
         ("cid_ray.cluster", {"ray", "torch", "optuna"}),
+        ("cid_ray.scale", {"ray", "torch", "optuna", "simpy"}),
+        ("cid_ray.planning.plan_run", {"ray", "torch"}),
         ("cid_ray.export", {"ray", "torch", "optuna"}),
         ("cid_ray.grafana", {"ray", "torch", "optuna"}),
         # It forks, so nothing that starts threads may be loaded.

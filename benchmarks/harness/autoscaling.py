@@ -1,6 +1,6 @@
 """A cluster that grows and shrinks under a search: Ray's autoscaler, and a raylet for each node.
 
-    python -m benchmarks.harness.autoscaling [--preempt]
+    python -m benchmarks.harness.autoscaling [--preempt] [--keep DIR]
 
 The head has no CPU, workers have one, there are at most two of them, and none when nothing runs.
 Ray's local provider starts and stops their raylets on this machine. `--preempt` kills the raylet of
@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -176,7 +177,7 @@ def write_space(folder: Path) -> Path:
     return folder / "space.yaml"
 
 
-def watch_search(folder: Path, address: str, preempt: bool) -> dict[str, Any]:
+def watch_search(folder: Path, address: str, preempt: bool, keep: Path | None) -> dict[str, Any]:
     """Run a search on the cluster and watch its nodes until all of them are gone again."""
     import ray
 
@@ -191,6 +192,7 @@ def watch_search(folder: Path, address: str, preempt: bool) -> dict[str, Any]:
         process = subprocess.Popen(command, env=env, stdout=file, stderr=file)
     nodes: list[dict[str, Any]] = []
     preempted: dict[str, Any] = {}
+    ended = 0.0
     try:
         while process.poll() is None or alive_workers():
             alive = alive_workers()
@@ -205,12 +207,19 @@ def watch_search(folder: Path, address: str, preempt: bool) -> dict[str, Any]:
                 second = round(time.monotonic() - started, 1)
                 preempted = {"second": second, "node": alive[0]}
             time.sleep(0.3)
+            if process.poll() is not None and not ended:
+                ended = round(time.monotonic() - started, 1)
     finally:
         process.kill()
     nodes.append({"second": round(time.monotonic() - started, 1), "nodes": []})
+    if keep is not None:
+        keep.mkdir(parents=True)
+        for name in ("records.jsonl", "config.yaml"):
+            shutil.copy(out / name, keep)
     records = read_records(out)
     return {
         "exit_code": process.returncode,
+        "ended": ended,
         "nodes": nodes,
         "preempted": preempted,
         "trials": {record["run"]: record["state"] for record in of_event(records, "trial")},
@@ -224,13 +233,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--preempt", action="store_true", help="kill a node in the middle")
+    options.add_argument("--keep", type=Path, help="new folder for the run's records and config")
     args = options.parse_args()
     # Before Ray is imported: it reads them then.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with tempfile.TemporaryDirectory(prefix="grow-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with autoscaling_cluster(folder) as address:
-            found = watch_search(folder, address, args.preempt)
+            found = watch_search(folder, address, args.preempt, args.keep)
         print(json.dumps(found))
 
 

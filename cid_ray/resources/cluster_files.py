@@ -192,3 +192,17 @@ def _whole_units(quantity: Any) -> float:
     text = str(quantity)
     amount = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
     return float(math.ceil(amount - 1e-9))
+
+
+def idle_timeout_s(tree: Mapping[str, Any]) -> float:
+    """Seconds after which an idle node of a cluster file's document is given back.
+
+    Ray's defaults are 5 minutes for `ray up` and 60 seconds for KubeRay.
+    """
+    if "provider" in tree:
+        found = tree.get("idle_timeout_minutes", 5)
+        return 60 * float(found) if isinstance(found, int | float) else 300.0
+    spec = tree.get("spec") or {}
+    spec = spec.get("rayClusterSpec") or spec
+    found = (spec.get("autoscalerOptions") or {}).get("idleTimeoutSeconds", 60)
+    return float(found) if isinstance(found, int | float) else 60.0

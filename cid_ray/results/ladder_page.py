@@ -102,15 +102,15 @@ def run_facts(records: list[Record]) -> list[tuple[str, str]]:
 
 
 def write_ladder_report(
-    folder: Path, out: Path, records: list[Record], log: Callable[[str], None]
+    folder: Path, records: list[Record], log: Callable[[str], None], out: Path | None = None
 ) -> Path:
     """Log the table and the sentences of a ladder, and write its page.
 
     Args:
-        folder: the run folder, for its name.
-        out: folder for `index.html`.
+        folder: the run folder.
         records: as `read_records` returns them.
         log: receives the table and each sentence.
+        out: folder for `index.html` (default: `report` in the run folder).
 
     Raises:
         InputError: there is no record of a ladder.
@@ -122,8 +122,9 @@ def write_ladder_report(
         log(line)
     content = {"report": report, "figure": Markup(report.figure), "name": folder.resolve().name}
     page = page_templates().get_template("ladder.html.j2").render(**content)
-    paths.write_text(out / PAGE_FILE, page)
-    return out / PAGE_FILE
+    file = (out or folder / "report") / PAGE_FILE
+    paths.write_text(file, page)
+    return file
 
 
 def text_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -16,7 +16,7 @@ from cid_ray.config import format_validation_error
 from cid_ray.results.record_types import EVENTS
 from cid_ray.storage import paths
 
-EVENTS_OF_A_SEARCH = ("search", "noise", "disk", "memory")
+EVENTS_OF_A_SEARCH = ("search", "noise", "disk", "memory", "plan")
 FIELDS_OF_ANY_TYPE = {"params", "best_hyperparameters", "pareto"}
 MAX_NUMBER = 1e300  # what arithmetic on a page can still bear
 

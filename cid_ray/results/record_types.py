@@ -1,4 +1,5 @@
-"""The fields of every record: one TypedDict per event. docs/records.md explains them.
+"""The fields of every record: one TypedDict per event (those of a plan are in plan_types.py).
+docs/records.md explains them.
 
 Scores are percent (their fields are in score_types.py), times seconds.
 """
@@ -10,11 +11,12 @@ from typing import Any, Literal, NotRequired
 # pydantic rejects typing's own TypedDict before Python 3.12
 from typing_extensions import TypedDict
 
-from cid_ray.results.scale_types import ForecastRecord, LadderRecord
+from cid_ray.results.common_fields import CommonFields
+from cid_ray.results.ladder_types import ForecastRecord, LadderRecord
+from cid_ray.results.plan_types import PlanRecord
 from cid_ray.results.score_types import (
     BestScores,
     Color,
-    CommonFields,
     Count,
     Number,
     PositiveCount,
@@ -284,6 +286,7 @@ EVENTS: dict[str, type] = {
     "memory": MemoryRecord,
     "search": SearchRecord,
     "noise": NoiseRecord,
+    "plan": PlanRecord,
     "ladder": LadderRecord,
     "forecast": ForecastRecord,
     "failed": FailedRecord,

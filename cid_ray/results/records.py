@@ -24,7 +24,7 @@ RECORDS_FILE = "records.jsonl"
 Record = dict[str, Any]
 # Records that agree in all of these fields are the same measurement.
 IDENTITY = ("ratio", "method", "trial_number", "repeats_of", "repeat_index")
-UNIQUE_BY = ("event", "run", "images_seen", "ratio", "message", "attempt")
+UNIQUE_BY = ("event", "run", "images_seen", "ratio", "message", "attempt", "nodes")
 
 
 class RecordWriter:

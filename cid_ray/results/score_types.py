@@ -1,4 +1,4 @@
-"""The fields that every record has, and those of scores in percent.
+"""The fields of scores in records, in percent.
 
 A key such as "val/miou" holds a slash, hence the functional syntax. `_teacher` is the EMA network,
 without it the student. An `absent` class has no pixel in the ground truth: it is left out of mIoU
@@ -23,17 +23,6 @@ Seconds = Annotated[float, Ge(0), Le(1e12)]
 Number = Annotated[float, Ge(-1e300), Le(1e300)]
 Color = Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)]  # red, green, blue
 Method = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid", ""]
-
-
-class CommonFields(TypedDict):
-    """Fields of every record, so that nobody has to parse a run's name."""
-
-    run: str  # name of the run; of `search` and `noise` the name of the study or comparison
-    ratio: str  # label ratio as configured: "1/16"
-    method: Method  # "" in `noise` and `disk`, which are about several
-    trial_number: TrialNumber  # number in the Optuna study; 0 for `train`
-    repeats_of: str  # the run that this one repeats with another seed; "" for a first run
-    repeat_index: Count  # counts the repeats of a run from 1; 0 for a first run
 
 
 ValScores = TypedDict(

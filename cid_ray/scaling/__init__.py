@@ -1,1 +1,1 @@
-"""How far a method scales: ladders of labels, pool, workers and others, and plans of searches."""
+"""How far a method scales: ladders of labels, pool, workers and others."""

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import InputError
 from cid_ray.results.records import Record, RecordReader, of_event
+from cid_ray.search import order
 from cid_ray.search.space import Space
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, trial_config
@@ -35,7 +36,7 @@ def winners(store: StudyStore) -> list[TrialSpec]:
     """
     found = []
     for key in store.search_keys():
-        if key.method != "cid" and store.n_trials(key) == 1:
+        if order.is_tested_at_its_end(key, store.n_trials):
             continue  # its only trial was scored on test when it finished
         run = chosen_run(store, key)
         for trial in store.ranked(key):

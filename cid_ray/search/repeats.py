@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from optuna.trial import TrialState
 
+from cid_ray.search import order
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import StudyKey
 
@@ -22,11 +23,11 @@ def new_repeat_studies(store: StudyStore) -> list[StudyKey]:
 
 
 def _is_finished(store: StudyStore, ratio: str) -> bool:
-    for key in store.search_keys(ratio):
-        waiting = store.n_started(key) < store.n_trials(key)
-        if waiting or store.trials(key, TrialState.RUNNING):
-            return False
-    return True
+    def n_running(key: StudyKey) -> int:
+        return len(store.trials(key, TrialState.RUNNING))
+
+    keys = store.search_keys(ratio)
+    return order.ratio_is_finished(keys, store.n_started, store.n_trials, n_running)
 
 
 def repeat_candidates(store: StudyStore, ratio: str) -> list[StudyKey]:
@@ -35,7 +36,7 @@ def repeat_candidates(store: StudyStore, ratio: str) -> list[StudyKey]:
     """
     found = []
     for key in store.search_keys(ratio):
-        count = store.config.search.repeats.top if key.method == "cid" else 1
+        count = order.n_candidates(key.method, store.config.search.repeats)
         for trial in store.ranked(key)[:count]:
             run = trial.user_attrs["run"]
             found.append(StudyKey(ratio, key.method, run, dict(trial.params)))

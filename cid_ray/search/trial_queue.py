@@ -1,4 +1,4 @@
-"""Which trial runs next.
+"""Which trial runs next (order.py has the rules as pure functions).
 
 Interrupted trials come first; each resumes from its own last checkpoint. Then baselines, then CID,
 then repeats; within each the study with the fewest started trials, so all ratios advance together.
@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import TrialState
 
-from cid_ray.config import parse_label_ratio
-from cid_ray.search import _optuna_compat, trial_states
+from cid_ray.search import _optuna_compat, order, trial_states
 from cid_ray.search.plugins import make_sampler
 from cid_ray.search.repeats import new_repeat_studies
 from cid_ray.search.study_store import StudyStore
@@ -90,23 +89,8 @@ class TrialQueue:
 
     def _next_study(self) -> StudyKey | None:
         store = self.store
-        unfinished = [k for k in store.studies if store.n_started(k) < store.n_trials(k)]
-
-        def turn(key: StudyKey) -> tuple[int, int, int]:
-            """By phase, by ratio where ratios run one after the other, and by started trials."""
-            phase = 2 if key.repeats_of else int(key.method == "cid")
-            in_order = store.config.search.warm_start_ratios and phase == 1
-            return phase, self._ratio_index(key.ratio) if in_order else 0, store.n_started(key)
-
-        return min(unfinished, key=turn, default=None)
-
-    def _ratio_index(self, ratio: str) -> int:
-        """Position of a ratio when sorted by labels, fewest first."""
-        by_labels = sorted(
-            self.store.config.search.ratios,
-            key=lambda r: sum(x or 0 for x in parse_label_ratio(r)),
-        )
-        return by_labels.index(ratio)
+        search = store.config.search
+        return order.next_study(store.studies, store.n_started, store.n_trials, search)
 
     def _warm_start_ratio(self, key: StudyKey) -> None:
         """Enqueue the best hyperparameters of the ratio with the next fewer labels as the study's
@@ -114,9 +98,10 @@ class TrialQueue:
         """
         if not self.store.config.search.warm_start_ratios or key.repeats_of:
             return
-        index = self._ratio_index(key.ratio) - 1
+        search = self.store.config.search
+        index = order.ratio_index(key.ratio, search) - 1
         for other in self.store.search_keys():
-            if other.method == "cid" and self._ratio_index(other.ratio) == index:
+            if other.method == "cid" and order.ratio_index(other.ratio, search) == index:
                 for best in self.store.ranked(other)[:1]:
                     attrs = {trial_states.WARM_STARTED_FROM: best.user_attrs["run"]}
                     study = self.store.studies[key]
@@ -143,9 +128,7 @@ class TrialQueue:
             params = dict(store.space.fixed)
         name = key.run_name(trial.number, repeat_index, trial_states.RETRY_OF in trial.user_attrs)
         config = trial_config(store.config, key, params, repeat_index)
-        # Of many trials only the best is scored on test, after the search.
-        single = key.method != "cid" and store.n_trials(key) == 1
-        score_test = bool(key.repeats_of) or single
+        score_test = order.is_tested_at_its_end(key, store.n_trials)
         if trial.user_attrs.get("run") != name:
             trial.set_user_attr("run", name)
         spec = TrialSpec(key, name, config, trial, params, score_test, repeat_index)

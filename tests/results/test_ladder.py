@@ -146,7 +146,7 @@ def test_page_of_hostile_texts_has_the_elements_of_a_harmless_one(
         for field in ("machine", "device", "data", "git", "label_from"):
             records[11][field] = mark
         records[11]["versions"] = {mark: mark}
-        page = write_ladder_report(tmp_path / "x", tmp_path / "report", records, lambda _: None)
+        page = write_ladder_report(tmp_path, records, lambda _: None)
         pages.append(page.read_text())
     assert Skeleton(pages[0]).elements == Skeleton(pages[1]).elements
     assert HARMLESS in pages[0]

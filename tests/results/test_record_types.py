@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from typing_extensions import get_type_hints
 
 from cid_ray.callbacks.footprint import FootprintCheck
-from cid_ray.results import record_types
+from cid_ray.results import plan_types, record_types
 from cid_ray.results.noise_records import noise_records
 from cid_ray.results.record_types import EVENTS
 from cid_ray.results.records import Record, read_records
@@ -160,10 +160,14 @@ def test_docs_name_exactly_the_fields_of_event(event: str) -> None:
         ("Samples", "Sample"),
         ("Measured memory", "Memory"),
         ("Pareto points", "ParetoPoint"),
+        ("Plan intervals", "PlanInterval"),
+        ("Critical path", "ChainPart"),
+        ("Recorded trials", "MethodCost"),
     ],
 )
 def test_docs_name_exactly_the_fields_of_nested_object(heading: str, name: str) -> None:
-    assert documented_fields()[heading] == set(get_type_hints(getattr(record_types, name)))
+    module = record_types if hasattr(record_types, name) else plan_types
+    assert documented_fields()[heading] == set(get_type_hints(getattr(module, name)))
 
 
 def test_docs_have_a_section_for_every_event() -> None:

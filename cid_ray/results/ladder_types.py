@@ -1,10 +1,11 @@
-"""The fields of the records of `scale`. docs/records.md explains them."""
+"""The fields of the records of ladders. docs/records.md explains them."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from cid_ray.results.score_types import CommonFields, Number
+from cid_ray.results.common_fields import CommonFields
+from cid_ray.results.score_types import Number
 
 
 class LadderRecord(CommonFields):
