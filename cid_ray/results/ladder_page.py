@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from cid_ray.config import InputError
 from cid_ray.results import (
     batch_ladder,
@@ -23,6 +21,7 @@ from cid_ray.results import (
 from cid_ray.results.audit_page import page_templates
 from cid_ray.results.ladder import ladder_of
 from cid_ray.results.records import Record, of_event
+from cid_ray.results.report_page import rendered
 from cid_ray.storage import paths
 
 PAGE_FILE = "index.html"
@@ -92,7 +91,7 @@ def run_facts(records: list[Record]) -> list[tuple[str, str]]:
     steps = sorted({final["steps"] for final in finals})
     return [
         ("trainings", f"{len(finals)}, of {', '.join(map(str, steps))} steps"),
-        ("label draws", f"{last['label_from']} group(s); repeat i has its own seed and draw"),
+        ("label draws", f"label_from {last['label_from']}; each repeat has its own seed and draw"),
         ("data", last["data"]),
         ("device", last["device"]),
         ("machine", last["machine"]),
@@ -120,7 +119,8 @@ def write_ladder_report(
     log(text_table(report.header, report.rows))
     for line in report.lines:
         log(line)
-    content = {"report": report, "figure": Markup(report.figure), "name": folder.resolve().name}
+    figure = rendered(report.figure)
+    content = {"report": report, "figure": figure, "name": folder.resolve().name}
     page = page_templates().get_template("ladder.html.j2").render(**content)
     file = (out or folder / "report") / PAGE_FILE
     paths.write_text(file, page)

@@ -115,8 +115,11 @@ def render_figure(
 ) -> RenderedFigure | None:
     """A figure for a page; None when there is nothing to draw."""
     svg = draw(summaries) if summaries else None
-    if not svg:
-        return None
+    return rendered(svg) if svg else None
+
+
+def rendered(svg: str) -> RenderedFigure:
+    """SVG text of `figures.to_svg` for the macro `chart` of the pages."""
     width = float(svg.partition('width="')[2].partition("pt")[0])
     min_width = round(MIN_PIXELS_PER_POINT * width) if width > ONE_PANEL_WIDTH else 0
     return RenderedFigure(Markup(svg), min_width)  # safe: matplotlib escapes the texts of a figure

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cid_ray.config import Config
 from cid_ray.core.model import Segmenter
+from cid_ray.data.cache import CachedReader
 from cid_ray.data.table import Table
 from cid_ray.training.device import Device
 from cid_ray.training.final_scores import median_ms
@@ -14,11 +16,11 @@ from cid_ray.training.final_scores import median_ms
 
 @torch.no_grad()
 def network_costs(config: Config, table: Table) -> dict[str, float]:
-    """Costs of a network on one image of the size of a training crop, on this machine.
+    """Costs of a network on the first train image, on this machine.
 
     Args:
-        config: names the network, the crop and the device.
-        table: has the channels and classes.
+        config: names the network, the size of images and the device.
+        table: the data set.
 
     Returns:
         "parameters" in millions, "gflops" as torch's counter counts them (a multiplication with an
@@ -26,9 +28,9 @@ def network_costs(config: Config, table: Table) -> dict[str, float]:
     """
     device = Device.choose(config.train)
     net = Segmenter(config.model, table.num_classes, table.band_stats).to(device.torch).eval()
-    height, width = config.data.crop
-    image = torch.zeros(1, table.num_channels, height, width, dtype=torch.uint8)
-    image = image.to(device.torch)
+    reader = CachedReader(table, config.data.image_size, cache_mb=0)
+    pixels, _ = reader(int(table.rows("train")[0]), mask=False)
+    image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].to(device.torch)
     with FlopCounterMode(display=False) as counter:
         net(image)
 

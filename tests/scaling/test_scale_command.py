@@ -143,6 +143,26 @@ def test_killed_training_is_tried_again_and_killed_ladder_resumes(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("kind", "counts", "said"),
+    [
+        ("batch", "scale.batch_sizes=[2,4]", "mIoU on val"),
+        ("model", "scale.encoders=[test_efficientnet,test_byobnet]", "both faster and better"),
+        ("concurrency", "scale.concurrent=[1,2]", "set search.cpus_per_trial="),
+    ],
+)
+def test_ladder_of_another_kind_ends_in_its_sentence_and_page(
+    ray_cluster: str, small_demo: Path, tmp_path: Path, kind: str, counts: str, said: str
+) -> None:
+    path = config_file(tmp_path, small_demo)
+    sets = ["--set", counts, "--set", "scale.repeats=1"]
+    out = tmp_path / "run"
+    assert scale.main([kind, "--config", str(path), *sets, "--out", str(out)]) == 0
+    assert len(of_event(read_records(out), "ladder")) == 2
+    assert said in (out / "report" / "index.html").read_text()
+
+
+@pytest.mark.ray
 def test_worker_ladder_has_the_parts_of_a_step(
     ray_cluster: str, small_demo: Path, tmp_path: Path
 ) -> None:
