@@ -1,6 +1,6 @@
 """A node is taken in the middle of a trial's training, with a notice, as clouds take spot machines.
 
-    python -m benchmarks.harness.preemption FOLDER [--workers 2] [--deadline 8] [--no-notice]
+    python -m benchmarks.harness.preemption FOLDER [--workers 2] [--deadline 8]
 
 A search with one trial of slow steps runs on a Ray cluster of its own: a head without CPUs and
 nodes of one CPU, one more than the trial needs. A node of the trial is drained by `ray drain-node`
@@ -97,15 +97,14 @@ class Nodes:
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(count)]
 
-    def take(self, node_id: str, deadline_s: int, notice: bool) -> None:
-        """Take a node at the end of `deadline_s`, after which nothing of it is left."""
+    def take(self, node_id: str, deadline_s: int) -> None:
+        """Give notice of a node, and take it at the end of `deadline_s`."""
         deadline = time.monotonic() + deadline_s
-        if notice:
-            ray = str(Path(sys.executable).with_name("ray"))
-            command = [ray, "drain-node", "--address", self.cluster.address, "--node-id", node_id]
-            command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-            command += ["--deadline-remaining-seconds", str(deadline_s)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        ray = str(Path(sys.executable).with_name("ray"))
+        command = [ray, "drain-node", "--address", self.cluster.address, "--node-id", node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command += ["--deadline-remaining-seconds", str(deadline_s)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         time.sleep(max(0.0, deadline - time.monotonic()))
         [node] = [each for each in self.nodes if each.node_id == node_id]
         self.cluster.remove_node(node, allow_graceful=False)
@@ -125,7 +124,7 @@ def take_node_of_trial(log: Path, nodes: Nodes, args: argparse.Namespace) -> Non
         if time.monotonic() - started > TIMEOUT_S:
             return
         time.sleep(0.1)
-    nodes.take(max(steps_done(log), key=lambda done: done[1])[2], args.deadline, not args.no_notice)
+    nodes.take(max(steps_done(log), key=lambda done: done[1])[2], args.deadline)
 
 
 def weights_equal(folder: Path, config: Config, workers: int) -> bool | None:
@@ -150,7 +149,6 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     options.add_argument("--workers", type=int, default=1)
     options.add_argument("--deadline", type=int, default=8, metavar="SECONDS")
-    options.add_argument("--no-notice", action="store_true", help="take it without a word")
     args = options.parse_args()
     folder: Path = args.folder
     folder.mkdir(parents=True, exist_ok=True)
