@@ -1,21 +1,22 @@
 """`python -m cid_ray.cluster check`: can trials be placed on this cluster, how many, at what cost?
 
-Reads a cluster file before anything is started or paid for. Neither a cluster nor a network is
-needed. Every search makes the same computation (`resources.capacity`) for the live cluster and its
-autoscaler's limits.
+Reads a cluster file before anything is started or paid for, without a cluster or a network. Every
+search makes the same computation (`resources.capacity`) for the live cluster and its autoscaler.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from cid_ray.cli import parser
 from cid_ray.cli.printing import say
-from cid_ray.config import Config, load_config
+from cid_ray.config import Config, InputError, load_config
+from cid_ray.data.sources import open_table
 from cid_ray.resources.capacity import ClusterCapacity
 from cid_ray.resources.cluster_files import check_with_ray, read_cluster_file
-from cid_ray.resources.costs import PlacementCost, idle_usd_per_hour, node_table, placement_cost
+from cid_ray.resources.costs import describe, dollars, idle_usd_per_hour, node_table, placement_cost
 from cid_ray.resources.prices import Prices
 from cid_ray.resources.requests import trial_request
 from cid_ray.storage.packaged import named_file
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     prices = Prices.read(args.prices) if args.prices else Prices.read_for(cluster)
     capacity = read_cluster_file(cluster, prices.resources())
     check_with_ray(cluster)
-    report(config, capacity, prices)
+    report(config, capacity, prices, args.out)
     return 0
 
 
@@ -51,6 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="a `ray up` or KubeRay file, or one that comes with cid_ray: aws, gcp, ...",
     )
+    check.add_argument("--out", metavar="DIR", help="the run folder to be: compared with its disk")
     check.add_argument(
         "--prices",
         metavar="FILE",
@@ -68,8 +70,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options.parse_args(argv)
 
 
-def report(config: Config, capacity: ClusterCapacity, prices: Prices) -> None:
-    """Print node types, a trial's request, and how many trials run concurrently at what cost."""
+def report(config: Config, capacity: ClusterCapacity, prices: Prices, out: str | None) -> None:
+    """Print node types, a trial's request, how many run concurrently at what cost, and needs."""
     if not capacity.has_known_cpus:
         say(f"{capacity.name}: {capacity.note}. Start it: `python -m cid_ray.tune` makes this")
         say("check on the live cluster, and says how many trials run concurrently.")
@@ -80,26 +82,27 @@ def report(config: Config, capacity: ClusterCapacity, prices: Prices) -> None:
     request, count = trial_request(config, capacity)
     one_process = config.distributed.max_workers == 1
     say(f"one trial requests {request.per_process if one_process else request}")
-    say(describe(placement_cost(capacity, request, count, prices)))
+    placement = placement_cost(capacity, request, count, prices)
+    say(describe(placement))
     on_demand = capacity.without_spot()
     if on_demand != capacity:
         left = min(on_demand.max_concurrent(request), count)
         say(f"without spot: {describe(placement_cost(on_demand, request, left, prices))}")
     say(f"when nothing runs: {dollars(idle_usd_per_hour(capacity, prices))}")
+    report_needs(config, request, placement, prices, out)
 
 
-def describe(placement: PlacementCost | None) -> str:
-    """ "8 concurrent trials on 1 head, 8 gpu-spot: $5.04 per hour, $0.63 per trial-hour"."""
-    if placement is None:
-        return "0 concurrent trials"
-    nodes = ", ".join(f"{number} {each.name}" for each, number in placement.nodes.items())
-    text = f"{placement.count} concurrent trials on {nodes}: {dollars(placement.usd_per_hour)}"
-    each = placement.usd_per_trial_hour
-    return text if each is None else f"{text}, ${each:.2f} per trial-hour"
+def report_needs(config: Config, *placed: Any) -> None:
+    """Print what a search needs of disk and memory (`search.needs`), or why that is unknown."""
+    try:
+        open_table(config.data.table)  # before torch is imported, which takes seconds
+    except InputError:
+        say(f"disk and memory: unknown, because data.table={config.data.table} is not here")
+        return
+    from cid_ray.search.needs import describe_needs
 
-
-def dollars(usd_per_hour: float | None) -> str:
-    return "price unknown" if usd_per_hour is None else f"${usd_per_hour:.2f} per hour"
+    for line in describe_needs(config, *placed):
+        say(line)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 import yaml
 
 from cid_ray import cluster
-from cid_ray.config import InputError
+from cid_ray.config import InputError, load_config
+from cid_ray.search.plan import plan_search
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "cluster" / "README.md").read_text()
@@ -64,13 +66,59 @@ def test_readme_names_every_file_and_its_commands_are_bash() -> None:
         assert not done.returncode, f"{command}\n{done.stderr}"
 
 
+def test_check_estimates_disk_as_a_search_does_and_memory_of_each_node(
+    small_demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = ["--set", f"data.table={small_demo}", "--set", "search.cpus_per_trial=2"]
+    out = ["--out", str(tmp_path / "run")]
+    assert check("--cluster", "cluster/kuberay-raycluster.yaml", *table, *out) == 0
+    shown = capsys.readouterr().out
+    config = load_config(ROOT / "search_spaces/demo.yaml", table[1::2])
+    assert str(replace(plan_search(config, tmp_path / "run").disk, cache=0)) in shown
+    one = r"gpu with 1 training process\(es\): memory at least 450 MB of 30 GB, "
+    assert re.search(one + r"memory of each GPU at least \S+ MB of unknown, disk for", shown)
+    assert "warning" not in shown and not (tmp_path / "run").exists()
+
+
+def test_check_says_where_memory_and_disk_do_not_suffice(
+    small_demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def small_nodes(tree: dict[str, Any]) -> None:
+        for group in (tree["spec"]["headGroupSpec"], *tree["spec"]["workerGroupSpecs"]):
+            limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+            limits |= {"memory": "2Gi", "ephemeral-storage": "10k"}
+            limits.pop("nvidia.com/gpu", None)
+
+    path = changed(tmp_path, "kuberay-raycluster", small_nodes)
+    options = ["--set", f"data.table={small_demo}", "--set", "search.gpus_per_trial=0"]
+    assert check("--cluster", path, *options) == 0
+    shown = capsys.readouterr().out
+    node = r"warning: (gpu|cpu) with \d+ training process\(es\) has too little "
+    assert re.search(
+        node + r"memory: [\d.]+ GB are needed, it has 2.1 GB; raise search\.cpus", shown
+    )
+    assert re.search(node + r"disk for decoded images: .* are needed, it has 10 kB; lower", shown)
+    assert "(free space unknown)" in shown
+
+
+def test_check_refuses_a_run_folder_whose_disk_is_too_small(
+    small_disk: Path, small_demo: Path
+) -> None:
+    options = ["--set", f"data.table={small_demo}", "--out", str(small_disk / "run")]
+    space = "search.space={loss.conf_thresh: {float: [0.5, 1]}}"
+    large = ["--set", "model.encoder=resnet50", "--set", space]
+    large += ["--set", "search.points_to_evaluate=[]"]
+    with pytest.raises(InputError, match=r"checkpoints of \d+ trials need at least"):
+        check("--cluster", "cluster/aws.yaml", *options, *large)
+
+
 @pytest.mark.process
-def test_check_needs_neither_torch_nor_a_running_ray() -> None:
+def test_check_without_a_table_needs_neither_torch_nor_a_running_ray() -> None:
     code = (
         "import sys; from cid_ray.cluster import main; main(sys.argv[1:]); import ray; "
         "assert 'torch' not in sys.modules and not ray.is_initialized()"
     )
-    args = ["check", *DEMO, "--cluster", "cluster/aws.yaml"]
+    args = ["check", "--space", "search_spaces/camvid.yaml", "--cluster", "cluster/aws.yaml"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, *args]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)

@@ -20,7 +20,7 @@ from cid_ray.results.records import Record
 from cid_ray.search.controller import Search
 from cid_ray.search.status import RunningTrial, SearchStatus, StudyStatus
 from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.search.trial_states import WARM_STARTED_FROM
+from cid_ray.search.trial_states import PREEMPTIONS, WARM_STARTED_FROM
 
 MAX_RUNNING_SHOWN = 3  # running trials of one ratio and method in the table
 
@@ -72,7 +72,7 @@ class SearchConsole(Callback):
 
     def on_trial_retry(self, trial: TrialSpec, reason: str, attempt: int) -> None:
         self._update()
-        retries = self.search.config.search.retries
+        retries = self.search.config.search.retries + trial.trial.user_attrs.get(PREEMPTIONS, 0)
         self.console.log(
             f"{trial.name}: {reason}; it resumes from its last checkpoint (retry {attempt} of "
             f"{retries})",

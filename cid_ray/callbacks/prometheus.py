@@ -24,7 +24,7 @@ from cid_ray.results.progress import remaining_seconds
 from cid_ray.results.records import Record, of_event, read_records
 from cid_ray.search.controller import Search
 from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.search.trial_states import FINISHED_STATES, STATE_NAMES
+from cid_ray.search.trial_states import FINISHED_STATES, PREEMPTIONS, RETRIES, STATE_NAMES
 
 EXPORT_INTERVAL_S = 1.0  # Ray's shortest report interval
 STUDY_TAGS = ("ratio", "method")
@@ -60,7 +60,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags be
         STUDY_TAGS,
     ),
     "retries": (
-        "times that a trial resumed from its checkpoint after its process had died",
+        "times that a trial resumed after its process had died or its node was taken",
         STUDY_TAGS,
     ),
     "elapsed_seconds": ("seconds since the search was started or resumed", ()),
@@ -224,7 +224,9 @@ class PrometheusMetrics(Callback):
             waiting = max(0, store.n_trials(key) - len(finished) - remote)
             states[study].update(finished)
             states[study].update(running=remote, waiting=waiting)
-            retries[study] += sum(int(t.user_attrs.get("retries", 0)) for t in trials)
+            retries[study] += sum(
+                int(t.user_attrs.get(kind, 0)) for t in trials for kind in (RETRIES, PREEMPTIONS)
+            )
         for (ratio, method), count in states.items():
             tags = {"ratio": ratio, "method": method}
             running = here[ratio, method]

@@ -73,6 +73,8 @@ class SearchConfig(Section):
     seed: int = Field(0, ge=0)
     # How often a trial is resumed from its checkpoint after its process died; then it has failed.
     retries: int = Field(2, ge=0)
+    # How often a trial is resumed after its node was taken (a spot machine), besides its retries.
+    max_preemption_failures: int = Field(100, ge=0)
     # Trials that failed with the same reason, after which the search stops.
     max_failed_trials: int = Field(5, ge=1)
     # Trials that run concurrently; null: as many as the cluster has room for.

@@ -21,6 +21,18 @@ TESTED = ">=2.56,<2.61"
 HEAD_RESOURCE = "node:__internal_head__"
 
 
+def draining_nodes() -> dict[str, int]:
+    """The nodes that will be taken: id -> when, as Unix time in milliseconds; 0: not said.
+
+    Why private: `ray.nodes()` does not say it, and `ray.train.get_preemption_info` exists for Ray
+    Train's workers alone and waits for all of them.
+    """
+    from ray._private.state import state
+
+    nodes: dict[str, int] = state.get_draining_nodes()
+    return nodes
+
+
 def validate_ray_up(tree: Mapping[str, Any]) -> None:
     """Check a `ray up` file with Ray's own schema and defaults, as `ray up` itself does first.
 

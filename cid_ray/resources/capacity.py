@@ -70,6 +70,8 @@ class NodeType:
     max_nodes: int
     machine: str | None = None  # name in a price list
     spot: bool = False
+    memory_bytes: int | None = None  # where the cluster file says it
+    disk_bytes: int | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for limits that are no numbers of nodes."""

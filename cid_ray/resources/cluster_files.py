@@ -118,6 +118,8 @@ def ray_up_capacity(
             type_limit + is_head,
             machine,
             _is_spot(node_config),
+            (spec.get("resources") or {}).get("memory"),
+            _disk_bytes(node_config),
         )
         types.append(node_type)
     known = any(each.resources.cpus for each in types)
@@ -148,6 +150,20 @@ def _is_spot(node_config: dict[str, Any]) -> bool:
             return True
     market = node_config.get("InstanceMarketOptions") or {}
     return bool(market.get("MarketType") == "spot")
+
+
+def _disk_bytes(node_config: dict[str, Any]) -> int | None:
+    """The size of the largest disk, by AWS's device mappings or Google's disks."""
+    volumes = [
+        (mapping.get("Ebs") or {}).get("VolumeSize")
+        for mapping in node_config.get("BlockDeviceMappings") or []
+    ]
+    disks = [
+        (disk.get("initializeParams") or {}).get("diskSizeGb")
+        for disk in node_config.get("disks") or []
+    ]
+    sizes = [int(size) for size in (*volumes, *disks) if size]
+    return max(sizes) << 30 if sizes else None
 
 
 # ---- KubeRay ----
@@ -184,7 +200,28 @@ def _group_type(name: str, group: dict[str, Any], min_nodes: int, max_nodes: int
     machine = next((labels[label] for label in MACHINE_LABELS if label in labels), None)
     spot = any(labels.get(label) == value for label, value in SPOT_LABELS.items())
     resources = Resources(_whole_units(cpus), _whole_units(gpus))
-    return NodeType(name, resources, min_nodes, max_nodes, machine, spot)
+    memory = stated.get("memory", amounts.get("memory"))
+    memory_bytes = None if memory is None else _bytes(memory)
+    disk_bytes = amounts.get("ephemeral-storage")
+    return NodeType(
+        name,
+        resources,
+        min_nodes,
+        max_nodes,
+        machine,
+        spot,
+        memory_bytes,
+        None if disk_bytes is None else _bytes(disk_bytes),
+    )
+
+
+def _bytes(quantity: Any) -> int:
+    """A Kubernetes quantity of bytes, such as 28Gi, 500M or 1024."""
+    text = str(quantity)
+    digits = text.rstrip("KMGTPEkim")
+    suffix = text[len(digits) :]
+    base = 1024 if suffix.endswith("i") else 1000
+    return int(float(digits) * base ** ("kmgtpe".index(suffix[0].lower()) + 1 if suffix else 0))
 
 
 def _whole_units(quantity: Any) -> float:

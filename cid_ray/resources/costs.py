@@ -46,6 +46,20 @@ def idle_usd_per_hour(capacity: ClusterCapacity, prices: Prices) -> float | None
     return _total(costs)
 
 
+def describe(placement: PlacementCost | None) -> str:
+    """ "8 concurrent trials on 1 head, 8 gpu-spot: $5.04 per hour, $0.63 per trial-hour"."""
+    if placement is None:
+        return "0 concurrent trials"
+    nodes = ", ".join(f"{number} {each.name}" for each, number in placement.nodes.items())
+    text = f"{placement.count} concurrent trials on {nodes}: {dollars(placement.usd_per_hour)}"
+    each = placement.usd_per_trial_hour
+    return text if each is None else f"{text}, ${each:.2f} per trial-hour"
+
+
+def dollars(usd_per_hour: float | None) -> str:
+    return "price unknown" if usd_per_hour is None else f"${usd_per_hour:.2f} per hour"
+
+
 def node_table(capacity: ClusterCapacity, prices: Prices) -> str:
     """The node types with their resources, limits and prices, as aligned text."""
     table = Table(box=None, pad_edge=False)

@@ -16,11 +16,13 @@ from cid_ray.storage.packaged import packaged_file
 
 
 class Machine(BaseModel):
-    """One machine of a cloud. Prices are US dollars per hour."""
+    """One machine of a cloud. Prices are US dollars per hour, memory is in GiB."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     cpus: float = Field(gt=0)
     gpus: float = Field(0, ge=0)
+    memory: float | None = Field(None, gt=0)  # of the machine
+    gpu_memory: float | None = Field(None, gt=0)  # of each GPU
     usd: float | None = Field(None, gt=0)  # on demand
     spot: float | None = Field(None, gt=0)
 
@@ -56,6 +58,18 @@ class Prices:
         return {
             name: Resources(machine.cpus, machine.gpus) for name, machine in self.machines.items()
         }
+
+    def memory_of(self, node_type: NodeType) -> int | None:
+        """Bytes of memory of a node; None where neither cluster file nor price list says it."""
+        machine = self.machines.get(node_type.machine or "")
+        if node_type.memory_bytes is not None:
+            return node_type.memory_bytes
+        return int(machine.memory * 2**30) if machine and machine.memory else None
+
+    def gpu_memory_of(self, node_type: NodeType) -> int | None:
+        """Bytes of memory of each GPU of a node; None where unknown."""
+        machine = self.machines.get(node_type.machine or "")
+        return int(machine.gpu_memory * 2**30) if machine and machine.gpu_memory else None
 
     def price_of(self, node_type: NodeType) -> float | None:
         """US dollars per hour of one node; None where unknown.

@@ -182,6 +182,19 @@ def cluster_capacity() -> ClusterCapacity:
     return with_autoscaler(alive, autoscaler_capacity(ray.get_runtime_context().gcs_address))
 
 
+def largest_node_cpus(request: Resources) -> float | None:
+    """The CPUs of the largest alive node on which a request fits; None where there is none."""
+    import ray
+
+    draining = _ray_compat.draining_nodes()
+    sizes = [
+        Resources(float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] not in draining
+    ]
+    return max((size.cpus for size in sizes if request.count_in(size)), default=None)
+
+
 @functools.cache
 def autoscaler_capacity(gcs_address: str) -> ClusterCapacity | None:
     """What the cluster's autoscaler may start; None when there is no autoscaler.

@@ -146,11 +146,11 @@ class TrialRecord(CommonFields):
 
 
 class RetryRecord(CommonFields):
-    """A trial's process died; the trial resumes from its last checkpoint."""
+    """A trial's process died, or its node was taken; it resumes from its last checkpoint."""
 
     event: Literal["retry"]
     attempt: int  # from 1
-    reason: str
+    reason: str  # of a node that was taken it begins with "preempted"
     timestamp: Number
 
 

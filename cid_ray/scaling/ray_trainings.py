@@ -2,7 +2,7 @@
 
 A task streams its records while it trains. A task whose process dies is started again and resumes
 from its last checkpoint, up to `search.retries` times; then its training counts as failed, and the
-others continue.
+others continue. A node that is taken with notice does not count (`search.max_preemption_failures`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from cid_ray.config import Config, error_summary
 from cid_ray.results.records import Record
 from cid_ray.scaling.ladders import Training
 from cid_ray.search.plan import Placement
+from cid_ray.search.trial_states import PREEMPTED
 from cid_ray.storage.paths import PathOrUri
+from cid_ray.training.preemption import Preempted
 
 WAIT_S = 1.0  # for a record; Ctrl-C is noticed between two of them
 
@@ -40,7 +42,7 @@ def run_trainings(
 
     waiting = deque(trainings)
     running: dict[Any, Training] = {}  # stream of records -> its training
-    retries: dict[str, int] = {}
+    ends: dict[str, list[Exception]] = {}  # run -> the errors that ended its processes
     try:
         while waiting or running:
             while waiting and len(running) < placement.max_concurrent:
@@ -55,8 +57,9 @@ def run_trainings(
                     del running[stream]
                 except ray.exceptions.RayError as error:
                     del running[stream]
-                    attempt = retries[training.name] = retries.get(training.name, 0) + 1
-                    record = _death_record(training, error, attempt)
+                    deaths = ends.setdefault(training.name, [])
+                    deaths.append(error)
+                    record = end_record(training, deaths)
                     if record["event"] == "retry":
                         waiting.appendleft(training)
                     yield record
@@ -89,6 +92,8 @@ def stream_records(config: str, run_dir: str, name: str, cpus: float) -> Iterato
     reuse = parsed.distributed.max_workers == 1
     try:
         yield from train(parsed, run_dir, name, cpus=cpus, reuse_process=reuse)
+    except Preempted:
+        raise  # the training continues elsewhere
     except Exception as error:
         yield failed_record(parsed, name, error_summary(error, with_type=True))
 
@@ -104,19 +109,30 @@ def failed_record(config: Config, name: str, reason: str) -> Record:
     }
 
 
-def _death_record(training: Training, error: Exception, attempt: int) -> Record:
-    """Of a training whose process died: it is tried again, or it has failed."""
+def end_record(training: Training, deaths: list[Exception]) -> Record:
+    """Of a training whose process has ended: it is tried again, or it has failed."""
     config = training.config
-    reason = f"its process died: {str(error).splitlines()[0][:200]}"
-    if attempt > config.search.retries:
-        return failed_record(config, training.name, f"{reason} ({attempt} times)")
+    by_notice = [error for error in deaths if was_preempted(error)]
+    counted = len(deaths) - len(by_notice)
+    if was_preempted(deaths[-1]):
+        reason = f"{PREEMPTED}: {getattr(deaths[-1], 'cause', '')}"
+    else:
+        reason = f"its process died: {str(deaths[-1]).splitlines()[0][:200]}"
+    too_often = counted > config.search.retries
+    if too_often or len(by_notice) > config.search.max_preemption_failures:
+        return failed_record(config, training.name, f"{reason} ({len(deaths)} times)")
     return {
         **_run_fields(config, training.name),
         "event": "retry",
-        "attempt": attempt,
+        "attempt": len(deaths),
         "reason": reason,
         "timestamp": time.time(),
     }
+
+
+def was_preempted(error: Exception) -> bool:
+    """Whether a process ended itself because its node will be taken."""
+    return isinstance(getattr(error, "cause", None), Preempted)
 
 
 def _run_fields(config: Config, name: str) -> Record:

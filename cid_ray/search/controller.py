@@ -189,7 +189,7 @@ class Search:
             return
         with self.storage_errors(run):
             self._lock.check()
-            attempt = self.queue.retry(run)
+            attempt = self.queue.retry(run, reason)
             if attempt:
                 self.events.retried(trial, reason, attempt)
             else:

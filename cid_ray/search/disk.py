@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cid_ray.config import Config, InputError
 from cid_ray.results.formatting import format_bytes
@@ -20,7 +20,9 @@ from cid_ray.search.space import Space
 from cid_ray.search.trial_spec import StudyKey, n_trials
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.paths import PathOrUri
-from cid_ray.training.footprint import DiskBytes
+
+if TYPE_CHECKING:  # it imports torch
+    from cid_ray.training.footprint import DiskBytes
 
 RUNG_BYTES = 6_000  # the record of a rung, and its copy in the journal
 PAGE_BYTES = 3_000_000  # the report, with its figures and images

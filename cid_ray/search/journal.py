@@ -53,6 +53,7 @@ RESUMABLE_KEYS = (
     "search.gpus_per_trial",
     "search.repeats.",
     "search.retries",
+    "search.max_preemption_failures",
     "search.max_failed_trials",
     "search.callbacks",
 )

@@ -56,15 +56,18 @@ def plan_search(config: Config, run_dir: PathOrUri) -> SearchPlan:
         InputError: what is wrong and what to do about it; nothing has been started.
     """
     space = check_search(config)
-    methods = (*config.search.baselines, "cid")
-    variants = [
-        trial_config(config, StudyKey(ratio, method), largest_values(space))
-        for ratio in config.search.ratios
-        for method in methods
-    ]
-    preflight = check_data(config, variants)
+    preflight = check_data(config, search_variants(config, space))
     disk = check_disk(config, space, preflight.disk, run_dir)
     return SearchPlan(config, space, preflight, disk)
+
+
+def search_variants(config: Config, space: Space) -> list[Config]:
+    """A configuration of each ratio and method, whose trials keep the most on disk."""
+    return [
+        trial_config(config, StudyKey(ratio, method), largest_values(space))
+        for ratio in config.search.ratios
+        for method in (*config.search.baselines, "cid")
+    ]
 
 
 def largest_values(space: Space) -> dict[str, Any]:

@@ -12,26 +12,28 @@ import contextlib
 import functools
 import json
 import logging
-import math
-import re
 import shutil
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cid_ray.config import error_summary
 from cid_ray.resources.capacity import Resources
+from cid_ray.resources.ray_session import largest_node_cpus
 from cid_ray.results.records import Record
-from cid_ray.search.controller import PROCESS_DIED, Decision, Search
+from cid_ray.search.controller import Decision, Search
+from cid_ray.search.memory_retries import NODE_CPUS, MemoryRetries
+from cid_ray.search.process_end import TUNE_LOGGER, TrialErrors
 from cid_ray.search.trial_fn import TrialFn, run_trial
 from cid_ray.storage import paths
+from cid_ray.training.preemption import Preempted
 
 STOP = str(TrialScheduler.STOP)
 CONTINUE = str(TrialScheduler.CONTINUE)
@@ -44,56 +46,30 @@ TRAIN = functools.partial(run_trial, reuse_process=True)
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 # Its list of incomplete trials names none of ours.
 logging.getLogger("ray.tune.tune").setLevel(logging.CRITICAL)
-TUNE_LOGGER = logging.getLogger("ray.tune.execution.tune_controller")
-
-
-class TrialErrors(logging.Filter):
-    """Keeps the error of a trial's process, which Tune logs just before it tells its searcher.
-
-    The log of a death is dropped: of a process killed for memory it is a page of eighty lines.
-    """
-
-    error: BaseException | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(self.error, RayActorError | OutOfMemoryError)
-
-    def take_reason(self) -> str:
-        """Why the process of the trial that Tune reports now has died."""
-        error, self.error = self.error, None
-        if not isinstance(error, OutOfMemoryError):
-            return PROCESS_DIED
-        usage = re.search(r"was (\S+) used / (\S+) limit", str(error))
-        own = re.search(r"memory used=([\d.]+GB)", str(error))
-        figures = f"; {usage[1]} of the node's {usage[2]} were used" if usage else ""
-        if own:
-            figures = f"; the process had {own[1]}{figures}"
-        return (
-            f"Ray killed the trial's process because its node ran low on memory{figures}: lower "
-            "search.max_concurrent_trials, data.batch_size or data.cache_mb"
-        )
 
 
 class TuneSearcher(Searcher):
-    """Hands out the search's trials, fewer at a time after Ray has killed one for memory."""
+    """Hands out the search's trials, with care after Ray has killed one for memory."""
 
-    def __init__(self, search: Search):
+    def __init__(self, search: Search, node_cpus: Callable[[], float | None]):
         super().__init__()
         self.search = search
         self.runs: dict[str, str] = {}  # Tune's trial id -> run name
         self.errors = TrialErrors()
-        self.max_running = math.inf  # search.max_concurrent_trials holds in any case
+        self.memory = MemoryRetries(node_cpus)
 
     def suggest(self, trial_id: str) -> Any:
-        if len(self.runs) >= self.max_running:
+        if not self.memory.may_start(self.runs.values()):
             return None
         trial = self.search.next_trial()
         if trial is None:
             waits = not self.search.should_stop() and self.search.has_work()
             return None if waits else Searcher.FINISHED
         self.runs[trial_id] = trial.name
-        return trial.payload
+        return self.memory.payload(trial)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.memory.note_started(self.runs[trial_id])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -103,19 +79,11 @@ class TuneSearcher(Searcher):
         """
         run = self.runs.pop(trial_id, None)
         if error and run is not None:
-            time.sleep(SIGTERM_DELAY_S)
-            reason = self.errors.take_reason()
-            if reason != PROCESS_DIED:
-                reason += self._run_fewer()
-            self.search.report_process_died(run, reason)
-
-    def _run_fewer(self) -> str:
-        """After a kill for memory: the retry has to meet less pressure than there was."""
-        others = len(self.runs)
-        if others == 0:  # it ran alone
-            return ""
-        self.max_running = others
-        return f"; at most {others} at a time from now on"
+            end = self.errors.take_end()
+            if not end.by_itself:
+                time.sleep(SIGTERM_DELAY_S)
+            change = self.memory.note_kill(run, len(self.runs)) if end.for_memory else ""
+            self.search.report_process_died(run, end.reason + change)
 
     def save(self, checkpoint_path: str) -> None:
         Path(checkpoint_path).write_text("see the studies\n", encoding="utf-8")
@@ -182,6 +150,8 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         try:
             record = next(self.records)
+        except Preempted:
+            raise  # ends this process too, which is on the node
         except Exception as error:
             record = failure_record(self.name, error)
         return {"record": json.dumps(record, default=float)}
@@ -235,12 +205,20 @@ def run_search(
     """
     run_dir = str(paths.absolute(search.run_dir.uri))
     of_payload = functools.partial(trial_fn, run_dir, resources.cpus)
+    is_one_process = search.config.distributed.max_workers == 1
     # Tune's own snapshots are never read, so they go to a folder that is removed.
     folder = tempfile.mkdtemp(prefix="cid_ray_tune_")
-    searcher = TuneSearcher(search)
+    # Ray Train's workers are not in the request.
+    node_cpus = functools.partial(largest_node_cpus, resources) if is_one_process else lambda: None
+    searcher = TuneSearcher(search, node_cpus)
     trainable = tune.with_parameters(TrialActor, trial_fn=of_payload)
+
+    def request(payload: dict[str, Any]) -> tune.PlacementGroupFactory:
+        cpus = payload.get(NODE_CPUS, resources.cpus)
+        return tune.PlacementGroupFactory([{**resources.bundle(), "CPU": cpus}])
+
     tuner = tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory([resources.bundle()])),
+        tune.with_resources(trainable, request),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=TuneScheduler(search),

@@ -137,15 +137,20 @@ class TrialQueue:
 
     # ---- retries ----
 
-    def retry(self, run: str) -> int:
-        """Queue a running trial whose process died. Returns the number of the retry; 0: no retry is
-        left.
+    def retry(self, run: str, reason: str) -> int:
+        """Queue a running trial whose process died or whose node was taken. Returns the number of
+        the retry, counting both; 0: no retry is left.
         """
         spec = self.running[run]
-        attempt = int(spec.trial.user_attrs.get("retries", 0)) + 1
-        if attempt > self.store.config.search.retries:
+        search = self.store.config.search
+        kinds = (trial_states.RETRIES, trial_states.PREEMPTIONS)
+        counts = {kind: int(spec.trial.user_attrs.get(kind, 0)) for kind in kinds}
+        kind, limit = trial_states.RETRIES, search.retries
+        if reason.startswith(trial_states.PREEMPTED):
+            kind, limit = trial_states.PREEMPTIONS, search.max_preemption_failures
+        if counts[kind] >= limit:
             return 0
-        spec.trial.set_user_attr("retries", attempt)
+        spec.trial.set_user_attr(kind, counts[kind] + 1)
         del self.running[run]
         self.resume_queue.append(InterruptedTrial(spec.key, _optuna_compat.trial_id(spec.trial)))
-        return attempt
+        return sum(counts.values()) + 1

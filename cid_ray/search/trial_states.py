@@ -18,7 +18,12 @@ from optuna.trial import FrozenTrial, TrialState
 FINISHED_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STATE_NAMES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 
+# How the reason of a retry begins whose trial's node was taken.
+PREEMPTED = "preempted"
+
 # User attributes of trials.
+RETRIES = "retries"  # after its process died, at most `search.retries`
+PREEMPTIONS = "preemptions"  # retries after its node was taken, which have a limit of their own
 DUPLICATE = "duplicate"
 RETRY_OF = "retry_of"  # the number of the stale trial that this one replaces
 FAILURE_REASON = "failure_reason"

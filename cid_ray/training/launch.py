@@ -46,7 +46,8 @@ def train(
             for each CPU that this process may use. Workers have `distributed.cpus_per_worker`
             instead.
         reuse_process: this process trains one run after another. It pins itself to `cpus` CPUs, and
-            keeps the table, decoded images and workers for the next run.
+            keeps the table, decoded images and workers for the next run. The run ends before Ray's
+            node of the process is taken.
 
     Yields:
         Records in the order of training. Each is a dict with `event`, and with `run`, `ratio`,
@@ -64,6 +65,8 @@ def train(
             be placed.
         FloatingPointError: a loss or gradient is NaN or inf and `train.on_nan` does not skip it.
         WorkersLost: workers were lost several times without reaching a new step.
+        Preempted: with `reuse_process`, the node of this process will be taken; the checkpoint is
+            written.
         OSError: a checkpoint cannot be written.
 
     Example:
@@ -84,6 +87,7 @@ def train(
     from cid_ray.data.cache import cached_reader
     from cid_ray.resources.cpu_affinity import pin_process
     from cid_ray.training.loop import train as train_in_process
+    from cid_ray.training.preemption import own_node
     from cid_ray.training.run_spec import RunSpec
 
     spec = RunSpec(config, run_dir, name, score_test=score_test)
@@ -93,4 +97,5 @@ def train(
             pin_process(int(cpus))  # a fraction of a CPU is not pinned
     if reuse_process:
         spec.reader = cached_reader(config.data)
+        spec.nodes = own_node()
     yield from train_in_process(spec)

@@ -21,6 +21,7 @@ from cid_ray.training.collectives import mean_values
 from cid_ray.training.final_scores import final_scores, latency_ms, score_fields
 from cid_ray.training.footprint import memory_fields
 from cid_ray.training.gradient_probe import gradient_fields
+from cid_ray.training.preemption import Preempted, PreemptionWatch
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.samples import save_samples
 from cid_ray.training.trainer import Trainer
@@ -32,8 +33,17 @@ def train(spec: RunSpec) -> Iterator[Record]:
     """The records of one worker: `progress` every two seconds, `rung` at every rung, one `final`.
 
     A resumed run yields its last rung's record again: a kill may have come before anyone stored it.
+
+    Raises:
+        Preempted: one of `spec.nodes` will be taken.
     """
-    trainer = Trainer(spec)
+    with PreemptionWatch(spec.nodes) as watch:
+        if watch.notice:
+            raise Preempted(watch.notice)
+        yield from _train(Trainer(spec), watch)
+
+
+def _train(trainer: Trainer, watch: PreemptionWatch) -> Iterator[Record]:
     header = {**record_header(trainer), **provenance()}
     if trainer.last_rung:
         yield {**header, **trainer.last_rung}
@@ -46,10 +56,13 @@ def train(spec: RunSpec) -> Iterator[Record]:
             finish_rung(trainer, batch, terms, clock)
             yield {**header, **trainer.last_rung}
             continue
-        if clock.checkpoint_due():
+        notice = watch.notice
+        if clock.checkpoint_due() or notice:
             trainer.health.check_finite()  # never replace a good checkpoint by NaN weights
             trainer.seconds = clock.read()["seconds"]
             trainer.save()
+        if notice:
+            raise Preempted(notice, trainer.step)
         if clock.progress_due():
             yield progress_record(trainer, terms, clock)
     yield {**header, **final_record(trainer, clock)}

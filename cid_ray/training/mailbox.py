@@ -126,6 +126,20 @@ class Mailbox:
             if self._is_current(number) and permanent:
                 self._end_job(error)
 
+    def report_preempted(self, number: int, error: Exception, ends_job: bool) -> None:
+        """Rank 0 saved and ended, because a node will be taken: no fault of the job.
+
+        Args:
+            number: of the job.
+            error: a `Preempted`.
+            ends_job: whether it is the consumer's node, with which this mailbox ends.
+        """
+        with self.changed:
+            if self._is_current(number):
+                self.attempts -= 1
+                if ends_job:
+                    self._end_job(error)
+
     def _is_current(self, number: int) -> bool:
         return self.job is not None and number == self.job_number
 

@@ -25,6 +25,7 @@ class RunSpec:
     num_threads: int | None = None  # of torch; None: one per CPU that this process may use
     use_ray_data: bool = False  # Ray Data feeds the pool
     score_test: bool = True  # score the test split at the end
+    nodes: frozenset[str] = frozenset()  # Ray's ids; before one is taken the run ends, `Preempted`
     reader: CachedReader | None = None  # decoded images kept from an earlier run of this process
 
     @property

@@ -7,7 +7,8 @@ What rank 0 reads from the mailbox is broadcast before any rank acts on it, and 
 second. So no worker waits in a collective alone, however long a group has no job.
 
 A worker that raises or dies takes its group with it, and Ray Train starts a new one. The new group
-takes the same job and resumes it from its last checkpoint, so a record may arrive twice.
+takes the same job and resumes it from its last checkpoint, so a record may arrive twice. So it is
+too when a node will be taken: rank 0 saves and raises, and the new group is placed elsewhere.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from cid_ray.resources.cpu_affinity import pin_process
 from cid_ray.results.records import Record
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.training.mailbox import SHUTDOWN, Mailbox, WorkersLost
+from cid_ray.training.preemption import Preempted, own_node
 
 CLOSE_TIMEOUT_S = 30.0  # for workers without a job to exit
 # An attempt takes 30 s (RAY_ENVIRONMENT in resources/ray_session.py), so a lost node has 10 minutes
@@ -171,6 +173,10 @@ def worker_main(setup: dict[str, Any]) -> None:
     while (job := broadcast_call(mailbox.next_job)) != SHUTDOWN:
         try:
             run_job(job, mailbox, setup["num_threads"])
+        except Preempted as end:
+            ends_job = end.notice.node in job["consumer_nodes"]
+            call(mailbox.report_preempted, job["number"], end, ends_job)
+            raise
         except Exception as error:
             call(mailbox.report_error, job["number"], *picklable_error(error))
             raise
@@ -182,10 +188,12 @@ def run_job(job: dict[str, Any], mailbox: Any, num_threads: int) -> None:
     import torch.distributed as dist
 
     from cid_ray.data.cache import cached_reader
+    from cid_ray.training.collectives import gather_objects
     from cid_ray.training.loop import train
     from cid_ray.training.run_spec import RunSpec
 
     config = Config.model_validate_json(job["config"])
+    nodes = job["consumer_nodes"].union(*gather_objects(own_node()))
     spec = RunSpec(
         config,
         job["run_dir"],
@@ -196,6 +204,7 @@ def run_job(job: dict[str, Any], mailbox: Any, num_threads: int) -> None:
         use_ray_data=True,
         score_test=job["score_test"],
         reader=cached_reader(config.data),
+        nodes=nodes if dist.get_rank() == 0 else frozenset(),
     )
     number = job["number"]
     for record in train(spec):

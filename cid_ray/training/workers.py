@@ -16,6 +16,7 @@ from cid_ray.resources.capacity import Resources
 from cid_ray.results.records import Record
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
+from cid_ray.training.preemption import own_node
 from cid_ray.training.worker_group import GroupSpec, WorkerGroup, WorkerGroupEnded
 
 MAX_GROUPS = 3  # that may end one after the other without a step that was not reached before
@@ -60,6 +61,7 @@ def train_on_workers(
     Raises:
         InputError: the group can never be placed, or the configuration does not fit the data.
         WorkersLost: several groups ended without reaching a new step.
+        Preempted: with `keep_workers`, the node of this process will be taken.
     """
     ray_session.start_ray()
     spec = GroupSpec(config.distributed.num_workers, worker_resources(config))
@@ -69,6 +71,8 @@ def train_on_workers(
         "run_dir": str(run_dir),
         "name": name,
         "score_test": score_test,
+        # A command ends with its node in any case. A trial is placed on another one.
+        "consumer_nodes": own_node() if keep_workers else frozenset(),
     }
     reached_step = 0
     lost_groups = 0

@@ -114,6 +114,7 @@ NOT_CHANGING_RESULTS: dict[str, Any] = {
     "search.repeats.top": 2,
     "search.repeats.fresh_draws": False,
     "search.retries": 0,
+    "search.max_preemption_failures": 1,
     "search.max_failed_trials": 1,
     "search.sampler.name": "RandomSampler",
     "search.sampler.args": {},

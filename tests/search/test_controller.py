@@ -14,6 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from cid_ray.config import InputError, load_config
+from cid_ray.results.issues import find_issues
 from cid_ray.results.records import Record, of_event, read_records
 from cid_ray.search.controller import NO_GROUND_TRUTH, PROCESS_DIED, Decision, Search
 from cid_ray.search.space import Space
@@ -149,6 +150,31 @@ def test_report_process_died_queues_trial_again_until_no_retry_is_left(
     events = [(r["event"], r.get("attempt"), r["reason"]) for r in read_records(tmp_path)]
     assert events == [("retry", 1, PROCESS_DIED), ("trial", None, PROCESS_DIED)]
     assert next_trial(search).name != trial.name
+
+
+def test_preemptions_are_no_retries_and_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    limits = {"search.retries": 0, "search.max_preemption_failures": 2}
+    search = open_search(tmp_path, search_config(trials=3, **limits))
+    reason = "preempted: node 2f14789e will be taken"
+    names = set()
+    for _ in range(3):
+        trial = next_trial(search)
+        names.add(trial.name)
+        search.report_process_died(trial.name, reason)
+    assert len(names) == 1 and state_of(search, trial) == "failed"
+    events = [(r["event"], r.get("attempt"), r["reason"]) for r in read_records(tmp_path)]
+    assert events == [("retry", 1, reason), ("retry", 2, reason), ("trial", None, reason)]
+
+
+def test_preemptions_leave_the_retries_as_they_are(tmp_path: Path) -> None:
+    search = open_search(tmp_path, search_config(trials=3, **{"search.retries": 1}))
+    reasons = ["preempted: node a", PROCESS_DIED, "preempted: node a", PROCESS_DIED]
+    for reason in reasons:
+        search.report_process_died(next_trial(search).name, reason)
+    *retries, end = read_records(tmp_path)
+    assert [(r["attempt"], r["reason"]) for r in retries] == list(enumerate(reasons[:3], 1))
+    assert (end["state"], end["reason"]) == ("failed", PROCESS_DIED)
+    assert [issue.text for issue in find_issues(retries)] == reasons[:3]
 
 
 def test_report_unwritable_stops_search_and_names_file(search: Search, tmp_path: Path) -> None:

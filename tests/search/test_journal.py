@@ -230,6 +230,7 @@ def test_reopen_with_another_data_set_is_refused(tmp_path: Path) -> None:
             "search.max_concurrent_trials": 3,
             "search.cpus_per_trial": 0.5,
             "search.retries": 0,
+            "search.max_preemption_failures": 3,
             "search.max_failed_trials": 9,
         },
         {"data.cache_mb": 1, "data.threads": 7, "data.table": "elsewhere"},
