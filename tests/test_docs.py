@@ -64,7 +64,8 @@ MAX_MEDIAN_SENTENCE = 18
 NOT_RUN = ("python3 -m venv ", "source ", "git ", "cd ", "pip install ", "make ")
 NOT_RUN_MODULES = (".venv/bin/python -m pytest", "python -m pytest", "python -m benchmarks.")
 RUN_TIMEOUT_S = 280
-SUBCOMMANDS = ("folder", "camvid", "audit", "split", "check", "plan")
+SUBCOMMANDS = ("folder", "camvid", "audit", "split", "check", "plan", "labels", "workers")
+NEEDS_RAY = ("cid_ray.tune", "cid_ray.scale labels", "num_workers=")
 
 # Added to every `train` and `tune`, so that they take seconds.
 SHORT_TRAINING = ("train.steps=2", "train.rungs=[1.0]", "train.num_sample_images=1")
@@ -109,7 +110,7 @@ def page_params(camvid: bool) -> list[Any]:
             continue
         text = "".join(block.text for block in blocks)
         marks = [pytest.mark.process, pytest.mark.timeout(900)]
-        if "cid_ray.tune" in text or "num_workers=" in text:
+        if any(words in text for words in NEEDS_RAY):
             marks.append(pytest.mark.ray)
         if page.name in SLOW_PAGES:
             marks.append(pytest.mark.slow)
