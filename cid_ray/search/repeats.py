@@ -24,7 +24,7 @@ def new_repeat_studies(store: StudyStore) -> list[StudyKey]:
 def _is_finished(store: StudyStore, ratio: str) -> bool:
     for key in store.search_keys(ratio):
         waiting = store.n_started(key) < store.n_trials(key)
-        if waiting or store.trials(key, TrialState.RUNNING):
+        if waiting or store.count(key, TrialState.RUNNING):
             return False
     return True
 
@@ -36,7 +36,7 @@ def repeat_candidates(store: StudyStore, ratio: str) -> list[StudyKey]:
     found = []
     for key in store.search_keys(ratio):
         count = store.config.search.repeats.top if key.method == "cid" else 1
-        for trial in store.ranked(key)[:count]:
+        for trial in store.ranked(key, count):
             run = trial.user_attrs["run"]
             found.append(StudyKey(ratio, key.method, run, dict(trial.params)))
     return found

@@ -17,6 +17,7 @@ from cid_ray.config import parse_label_ratio
 from cid_ray.search import _optuna_compat, trial_states
 from cid_ray.search.plugins import make_sampler
 from cid_ray.search.repeats import new_repeat_studies
+from cid_ray.search.sampler_view import study_for_sampler
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import StudyKey, TrialSpec, trial_config
 
@@ -83,7 +84,7 @@ class TrialQueue:
             if key.method == "cid" and not self.store.n_started(key):
                 self._warm_start_ratio(key)
             waiting = self.store.trials(key, TrialState.WAITING)
-            number = waiting[0].number if waiting else len(self.store.trials(key))
+            number = waiting[0].number if waiting else self.store.count(key)
             trial = self._study_with_sampler(key, number).ask()
             if not self.store.shared or self.store.claim(key, trial):
                 return self._start(key, trial)
@@ -117,19 +118,20 @@ class TrialQueue:
         index = self._ratio_index(key.ratio) - 1
         for other in self.store.search_keys():
             if other.method == "cid" and self._ratio_index(other.ratio) == index:
-                for best in self.store.ranked(other)[:1]:
+                for best in self.store.ranked(other, 1):
                     attrs = {trial_states.WARM_STARTED_FROM: best.user_attrs["run"]}
                     study = self.store.studies[key]
                     study.enqueue_trial(best.params, attrs, skip_if_exists=True)
 
     def _study_with_sampler(self, key: StudyKey, number: int) -> optuna.Study:
         """The study with the sampler for one trial number."""
-        study = self.store.studies[key]
         # Two machines must not suggest the same hyperparameters, so the owner is part of the seed.
         salt = int(self.store.owner[:8], 16) if self.store.shared else 0
         index = self.store.study_index(key)
-        study.sampler = make_sampler(self.store.config, index, number + salt)
-        return study
+        sampler = make_sampler(self.store.config, index, number + salt)
+        self.store.studies[key].sampler = sampler  # hears of the end of a trial
+        n_startup = int(self.store.config.search.sampler.args.get("n_startup_trials", 0))
+        return study_for_sampler(self.store.studies[key], sampler, n_startup)
 
     def _start(self, key: StudyKey, trial: optuna.Trial) -> TrialSpec:
         """A trial becomes `running`, with the hyperparameters that the sampler suggests for it."""
