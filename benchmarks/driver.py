@@ -29,7 +29,6 @@ from benchmarks.harness.memory import peak_mib
 
 WINDOW = 0.1  # the last tenth of the trials, which sees the largest studies
 TRIAL_SECONDS = 600.0  # of a training to the end, on the virtual clock
-PROGRESS_S = 2.0
 
 
 def wrap_parts(parts: CpuParts, search: Any) -> None:
@@ -64,10 +63,6 @@ def add_callbacks(search: Any, console: Any) -> None:
         search.add_callback(callback)
 
 
-def progress_interval(trial: Any, concurrent: int) -> float:
-    return PROGRESS_S
-
-
 def measure(trials: int, concurrent: int, folder: Path, progress_s: float | None) -> dict[str, Any]:
     """Run one search of that size in this process."""
     from cid_ray.cli.console import RunConsole
@@ -85,11 +80,12 @@ def measure(trials: int, concurrent: int, folder: Path, progress_s: float | None
         add_callbacks(search, console)
         wrap_parts(parts, search)
         concurrent = min(concurrent, trials)
+        search.queue.max_concurrent = concurrent
         load = Load(
             search,
             concurrent,
             TRIAL_SECONDS,
-            lambda trial: progress_s or progress_interval(trial, concurrent),
+            lambda trial: progress_s or trial.config.train.progress_s,
         )
         before, wall = time.process_time(), time.monotonic()
         load.run(until=round(trials * (1 - WINDOW)))

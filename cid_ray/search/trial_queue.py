@@ -19,7 +19,12 @@ from cid_ray.search.plugins import make_sampler
 from cid_ray.search.repeats import new_repeat_studies
 from cid_ray.search.sampler_view import study_for_sampler
 from cid_ray.search.study_store import StudyStore
-from cid_ray.search.trial_spec import StudyKey, TrialSpec, trial_config
+from cid_ray.search.trial_spec import (
+    StudyKey,
+    TrialSpec,
+    trial_config,
+    with_progress_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,12 @@ class TrialQueue:
     Attributes:
         running: run name -> trial that runs in this process's search.
         resume_queue: interrupted trials, to be handed out first.
+        max_concurrent: trials that run at the same time; more send progress less often.
     """
 
     def __init__(self, store: StudyStore):
         self.store = store
+        self.max_concurrent = 1
         self.running: dict[str, TrialSpec] = {}
         self.resume_queue: list[InterruptedTrial] = []
         search = store.config.search
@@ -145,6 +152,7 @@ class TrialQueue:
             params = dict(store.space.fixed)
         name = key.run_name(trial.number, repeat_index, trial_states.RETRY_OF in trial.user_attrs)
         config = trial_config(store.config, key, params, repeat_index)
+        config = with_progress_interval(config, self.max_concurrent)
         # Of many trials only the best is scored on test, after the search.
         single = key.method != "cid" and store.n_trials(key) == 1
         score_test = bool(key.repeats_of) or single
