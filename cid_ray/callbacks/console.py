@@ -85,7 +85,7 @@ class SearchConsole(Callback):
 
     def on_refresh(self) -> None:
         self._update()
-        self.console.advance(len(self.search.store.finished()))
+        self.console.advance(self.search.store.n_finished())
 
     def on_message(self, text: str, important: bool = False) -> None:
         self.console.log(text, always=important)
@@ -93,7 +93,7 @@ class SearchConsole(Callback):
     def _finished(self, trial: TrialSpec, state: str, reason: str = "") -> None:
         self._update()
         search = self.search
-        done = len(search.store.finished())
+        done = search.store.n_finished()
         eta = remaining_seconds(
             time.monotonic() - self.started,
             max(1, done - search.finished_before),
@@ -124,8 +124,8 @@ def render_table(studies: list[StudyStatus]) -> Table:
         table.add_row(*map(printable, study_cells(study)[: len(table.columns)]))
         for trial in study.running[-MAX_RUNNING_SHOWN:]:
             table.add_row(*map(printable, trial_cells(trial)))
-        if len(study.running) > MAX_RUNNING_SHOWN:
-            table.add_row("", f"and {len(study.running) - MAX_RUNNING_SHOWN} more")
+        if study.n_running > MAX_RUNNING_SHOWN:
+            table.add_row("", f"and {study.n_running - MAX_RUNNING_SHOWN} more")
     return table
 
 

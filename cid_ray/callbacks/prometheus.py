@@ -23,10 +23,13 @@ from cid_ray.callbacks.base import Callback
 from cid_ray.results.progress import remaining_seconds
 from cid_ray.results.records import Record, of_event, read_records
 from cid_ray.search.controller import Search
-from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.search.trial_states import FINISHED_STATES, PREEMPTIONS, RETRIES, STATE_NAMES
+from cid_ray.search.trial_spec import StudyKey, TrialSpec
+from cid_ray.search.trial_states import PREEMPTIONS, RETRIES, STATE_NAMES
 
 EXPORT_INTERVAL_S = 1.0  # Ray's shortest report interval
+# Running trials that have gauges of their own, nine each: every second all are set, and Prometheus
+# keeps every series. Of more concurrent trials those that find a free place have them.
+MAX_TRIALS = 200
 STUDY_TAGS = ("ratio", "method")
 TRIAL_TAGS = (*STUDY_TAGS, "trial")
 GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {  # name -> help text, tags besides `search`
@@ -90,12 +93,15 @@ class PrometheusMetrics(Callback):
         self.deadline = search.rules.deadline
         self.started = time.monotonic()
         self.running: dict[str, dict[str, str]] = {}  # run name -> its tags
+        self.here: Counter[tuple[str, str]] = Counter()  # running trials by study
+        self.shown: dict[str, set[tuple[str, Tags]]] = {}  # run name -> its values, if it has any
         self.values: dict[tuple[str, Tags], float] = {}  # what is valid now
         self.counted: dict[
             tuple[str, str], float
         ] = {}  # (sum, run) -> what the sum has of that run
         if self.deadline is not None:
             self._put("budget_seconds", self.deadline - self.started)
+        self._count_retries()
         self._count_trials()
         self._update_best()
         self.done_before = self.done
@@ -126,6 +132,9 @@ class PrometheusMetrics(Callback):
         with self._update():
             tags = {"ratio": trial.key.ratio, "method": trial.key.method, "trial": trial.name}
             self.running[trial.name] = tags
+            self.here[trial.key.ratio, trial.key.method] += 1
+            if len(self.shown) < MAX_TRIALS:
+                self.shown[trial.name] = set()
             self._put("trial_running", 1, **tags)
             self._count_trials()
 
@@ -150,6 +159,7 @@ class PrometheusMetrics(Callback):
         self._ended(trial.name)
 
     def on_trial_retry(self, trial: TrialSpec, reason: str, attempt: int) -> None:
+        self.retries[trial.key.ratio, trial.key.method] += 1
         self._ended(trial.name)
 
     def on_trial_stale(self, run: str, reason: str) -> None:
@@ -157,6 +167,7 @@ class PrometheusMetrics(Callback):
 
     def on_refresh(self) -> None:
         with self._update():
+            self._count_retries()
             self._count_trials()
             self._update_best()
 
@@ -172,25 +183,30 @@ class PrometheusMetrics(Callback):
     def _ended(self, run: str) -> None:
         with self._update():
             self._forget(run)
-        self.on_refresh()
+            self._count_trials()
+            self._update_best()
 
     # ---- valid values ----
 
     def _put(self, name: str, value: float | None, **tags: str) -> None:
         """None (a loss or score that is NaN) leaves the last value."""
-        if value is not None:
-            own = tuple((key, tags[key]) for key in GAUGES[name][1])
-            self.values[name, own] = float(value)
+        if value is None:
+            return
+        point = (name, tuple((key, tags[key]) for key in GAUGES[name][1]))
+        if "trial" in tags:
+            if tags["trial"] not in self.shown:
+                return
+            self.shown[tags["trial"]].add(point)
+        self.values[point] = float(value)
 
     def _forget(self, run: str) -> None:
         """The trial no longer runs: exported once; its other gauges are not set again."""
         tags = self.running.pop(run, None)
         if tags:
-            self.values = {
-                point: value
-                for point, value in self.values.items()
-                if ("trial", run) not in point[1]
-            }
+            self.here[tags["ratio"], tags["method"]] -= 1
+        if tags and run in self.shown:
+            for point in self.shown.pop(run):
+                del self.values[point]
             self.gauges["trial_running"].set(0, tags)
 
     def _add_to_sums(self, record: Record, tags: dict[str, str]) -> None:
@@ -213,32 +229,44 @@ class PrometheusMetrics(Callback):
         An interrupted trial waits; one of another machine may run.
         """
         store = self.store
-        here = Counter((tags["ratio"], tags["method"]) for tags in self.running.values())
         states: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-        retries: Counter[tuple[str, str]] = Counter()
         for key in store.studies:
-            study = (key.ratio, key.method)
-            trials = store.trials(key)
-            finished = [STATE_NAMES[t.state.name] for t in trials if t.state in FINISHED_STATES]
-            remote = sum(t.state == TrialState.RUNNING and not store.is_own(t) for t in trials)
-            waiting = max(0, store.n_trials(key) - len(finished) - remote)
-            states[study].update(finished)
-            states[study].update(running=remote, waiting=waiting)
-            retries[study] += sum(
-                int(t.user_attrs.get(kind, 0)) for t in trials for kind in (RETRIES, PREEMPTIONS)
-            )
+            counts = store.state_counts(key)
+            finished = {name: counts[state] for state, name in STATE_NAMES.items()}
+            remote = self._n_remote(key)
+            waiting = max(0, store.n_trials(key) - sum(finished.values()) - remote)
+            states[key.ratio, key.method].update(finished, running=remote, waiting=waiting)
         for (ratio, method), count in states.items():
             tags = {"ratio": ratio, "method": method}
-            running = here[ratio, method]
+            running = self.here[ratio, method]
             count.update(running=running, waiting=-min(running, count["waiting"]))
             for state in ("waiting", "running", *STATE_NAMES.values()):
                 self._put("trials", count[state], **tags, state=state)
-            self._put("retries", retries[ratio, method], **tags)
+            self._put("retries", self.retries[ratio, method], **tags)
             for name in SUMS:
                 self.values.setdefault((name, tuple(tags.items())), 0.0)
         self.planned = store.total_trials()
         self.done = sum(c[state] for c in states.values() for state in STATE_NAMES.values())
         self._put("trials_planned", self.planned)
+
+    def _n_remote(self, key: StudyKey) -> int:
+        """Trials of a shared study that another machine runs."""
+        if not self.store.shared:
+            return 0
+        running = self.store.trials(key, TrialState.RUNNING)
+        return sum(not self.store.is_own(trial) for trial in running)
+
+    def _count_retries(self) -> None:
+        """From all trials of the studies: at the start, and when other machines have worked."""
+        self.retries: Counter[tuple[str, str]] = Counter()
+        for key in self.store.studies:
+            trials = self.store.trials(key)
+            count = sum(
+                int(trial.user_attrs.get(kind, 0))
+                for trial in trials
+                for kind in (RETRIES, PREEMPTIONS)
+            )
+            self.retries[key.ratio, key.method] += count
 
     def _update_best(self) -> None:
         for key in self.store.search_keys():

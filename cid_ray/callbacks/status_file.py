@@ -22,6 +22,10 @@ from cid_ray.search.trial_spec import TrialSpec
 from cid_ray.storage import paths
 
 WRITE_INTERVAL_S = 1.0  # between two writes, unless a trial starts, finishes or reaches a rung
+# The file names every running trial. Up to so many are written at every event, of more as many a
+# second: the writing costs the same at any number.
+WRITTEN_AT_ONCE = 100
+WRITTEN_PER_S = 1000
 PUSH_INTERVAL_S = 10.0  # between two pushes to an object store
 PROGRESS_FIELDS = (
     "step",
@@ -57,14 +61,14 @@ class StatusFile(Callback):
             "resumed": resumed,
             "timestamp": time.time(),
         }
-        self.write()
+        self._write_if_due()
 
     def on_trial_result(self, record: Record) -> None:
         if record["run"] in self.running:
             fresh = {key: record[key] for key in PROGRESS_FIELDS if key in record}
             self.running[record["run"]] |= fresh
         if record["event"] == "rung" or time.time() - self.written > WRITE_INTERVAL_S:
-            self.write()
+            self._write_if_due()
 
     def on_trial_complete(self, trial: TrialSpec, state: str) -> None:
         self.counts["finished"] += 1
@@ -96,7 +100,13 @@ class StatusFile(Callback):
 
     def _ended(self, run: str) -> None:
         self.running.pop(run, None)
-        self.write()
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        """Write, unless the last write of many running trials was just now."""
+        running = len(self.running)
+        if running <= WRITTEN_AT_ONCE or time.time() - self.written > running / WRITTEN_PER_S:
+            self.write()
 
     def write(self) -> None:
         """Replace the file; push it when the last push is long ago."""

@@ -41,6 +41,7 @@ NOT_FINGERPRINTED = (
     "train.checkpoint_minutes",
     "train.checkpoint_dir",
     "train.num_to_keep",
+    "train.progress_s",
 )
 
 

@@ -77,6 +77,8 @@ class TrainConfig(Section):
     checkpoint_steps: int | None = Field(None, ge=1)
     # Minutes between checkpoints, besides those at rungs; null: rungs only.
     checkpoint_minutes: float | None = Field(None, gt=0)
+    # Seconds between two progress records, at least; many concurrent trials send them less often.
+    progress_s: float = Field(2.0, gt=0)
     # Checkpoints are stored here: a folder or s3://bucket/path; null: in the run folder.
     checkpoint_dir: str | None = None
     # Newest checkpoints that are kept, besides the best one.

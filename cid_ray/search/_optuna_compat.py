@@ -35,6 +35,11 @@ def trial_id(trial: optuna.Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
+def study_id(study: optuna.Study) -> int:
+    """The id under which the storage knows a study."""
+    return study._study_id
+
+
 def validate(trial: FrozenTrial) -> None:
     """Raise ValueError when state, values, dates, parameters and distributions do not fit."""
     trial._validate()

@@ -26,12 +26,8 @@ from cid_ray.search.pruning import pruned_at_rung
 from cid_ray.search.remote_trials import RemoteTrials
 from cid_ray.search.space import Space
 from cid_ray.search.stop_rules import Decision, StopRules
-from cid_ray.search.study_store import (
-    STORAGE_ERRORS,
-    TIMEOUT_S,
-    StudyStore,
-    storage_error_message,
-)
+from cid_ray.search.storage_errors import STORAGE_ERRORS, storage_error_message
+from cid_ray.search.study_store import TIMEOUT_S, StudyStore
 from cid_ray.search.trial_fn import TrialFn, run_trial
 from cid_ray.search.trial_queue import TrialQueue
 from cid_ray.search.trial_spec import TrialSpec
@@ -78,7 +74,7 @@ class Search:
         self.callbacks = self.events.callbacks
         self.remote = RemoteTrials(self.queue, self.heartbeat, self.events)
         self.total = store.total_trials()
-        self.finished_before = len(store.finished())
+        self.finished_before = store.n_finished()
         self.not_scored: list[str] = []
         self._lock = run_dir.lock()
         self._said_waiting = False
@@ -157,7 +153,8 @@ class Search:
                 self.refresh()
                 resumed = bool(self.queue.resume_queue)
                 try:
-                    trial = self.queue.next_trial()
+                    with self.store.one_step():
+                        trial = self.queue.next_trial()
                     if trial is not None:
                         self.events.started(trial, resumed)
                     return trial

@@ -30,6 +30,8 @@ from cid_ray.config import (
     flatten,
 )
 from cid_ray.search import _optuna_compat
+from cid_ray.search.indexed_storage import IndexedStorage
+from cid_ray.search.journal_file import JournalFile
 from cid_ray.storage import json_file, paths
 from cid_ray.storage.paths import PathOrUri
 
@@ -82,8 +84,8 @@ class JournalLock(JournalFileSymlinkLock):
             raise FileNotFoundError(missing, os.strerror(missing), str(self._folder)) from None
 
 
-def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
-    """The storage in a journal file, which is created if absent. Before the first write an
+def open_journal(path: Path, run: PathOrUri | None = None) -> Any:
+    """The IndexedStorage of a journal file, which is created if absent. Before the first write an
     incomplete last line must be cut off (`cut_torn_line`).
 
     Args:
@@ -96,12 +98,12 @@ def open_journal(path: Path, run: PathOrUri | None = None) -> JournalStorage:
     # The lock is a symlink that must find its target from anywhere.
     path = path.parent.resolve() / path.name
     remove_dead_lock(path)
-    lock = JournalLock(str(path), grace_period=GRACE_PERIOD_S)
-    return read_journal(path, run or path.parent, lock)
+    file = JournalFile(str(path), JournalLock(str(path), grace_period=GRACE_PERIOD_S))
+    return IndexedStorage(read_journal(path, run or path.parent, file), file)
 
 
 def read_journal(
-    path: Path, run: PathOrUri, lock: JournalFileSymlinkLock | None = None
+    path: Path, run: PathOrUri, file: JournalFileBackend | None = None
 ) -> JournalStorage:
     """The storage in a journal file that nobody cut short. Reading it changes nothing.
 
@@ -111,7 +113,7 @@ def read_journal(
     damage = damaged_line(path)
     try:
         if not damage:
-            storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+            storage = JournalStorage(file or JournalFileBackend(str(path)))
             stored_trials(storage, run)
             return storage
     except (InputError, OSError):

@@ -10,6 +10,7 @@ import optuna
 
 from cid_ray.config import Config, InputError, images_seen
 from cid_ray.search import _optuna_compat
+from cid_ray.search.halving import HalvingPruner
 from cid_ray.search.space import nearest
 
 # These samplers derive the whole sequence from one seed; a seed per trial would repeat its first
@@ -40,15 +41,17 @@ def make_pruner(config: Config, method: str) -> optuna.pruners.BasePruner:
     """
     train, pruner = config.train, config.search.pruner
     study_config = config.model_copy(update={"method": method})
-    first_rung = images_seen(study_config, int(train.rungs[0] * train.steps))
+    first_rung = max(1, images_seen(study_config, int(train.rungs[0] * train.steps)))
     found: optuna.pruners.BasePruner = load_plugin(
         optuna.pruners,
         pruner.name,
         pruner.args,
         "Pruner",
-        min_resource=max(1, first_rung),
+        min_resource=first_rung,
         max_resource=images_seen(study_config, train.steps),
     )
+    if pruner.name == "SuccessiveHalvingPruner":  # Optuna's own has accepted the arguments
+        return HalvingPruner(**{"min_resource": first_rung, **pruner.args})
     return found
 
 

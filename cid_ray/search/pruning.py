@@ -85,10 +85,12 @@ def pruned_at_rung(store: StudyStore, trial: TrialSpec, record: Record) -> bool:
     trial_id = _optuna_compat.trial_id(trial.trial)
     step = int(record["images_seen"])
     value = record[search.metric]
-    # A resumed trial yields the rung of its checkpoint again; Optuna warns about a second report.
-    if step not in store.storage.get_trial(trial_id).intermediate_values:
-        trial.trial.report(float("nan") if value is None else value, step)
-    if record["step"] >= record["steps"]:
-        return False
-    effective = trial_states.effective_trials if store.shared else list
-    return should_prune(store.studies[trial.key], trial_id, step, effective)
+    with store.one_step():
+        # A resumed trial yields the rung of its checkpoint again; Optuna warns about a second
+        # report.
+        if step not in store.storage.get_trial(trial_id).intermediate_values:
+            trial.trial.report(float("nan") if value is None else value, step)
+        if record["step"] >= record["steps"]:
+            return False
+        effective = trial_states.effective_trials if store.shared else list
+        return should_prune(store.studies[trial.key], trial_id, step, effective)

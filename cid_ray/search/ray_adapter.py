@@ -204,6 +204,7 @@ def run_search(
         trial_fn: runs a trial in an actor's process, which is used again.
     """
     run_dir = str(paths.absolute(search.run_dir.uri))
+    search.queue.max_concurrent = max_concurrent
     of_payload = functools.partial(trial_fn, run_dir, resources.cpus)
     is_one_process = search.config.distributed.max_workers == 1
     # Tune's own snapshots are never read, so they go to a folder that is removed.

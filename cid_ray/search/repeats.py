@@ -24,7 +24,7 @@ def new_repeat_studies(store: StudyStore) -> list[StudyKey]:
 
 def _is_finished(store: StudyStore, ratio: str) -> bool:
     def n_running(key: StudyKey) -> int:
-        return len(store.trials(key, TrialState.RUNNING))
+        return store.count(key, TrialState.RUNNING)
 
     keys = store.search_keys(ratio)
     return order.ratio_is_finished(keys, store.n_started, store.n_trials, n_running)
@@ -37,7 +37,7 @@ def repeat_candidates(store: StudyStore, ratio: str) -> list[StudyKey]:
     found = []
     for key in store.search_keys(ratio):
         count = order.n_candidates(key.method, store.config.search.repeats)
-        for trial in store.ranked(key)[:count]:
+        for trial in store.ranked(key, count):
             run = trial.user_attrs["run"]
             found.append(StudyKey(ratio, key.method, run, dict(trial.params)))
     return found

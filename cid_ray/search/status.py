@@ -11,15 +11,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from cid_ray.callbacks.base import Callback
 from cid_ray.results.progress import remaining_seconds, run_remaining_seconds
 from cid_ray.results.records import Record
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import TrialSpec
-from cid_ray.search.trial_states import FINISHED_STATES, STATE_NAMES
+from cid_ray.search.trial_states import STATE_NAMES
 
 RatioMethod = tuple[str, str]
+LISTED_RUNNING = 10  # running trials of a ratio and method that a status lists
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class StudyStatus:
     method: str
     n_trials: int
     finished: Mapping[str, int]  # complete, pruned, failed -> trials
-    running: tuple[RunningTrial, ...]
+    running: tuple[RunningTrial, ...]  # the newest LISTED_RUNNING of them
+    n_running: int
     best: float | None
     over_supervised: float | None
     eta: float | None  # seconds; None: nothing to estimate from, or nothing left
@@ -81,8 +84,8 @@ class SearchStatus(Callback):
         self.clock = clock
         self.metric = store.config.search.metric
         self.progress: dict[RatioMethod, StudyProgress] = {}
-        # run name -> study, whether it repeats another run, how far it is
-        self.running: dict[str, tuple[RatioMethod, RunningTrial]] = {}
+        self.running: dict[str, RatioMethod] = {}  # run name -> its study
+        self.trials: dict[RatioMethod, dict[str, RunningTrial]] = {}  # those that run
         repeats = store.config.search.repeats
         for key in store.search_keys():
             n_trials = store.n_trials(key)
@@ -99,47 +102,53 @@ class SearchStatus(Callback):
         if progress.since is None:
             progress.since = self.clock()
             progress.finished_before = progress.finished.total()
-        self.running[trial.name] = (study, RunningTrial(trial.name, trial.config.train.steps))
+        self.running[trial.name] = study
+        running = RunningTrial(trial.name, trial.config.train.steps)
+        self.trials.setdefault(study, {})[trial.name] = running
 
     def on_trial_result(self, record: Record) -> None:
         if record["run"] not in self.running or record["event"] not in ("progress", "rung"):
             return
-        study, trial = self.running[record["run"]]
+        trials = self.trials[self.running[record["run"]]]
+        trial = trials[record["run"]]
         value = record.get(self.metric)
-        self.running[record["run"]] = (
-            study,
-            replace(
-                trial,
-                step=record["step"],
-                value=trial.value if value is None else value,
-                eta=run_remaining_seconds({**record, "steps": trial.steps}),
-            ),
+        trials[record["run"]] = replace(
+            trial,
+            step=record["step"],
+            value=trial.value if value is None else value,
+            eta=run_remaining_seconds({**record, "steps": trial.steps}),
         )
 
     def on_trial_complete(self, trial: TrialSpec, state: str) -> None:
-        self.running.pop(trial.name, None)
+        self._ended(trial.name)
         self.on_refresh()
 
     def on_trial_error(self, trial: TrialSpec, reason: str) -> None:
-        self.running.pop(trial.name, None)
+        self._ended(trial.name)
         self.on_refresh()
 
     def on_trial_retry(self, trial: TrialSpec, reason: str, attempt: int) -> None:
-        self.running.pop(trial.name, None)
+        self._ended(trial.name)
 
     def on_trial_stale(self, run: str, reason: str) -> None:
-        self.running.pop(run, None)
+        self._ended(run)
+
+    def _ended(self, run: str) -> None:
+        study = self.running.pop(run, None)
+        if study is not None:
+            del self.trials[study][run]
 
     def on_refresh(self) -> None:
         for progress in self.progress.values():
             progress.repeats = 0
         for key in self.store.studies:
             progress = self.progress[key.ratio, key.method]
-            finished = self.store.trials(key, *FINISHED_STATES)
+            counts = self.store.state_counts(key)
+            finished = Counter({name: counts[state] for state, name in STATE_NAMES.items()})
             if key.repeats_of:
-                progress.repeats += len(finished)
+                progress.repeats += finished.total()
             else:
-                progress.finished = Counter(STATE_NAMES[t.state.name] for t in finished)
+                progress.finished = +finished
                 progress.best = self.store.best_value(key)
 
     # ---- status ----
@@ -155,6 +164,7 @@ class SearchStatus(Callback):
         supervised = self.progress.get((ratio, "supervised"))
         base = supervised.best if supervised and method != "supervised" else None
         over = None if base is None or progress.best is None else progress.best - base
+        running = self.trials.get(study, {})
         eta = None
         left = progress.n_trials - progress.finished.total()
         if progress.since is not None and left:
@@ -168,7 +178,8 @@ class SearchStatus(Callback):
             method=method,
             n_trials=progress.n_trials,
             finished=dict(progress.finished),
-            running=tuple(trial for where, trial in self.running.values() if where == study),
+            running=tuple(reversed(list(islice(reversed(running.values()), LISTED_RUNNING)))),
+            n_running=len(running),
             best=progress.best,
             over_supervised=over,
             eta=eta,

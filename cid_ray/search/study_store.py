@@ -5,21 +5,21 @@ Ray forgets its scheduler's state on restore and tells Optuna that a pruned tria
 studies are asked and told here, with `images_seen` as the resource, and everything can be read from
 the storage again after a kill.
 
-The storage is the run folder's journal or, with `study.storage`, a database that several machines
-share (rdb.py).
+The storage is the run folder's journal or, with `study.storage`, a shared database (rdb.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from cid_ray.config import Config, InputError, error_summary
+from cid_ray.config import Config, InputError
 from cid_ray.results.records import Record, RecordReader
 from cid_ray.search import _optuna_compat, rdb, trial_states
 from cid_ray.search.checks import directions_of
@@ -34,13 +34,13 @@ from cid_ray.search.journal import (
 )
 from cid_ray.search.plugins import make_pruner
 from cid_ray.search.space import Space
+from cid_ray.search.trial_index import TrialIndex
 from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, n_trials
 from cid_ray.search.trial_states import FINISHED_STATES, STATE_NAMES
 from cid_ray.storage import paths
 from cid_ray.storage.run_dir import RunDir
 
 TIMEOUT_S = 300  # seconds without a heartbeat after which a machine's trials are stale
-STORAGE_ERRORS = (OSError, StorageInternalError)  # records or studies cannot be written
 
 
 class StudyStore:
@@ -69,7 +69,7 @@ class StudyStore:
             run_dir: the run folder.
             config: the configuration of the search.
             space: the parsed `search.space`.
-            content_hashes: hashes of data set and weights file, part of the search's fingerprint.
+            content_hashes: of data set and weights file, part of the search's fingerprint.
             timeout_s: the same on all machines of a shared study.
 
         Raises:
@@ -81,8 +81,7 @@ class StudyStore:
         self.content_hashes = dict(content_hashes or {})
         self.timeout_s = timeout_s
         self.studies: dict[StudyKey, optuna.Study] = {}
-        url = config.study.storage
-        self.shared = bool(url)
+        self.shared = bool(url := config.study.storage)
         self.name = (config.study.name or run_dir.basename) if url else ""
         journal = run_dir.local / JOURNAL
         self.storage: Any = (
@@ -99,8 +98,7 @@ class StudyStore:
         self.owner, self._is_new = rdb.run_owner(run_dir.local) if url else ("", True)
         run_dir.push()  # the owner id, before a trial carries it
         if self.shared:
-            # Not every machine opens the same studies first, so the fingerprint has a study of its
-            # own.
+            # The fingerprint has a study of its own: machines open studies in different orders.
             study = optuna.create_study(
                 storage=self.storage, study_name=self.name, load_if_exists=True
             )
@@ -161,20 +159,27 @@ class StudyStore:
         effective = trial_states.effective_trials(self.all_trials(key))
         return [t for t in effective if not states or t.state in states]
 
-    def ranked(self, key: StudyKey) -> list[FrozenTrial]:
-        """Completed trials, best first."""
+    def _index(self, key: StudyKey) -> TrialIndex | None:
+        """The trials in memory; None in a shared study, which other machines change."""
+        if self.shared:
+            return None
+        return self.storage.index(_optuna_compat.study_id(self.studies[key]))
+
+    def ranked(self, key: StudyKey, count: int | None = None) -> list[FrozenTrial]:
+        """Completed trials, best first; all or the best `count` of them."""
+        if index := self._index(key):
+            return index.best(TrialState.COMPLETE, count)
         complete = self.trials(key, TrialState.COMPLETE)
-        return sorted(complete, key=lambda t: (-t.values[0], t.number))
+        return sorted(complete, key=lambda t: (-t.values[0], t.number))[:count]
 
     def best_value(self, key: StudyKey) -> float | None:
         """mIoU on val (percent) of the best completed trial."""
-        return next((t.values[0] for t in self.ranked(key)), None)
+        return next((t.values[0] for t in self.ranked(key, 1)), None)
 
     def is_own(self, trial: FrozenTrial) -> bool:
         """Whether this run folder runs the trial.
 
-        An unclaimed trial of a shared study may be ours: a kill can come between ask() and the
-        claim. A new run folder has no such trial.
+        An unclaimed one of a shared study may be ours: a kill can come between ask and claim.
         """
         owner = trial.user_attrs.get(rdb.OWNER)
         return not self.shared or owner == self.owner or (owner is None and not self._is_new)
@@ -187,7 +192,18 @@ class StudyStore:
 
     def n_started(self, key: StudyKey) -> int:
         """How many of them have started."""
+        if not self.shared:
+            return self.count(key) - self.count(key, TrialState.WAITING)
         return len(trial_states.started_trials(self.all_trials(key)))
+
+    def count(self, key: StudyKey, *states: TrialState) -> int:
+        """How many trials that count are in these states, or in all."""
+        index = self._index(key)
+        return index.count(states or None) if index else len(self.trials(key, *states))
+
+    def n_finished(self) -> int:
+        """How many trials of the search have finished."""
+        return sum(self.count(key, *FINISHED_STATES) for key in self.studies)
 
     def n_remote(self) -> int:
         """Trials that other machines run now, or whose machine was just found without heartbeat."""
@@ -202,9 +218,7 @@ class StudyStore:
         return count
 
     def total_trials(self) -> int:
-        """Trials of the whole search; repeats that are not opened yet count as many as there can
-        be.
-        """
+        """Trials of the search; of repeats that are not opened yet the most there can be."""
         search = self.config.search
         opened = {key.ratio for key in self.repeat_keys()}
         candidates = len(search.baselines) + min(search.repeats.top, search.trials)
@@ -235,15 +249,20 @@ class StudyStore:
 
     def state_counts(self, key: StudyKey) -> Counter[str]:
         """Optuna's state name -> number of trials."""
+        if index := self._index(key):
+            return +Counter({state.name: index.count((state,)) for state in TrialState})
         return Counter(t.state.name for t in self.trials(key))
 
     # ---- writing ----
 
+    def one_step(self) -> AbstractContextManager[None]:
+        """What the block writes to the studies is on the disk when it ends."""
+        return nullcontext() if self.shared else self.storage.one_step()
+
     def claim(self, key: StudyKey, trial: optuna.Trial) -> bool:
         """Claim a trial of a shared study for this machine; False when it is one too many.
 
-        Two machines can ask at the same time. The storage numbers trials, so the later one is known
-        to both.
+        Two machines can ask at the same time. The storage numbers trials: both know the later one.
         """
         self.storage.record_heartbeat(_optuna_compat.trial_id(trial))
         rdb.claim(trial, self.owner, paths.absolute(self.run_dir.uri))
@@ -274,20 +293,8 @@ class StudyStore:
             rdb.store_record(spec.trial, record)
 
     def stored_records(self) -> list[Record]:
-        """The records of all finished trials of a shared study, whichever machine ran them."""
+        """The records of all finished trials of a shared study, of any machine."""
         if not self.shared:
             return []
         found = (t for key in self.studies for t in self.trials(key, *FINISHED_STATES))
         return [record for trial in found for record in rdb.stored_records(trial)]
-
-
-def storage_error_message(store: StudyStore, error: BaseException) -> str:
-    """What is said when records or studies cannot be written."""
-    what = getattr(error, "strerror", None) or error_summary(error)
-    file = getattr(error, "filename", None)
-    where = f"{store.run_dir} cannot be written"
-    if store.shared and isinstance(error, StorageInternalError):
-        where = f"the studies' database, {store.config.study.storage}, does not answer"
-        what = rdb.driver_message(error.__cause__ or error)
-    named = f" ({file})" if file else ""
-    return f"{where}: {what}{named}; the studies are unchanged"

@@ -16,8 +16,14 @@ from optuna.trial import TrialState
 from cid_ray.search import _optuna_compat, order, trial_states
 from cid_ray.search.plugins import make_sampler
 from cid_ray.search.repeats import new_repeat_studies
+from cid_ray.search.sampler_view import study_for_sampler
 from cid_ray.search.study_store import StudyStore
-from cid_ray.search.trial_spec import StudyKey, TrialSpec, trial_config
+from cid_ray.search.trial_spec import (
+    StudyKey,
+    TrialSpec,
+    trial_config,
+    with_progress_interval,
+)
 
 
 @dataclass(frozen=True)
@@ -34,10 +40,12 @@ class TrialQueue:
     Attributes:
         running: run name -> trial that runs in this process's search.
         resume_queue: interrupted trials, to be handed out first.
+        max_concurrent: trials that run at the same time; more send progress less often.
     """
 
     def __init__(self, store: StudyStore):
         self.store = store
+        self.max_concurrent = 1
         self.running: dict[str, TrialSpec] = {}
         self.resume_queue: list[InterruptedTrial] = []
         search = store.config.search
@@ -82,7 +90,7 @@ class TrialQueue:
             if key.method == "cid" and not self.store.n_started(key):
                 self._warm_start_ratio(key)
             waiting = self.store.trials(key, TrialState.WAITING)
-            number = waiting[0].number if waiting else len(self.store.trials(key))
+            number = waiting[0].number if waiting else self.store.count(key)
             trial = self._study_with_sampler(key, number).ask()
             if not self.store.shared or self.store.claim(key, trial):
                 return self._start(key, trial)
@@ -102,19 +110,20 @@ class TrialQueue:
         index = order.ratio_index(key.ratio, search) - 1
         for other in self.store.search_keys():
             if other.method == "cid" and order.ratio_index(other.ratio, search) == index:
-                for best in self.store.ranked(other)[:1]:
+                for best in self.store.ranked(other, 1):
                     attrs = {trial_states.WARM_STARTED_FROM: best.user_attrs["run"]}
                     study = self.store.studies[key]
                     study.enqueue_trial(best.params, attrs, skip_if_exists=True)
 
     def _study_with_sampler(self, key: StudyKey, number: int) -> optuna.Study:
         """The study with the sampler for one trial number."""
-        study = self.store.studies[key]
         # Two machines must not suggest the same hyperparameters, so the owner is part of the seed.
         salt = int(self.store.owner[:8], 16) if self.store.shared else 0
         index = self.store.study_index(key)
-        study.sampler = make_sampler(self.store.config, index, number + salt)
-        return study
+        sampler = make_sampler(self.store.config, index, number + salt)
+        self.store.studies[key].sampler = sampler  # hears of the end of a trial
+        n_startup = int(self.store.config.search.sampler.args.get("n_startup_trials", 0))
+        return study_for_sampler(self.store.studies[key], sampler, n_startup)
 
     def _start(self, key: StudyKey, trial: optuna.Trial) -> TrialSpec:
         """A trial becomes `running`, with the hyperparameters that the sampler suggests for it."""
@@ -128,6 +137,7 @@ class TrialQueue:
             params = dict(store.space.fixed)
         name = key.run_name(trial.number, repeat_index, trial_states.RETRY_OF in trial.user_attrs)
         config = trial_config(store.config, key, params, repeat_index)
+        config = with_progress_interval(config, self.max_concurrent)
         score_test = order.is_tested_at_its_end(key, store.n_trials)
         if trial.user_attrs.get("run") != name:
             trial.set_user_attr("run", name)

@@ -24,6 +24,8 @@ from cid_ray.search.space import Space
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
+PROGRESS_PER_S = 25.0  # progress records of all trials of a search together, at most
+
 
 @dataclass(frozen=True)
 class StudyKey:
@@ -132,6 +134,26 @@ def trial_config(
         if base.search.repeats.fresh_draws and not base.data.split_files:
             changes["data.draw"] = base.data.draw + repeat_index
     return build_config(json.loads(base.model_dump_json()), changes)
+
+
+def progress_interval(interval_s: float, max_concurrent: int) -> float:
+    """Seconds between two progress records of a trial.
+
+    All trials together send at most PROGRESS_PER_S, so the driver has the same work with 50
+    concurrent trials and with 2,000. Rungs and ends are results: they are never left out.
+
+    Args:
+        interval_s: `train.progress_s`, the least.
+        max_concurrent: trials that run at the same time.
+    """
+    return max(interval_s, max_concurrent / PROGRESS_PER_S)
+
+
+def with_progress_interval(config: Config, max_concurrent: int) -> Config:
+    """A trial's configuration with the interval of its progress records."""
+    interval = progress_interval(config.train.progress_s, max_concurrent)
+    train = config.train.model_copy(update={"progress_s": interval})
+    return config.model_copy(update={"train": train})
 
 
 def n_trials(config: Config, space: Space, key: StudyKey) -> int:

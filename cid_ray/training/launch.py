@@ -53,7 +53,7 @@ def train(
         Records in the order of training. Each is a dict with `event`, and with `run`, `ratio`,
         `method`, `step` (optimizer steps), `images_seen` (over all workers) and `seconds`:
 
-        - "progress": every two seconds, `losses` and `images_per_s`.
+        - "progress": every `train.progress_s` (2), `losses` and `images_per_s`.
         - "rung": at each fraction of `train.rungs`, with val scores in percent such as
           `val/miou_teacher`, after its checkpoint is written. A resumed run yields its last rung
           again.

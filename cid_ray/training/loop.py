@@ -26,11 +26,9 @@ from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.samples import save_samples
 from cid_ray.training.trainer import Trainer
 
-PROGRESS_INTERVAL_S = 2.0
-
 
 def train(spec: RunSpec) -> Iterator[Record]:
-    """The records of one worker: `progress` every two seconds, `rung` at every rung, one `final`.
+    """The records of one worker: `progress` every `train.progress_s`, `rung` at rungs, one `final`.
 
     A resumed run yields its last rung's record again: a kill may have come before anyone stored it.
 
@@ -106,7 +104,7 @@ class Clock:
         return due
 
     def progress_due(self) -> bool:
-        return time.monotonic() - self.last_read > PROGRESS_INTERVAL_S
+        return time.monotonic() - self.last_read > self.trainer.config.train.progress_s
 
     def read(self) -> Record:
         self.last_read = time.monotonic()

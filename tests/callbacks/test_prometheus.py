@@ -225,3 +225,24 @@ def test_every_gauge_is_set_with_its_tags(search: Search, metrics: PrometheusMet
     assert {len(tags) for tags in values_of(metrics, "images_seen")} == {len(STUDY_TAGS)}
     for gauge, tags in metrics.values:
         assert metrics.gauges[gauge].info["tag_keys"] == ("search", *(name for name, _ in tags))
+
+
+def test_only_some_of_many_running_trials_have_gauges(
+    search: Search, metrics: PrometheusMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of gauges is bounded; counts and sums are over all trials."""
+    monkeypatch.setattr(prometheus, "MAX_TRIALS", 2)
+    trials = [next_trial(search) for _ in range(4)]
+    for trial in trials:
+        search.report(measured_rung(trial, 30))
+    shown = {tags[2] for tags in values_of(metrics, "trial_running")}
+    assert shown == {trial.name for trial in trials[:2]}
+    assert trial_states(metrics)["running"] == 4
+    assert sum(values_of(metrics, "images_seen").values()) == 4 * 30 * 8
+    search.report(final_record(trials[0]))
+    late = next_trial(search)
+    shown = {tags[2] for tags in values_of(metrics, "trial_running")}
+    assert shown == {trials[1].name, late.name}
+    for trial in (*trials[1:], late):
+        search.report(final_record(trial))
+    assert not [tags for _, tags in metrics.values if ("trial") in dict(tags)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cid_ray.callbacks import status_file
 from cid_ray.callbacks.status_file import StatusFile
 from cid_ray.results.status import read_status
 from tests.helpers.simulated_studies import (
@@ -75,3 +76,26 @@ def test_status_file_of_search_that_failed_has_reason(tmp_path: Path) -> None:
     status = read_status(tmp_path)
     assert status["state"] == "stopped"
     assert "1 trials failed in the same way" in status["reason"]
+
+
+def test_status_file_names_as_many_running_trials_a_second_at_any_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sizes of all writes of one second; a clock that stands still lets none through."""
+    monkeypatch.setattr(status_file, "WRITTEN_AT_ONCE", 3)
+    monkeypatch.setattr(status_file, "WRITTEN_PER_S", 10)
+    now = 1e9
+    monkeypatch.setattr(status_file.time, "time", lambda: now)
+    with open_search(tmp_path, search_config(trials=20)) as search:
+        search.add_callback(StatusFile())
+        for number in range(1, 8):
+            next_trial(search)
+            shown = read_status(tmp_path)["running"]
+            assert len(shown) == min(number, 3)
+        now += 0.65  # seven trials are due after 0.7 s
+        next_trial(search)
+        assert len(read_status(tmp_path)["running"]) == 3
+        now += 0.3
+        search.report(rung_record(next_trial(search), 10))
+        assert len(read_status(tmp_path)["running"]) == 9
+    assert read_status(tmp_path)["running"] == {}

@@ -72,7 +72,7 @@ def test_hostile_text_is_printed_as_it_is_written(
     monkeypatch.setenv("COLUMNS", "300")
     record = rung("cid", 16, 0, 5, 40.0) | {"run": text, "warning": text}
     trial = RunningTrial(text, 10)
-    study = StudyStatus(text, text, 2, {}, (trial,), None, None, None, (0, 0))
+    study = StudyStatus(text, text, 2, {}, (trial,), 1, None, None, None, (0, 0))
     study_table = render_table([study])
     with RunConsole(tmp_path, 10, verbosity=VERBOSE) as console:
         console.log(text)

@@ -95,6 +95,7 @@ NOT_CHANGING_RESULTS: dict[str, Any] = {
     "train.on_nan": "skip",
     "train.checkpoint_steps": 50,
     "train.checkpoint_minutes": 5.0,
+    "train.progress_s": 7.0,
     "train.checkpoint_dir": "s3://bucket/runs",
     "train.num_to_keep": 3,
     "distributed.num_workers": 2,

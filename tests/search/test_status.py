@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.harness.chaos import curve, simulated_config, simulated_record, simulated_records
 from cid_ray.config import build_config
+from cid_ray.search import status
 from cid_ray.search.controller import Decision, Search
 from cid_ray.search.status import SearchStatus, StudyStatus
 from cid_ray.storage.run_dir import RunDir
@@ -94,3 +96,22 @@ def test_status_of_shared_search_counts_trials_of_all_machines(
         "supervised": ({"complete": 1}, 50.0, None),
         "cid": ({"complete": 1}, 60.0, 10.0),
     }
+
+
+def test_status_lists_some_of_many_running_trials_and_counts_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(status, "LISTED_RUNNING", 2)
+    changes: dict[str, Any] = {"search.baselines": [], "search.ratios": ["1/8"]}
+    config = simulated_config(trials=9, **changes)
+    with Search.open(config, RunDir(tmp_path)) as search:
+        shown = SearchStatus(search.store, {"1/8": "1/8 (10)"})
+        search.add_callback(shown)
+        trials = [next_trial(search) for _ in range(5)]
+        (study,) = shown.studies()
+        assert [trial.name for trial in study.running] == [trial.name for trial in trials[-2:]]
+        assert study.n_running == 5
+        search.report_process_died(trials[-1].name)
+        (study,) = shown.studies()
+        assert [trial.name for trial in study.running] == [trial.name for trial in trials[2:4]]
+        assert study.n_running == 4

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from benchmarks.harness.chaos import outcome, simulated_config, simulated_record, uninterrupted
-from cid_ray.config import InputError
+from cid_ray.config import Config, InputError, build_config
 from cid_ray.search.analysis import winners
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Search
-from cid_ray.search.trial_spec import TrialSpec
+from cid_ray.search.trial_spec import PROGRESS_PER_S, TrialSpec, progress_interval
 from tests.helpers.simulated_studies import (
     RATIOS,
     kill_search,
@@ -211,3 +211,30 @@ class _Touch:
 
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return open, (self.path, "w")
+
+
+# ---- progress ----
+
+
+@pytest.mark.parametrize("concurrent", [1, 49, 50, 200, 2000, 100_000])
+def test_progress_of_all_trials_together_is_bounded(concurrent: int) -> None:
+    interval = progress_interval(2.0, concurrent)
+    assert concurrent / interval <= PROGRESS_PER_S
+    assert interval >= 2.0
+    assert progress_interval(60.0, concurrent) >= 60.0
+    if concurrent <= 2 * PROGRESS_PER_S:
+        assert interval == 2.0  # a small search is as lively as before
+
+
+def test_trial_gets_progress_interval_of_its_search_and_keeps_its_fingerprint(
+    tmp_path: Path,
+) -> None:
+    with open_search(tmp_path, search_config(trials=3)) as search:
+        alone = next_trial(search)
+        search.queue.max_concurrent = 2000
+        trial = next_trial(search)
+    assert alone.config.train.progress_s == 2.0
+    payload = Config.model_validate_json(trial.payload["config"])
+    assert payload.train.progress_s == 2000 / PROGRESS_PER_S
+    plain = build_config(payload.model_dump(mode="json"), {"train.progress_s": 2.0})
+    assert payload.fingerprint() == plain.fingerprint()
