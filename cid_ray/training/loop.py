@@ -27,9 +27,9 @@ from cid_ray.training.trainer import Trainer
 
 
 def train(spec: RunSpec) -> Iterator[Record]:
-    """The records of one worker: `progress` every `train.progress_s`, `rung` at every rung, one `final`.
+    """The records of one worker: `progress` between rungs, `rung` at every rung, one `final`.
 
-    A resumed run yields its last rung's record again: a kill may have come before anyone stored it.
+    A resumed run yields its last rung's record again: a kill may have come before it was stored.
     """
     trainer = Trainer(spec)
     header = {**record_header(trainer), **provenance()}

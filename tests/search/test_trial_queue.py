@@ -212,6 +212,7 @@ class _Touch:
     def __reduce__(self) -> tuple[Any, tuple[str, str]]:
         return open, (self.path, "w")
 
+
 # ---- progress ----
 
 
