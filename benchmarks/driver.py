@@ -1,12 +1,15 @@
 """What the driver of a search costs: CPU milliseconds a trial, by part, and how they grow.
 
-    python -m benchmarks.driver controller --trials 200 1000 3000 10000 --concurrent 2000 --out F
+    python -m benchmarks.driver controller --trials 200 1000 3000 10000 --concurrent 2000
+    python -m benchmarks.driver pages --trials 5000 --running 2000
+    python -m benchmarks.driver tune --concurrent 20 --trials 60
 
 `controller` is the search without Ray's Tune: the real studies, journal, records, status file,
 Prometheus gauges, console and pruning in one process, over simulated trials
 (benchmarks/harness/driver_load.py). Each size runs in a process of its own. Costs that come by the
 second and not by the trial (the export of the gauges, the writing of the status file) are listed
-apart, because a simulated search runs faster than the clock.
+apart, because a simulated search runs faster than the clock. `pages` builds and opens the pages of
+a large search. `tune` is the same search through Ray Tune, with an actor for each trial.
 """
 
 from __future__ import annotations
@@ -88,12 +91,13 @@ def measure(trials: int, concurrent: int, folder: Path, progress_s: float | None
             lambda trial: progress_s or trial.config.train.progress_s,
         )
         before, wall = time.process_time(), time.monotonic()
+        load.run(until=(trials - concurrent) // 2)
+        by_second = per_second_costs(search.callbacks.callbacks, concurrent)
         load.run(until=round(trials * (1 - WINDOW)))
         middle = time.process_time(), sum(parts.seconds.values()), load.finished
         load.run()
         cpu, wall = time.process_time() - before, time.monotonic() - wall
         last = sum(parts.seconds.values()) - middle[1]
-        by_second = per_second_costs(search)
     if search.rules.reason:
         raise RuntimeError(search.rules.reason)
     total = sum(parts.seconds.values())
@@ -119,8 +123,17 @@ def measure(trials: int, concurrent: int, folder: Path, progress_s: float | None
     }
 
 
-def per_second_costs(search: Any) -> dict[str, float]:
-    return {}
+def per_second_costs(callbacks: list[Any], concurrent: int) -> dict[str, float]:
+    """CPU ms of one write of the status file, and of one export of the gauges every second."""
+    found = {}
+    for callback in callbacks:
+        for name in ("_export", "write"):
+            if hasattr(callback, name) and len(getattr(callback, "running", ())) > concurrent / 2:
+                before = time.thread_time()
+                getattr(callback, name)()
+                spent = 1000 * (time.thread_time() - before)
+                found[f"{callback.name} of {len(callback.running)} running"] = round(spent, 1)
+    return found
 
 
 def exponent(rows: list[dict[str, Any]]) -> float:
@@ -137,8 +150,6 @@ def exponent(rows: list[dict[str, Any]]) -> float:
 
 def run_sizes(args: argparse.Namespace) -> dict[str, Any]:
     """Each size in a process of its own."""
-    from cid_ray.results.provenance import provenance
-
     rows = []
     for trials in args.trials:
         with tempfile.TemporaryDirectory(dir=args.scratch) as temporary:
@@ -150,11 +161,41 @@ def run_sizes(args: argparse.Namespace) -> dict[str, Any]:
                 raise SystemExit(done.stderr)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(json.dumps(rows[-1], indent=1), flush=True)
-    result = {"rows": rows, "cpus": os.cpu_count(), "machine": platform.machine(), **provenance()}
+    result = {"rows": rows, **machine()}
     if len(rows) > 1:
         result["exponent"] = exponent(rows)
         print("exponent", result["exponent"])
     return result
+
+
+def run_pages(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.harness.driver_pages import measure_pages
+
+    rows = []
+    for trials in args.trials:
+        with tempfile.TemporaryDirectory() as temporary:
+            rows.append(measure_pages(Path(temporary) / "run", trials, args.running))
+        print(rows[-1], flush=True)
+    return {"rows": rows, **machine()}
+
+
+def run_tune(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.harness.driver_tune import measure_tune
+
+    with tempfile.TemporaryDirectory() as temporary:
+        row = measure_tune(Path(temporary) / "run", args.concurrent, args.trials)
+    print(row)
+    return {"rows": [row], **machine()}
+
+
+def machine() -> dict[str, Any]:
+    from cid_ray.results.provenance import provenance
+
+    load = round(os.getloadavg()[0], 1)
+    return {"cpus": os.cpu_count(), "machine": platform.machine(), "load": load, **provenance()}
+
+
+COMMANDS = {"controller": run_sizes, "pages": run_pages, "tune": run_tune}
 
 
 def main() -> None:
@@ -167,6 +208,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    pages = commands.add_parser("pages")
+    pages.add_argument("--trials", type=int, nargs="+", default=[5000])
+    pages.add_argument("--running", type=int, default=2000)
+    tune = commands.add_parser("tune")
+    tune.add_argument("--concurrent", type=int, default=20)
+    tune.add_argument("--trials", type=int, default=60)
+    for command in (pages, tune):
+        command.add_argument("--out", type=Path)
     controller = commands.add_parser("controller")
     add = controller.add_argument
     add("--trials", type=int, nargs="+", default=[200, 1000, 3000, 10000])
@@ -175,7 +224,7 @@ def main() -> None:
     add("--scratch", type=Path, help="folder for the run folders")
     add("--out", type=Path)
     args = parser.parse_args()
-    result = run_sizes(args)
+    result = COMMANDS[args.command](args)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")

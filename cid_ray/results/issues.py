@@ -17,7 +17,7 @@ class Issue:
 def find_issues(records: list[Record]) -> list[Issue]:
     """Failed, retried and stale trials, unreadable images and warnings, in order."""
     found: dict[tuple[str, ...], Issue] = {}
-    warned: list[str] = []
+    warned: dict[str, None] = {}
     for record in records:
         event = record["event"]
         run = record["run"]
@@ -35,8 +35,8 @@ def find_issues(records: list[Record]) -> list[Issue]:
         for text in _warnings(record):
             # Several trials give the same warning, and a rung's warning joins several:
             # each is shown once.
-            if not any(text in other for other in warned):
-                warned.append(text)
+            if text not in warned and not any(text in other for other in warned):
+                warned[text] = None
                 found["warning", text] = Issue("warning", run, text)
     return list(found.values())
 

@@ -33,7 +33,13 @@ from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
-from cid_ray.results.tables import hyperparameter_table, pareto_table, repeat_table
+from cid_ray.results.tables import (
+    MAX_ROWS,
+    first_rows,
+    hyperparameter_table,
+    pareto_table,
+    repeat_table,
+)
 from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
 
@@ -100,7 +106,9 @@ def templates() -> Environment:
         "duration": format_duration,
         "repeats": repeats_text,
         "gain": gain_text,
+        "first_rows": first_rows,
     }
+    pages.globals["max_rows"] = MAX_ROWS
     return pages
 
 

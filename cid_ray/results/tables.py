@@ -7,7 +7,17 @@ from typing import Any
 from cid_ray.results.figures import cost_label
 from cid_ray.results.formatting import MISSING, format_mean, format_params, format_value
 from cid_ray.results.records import Record
+from cid_ray.results.snapshot import RunningTrial
 from cid_ray.results.summary import RatioSummary, hyperparameters_by_ratio
+
+MAX_ROWS = 100  # of running trials, issues, failures or warnings in a table of a page
+
+
+def first_rows(running: list[RunningTrial]) -> list[RunningTrial]:
+    """The running trials that a table shows: all, or the MAX_ROWS best at their last rung."""
+    if len(running) <= MAX_ROWS:
+        return running
+    return sorted(running, key=lambda trial: (trial.value is None, -(trial.value or 0)))[:MAX_ROWS]
 
 
 def repeat_table(summary: RatioSummary) -> list[dict[str, Any]]:

@@ -150,7 +150,7 @@ def progress_interval(interval_s: float, max_concurrent: int) -> float:
 
 
 def with_progress_interval(config: Config, max_concurrent: int) -> Config:
-    """A trial's configuration with the interval of its progress records."""
+    """A trial's configuration with the interval of its progress records; it changes no result."""
     interval = progress_interval(config.train.progress_s, max_concurrent)
     train = config.train.model_copy(update={"progress_s": interval})
     return config.model_copy(update={"train": train})

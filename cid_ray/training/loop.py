@@ -28,9 +28,9 @@ from cid_ray.training.trainer import Trainer
 
 
 def train(spec: RunSpec) -> Iterator[Record]:
-    """The records of one worker: `progress` every `train.progress_s`, `rung` at rungs, one `final`.
+    """The records of one worker: `progress` between rungs, `rung` at every rung, one `final`.
 
-    A resumed run yields its last rung's record again: a kill may have come before anyone stored it.
+    A resumed run yields its last rung's record again: a kill may have come before it was stored.
 
     Raises:
         Preempted: one of `spec.nodes` will be taken.
