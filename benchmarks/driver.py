@@ -3,13 +3,15 @@
     python -m benchmarks.driver controller --trials 200 1000 3000 10000 --concurrent 2000
     python -m benchmarks.driver pages --trials 5000 --running 2000
     python -m benchmarks.driver tune --concurrent 20 --trials 60
+    python -m benchmarks.driver sampler --trials 1000 --concurrent 50 --seeds 5
 
 `controller` is the search without Ray's Tune: the real studies, journal, records, status file,
 Prometheus gauges, console and pruning in one process, over simulated trials
 (benchmarks/harness/driver_load.py). Each size runs in a process of its own. Costs that come by the
 second and not by the trial (the export of the gauges, the writing of the status file) are listed
 apart, because a simulated search runs faster than the clock. `pages` builds and opens the pages of
-a large search. `tune` is the same search through Ray Tune, with an actor for each trial.
+a large search. `tune` is the same search through Ray Tune, with an actor for each trial. `sampler`
+compares what TPESampler suggests when it sees the whole study and part of it.
 """
 
 from __future__ import annotations
@@ -188,6 +190,13 @@ def run_tune(args: argparse.Namespace) -> dict[str, Any]:
     return {"rows": [row], **machine()}
 
 
+def run_sampler(args: argparse.Namespace) -> dict[str, Any]:
+    from benchmarks.harness.driver_sampler import compare_views
+
+    rows = compare_views(args.trials, args.concurrent, args.seeds, args.scratch)
+    return {"rows": rows, **machine()}
+
+
 def machine() -> dict[str, Any]:
     from cid_ray.results.provenance import provenance
 
@@ -195,7 +204,7 @@ def machine() -> dict[str, Any]:
     return {"cpus": os.cpu_count(), "machine": platform.machine(), "load": load, **provenance()}
 
 
-COMMANDS = {"controller": run_sizes, "pages": run_pages, "tune": run_tune}
+COMMANDS = {"controller": run_sizes, "pages": run_pages, "tune": run_tune, "sampler": run_sampler}
 
 
 def main() -> None:
@@ -214,7 +223,12 @@ def main() -> None:
     tune = commands.add_parser("tune")
     tune.add_argument("--concurrent", type=int, default=20)
     tune.add_argument("--trials", type=int, default=60)
-    for command in (pages, tune):
+    sampler = commands.add_parser("sampler")
+    sampler.add_argument("--trials", type=int, default=1000)
+    sampler.add_argument("--concurrent", type=int, default=50)
+    sampler.add_argument("--seeds", type=int, default=5)
+    sampler.add_argument("--scratch", type=Path, help="folder for the journals")
+    for command in (pages, tune, sampler):
         command.add_argument("--out", type=Path)
     controller = commands.add_parser("controller")
     add = controller.add_argument

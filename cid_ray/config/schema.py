@@ -1,8 +1,7 @@
 """The configuration as frozen pydantic models: every key, its default and its rule.
 
-`Config` is the whole. The sections of training are in train_schema.py, of a search in
-search_schema.py, of a ladder in scale_schema.py. `Config.fingerprint` identifies what changes
-results. Legend: H, W pixels. A "fraction of training" is a fraction of `train.steps`, in [0, 1].
+`Config` is the whole. Its other sections are in train_schema, search_schema and scale_schema.
+Legend: H, W pixels. A "fraction of training" is a fraction of `train.steps`, in [0, 1].
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ from cid_ray.search.indexed_storage import IndexedStorage
 from cid_ray.search.trial_index import TrialIndex
 
 SEEN_BEST = 25  # as many as TPESampler's model of good trials can hold
-SEEN_FINISHED = 500
-SEEN_RUNNING = 200
+SEEN_FINISHED = 200
+SEEN_RUNNING = 50
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
