@@ -20,8 +20,8 @@ from cid_ray.cli.console import RunConsole
 from cid_ray.cli.printing import say
 from cid_ray.cli.signals import INTERRUPTED, stop_signals
 from cid_ray.config import Config
+from cid_ray.results.ladder import failed_lines
 from cid_ray.results.ladder_page import write_ladder_report
-from cid_ray.results.records import of_event
 from cid_ray.storage.run_dir import RunDir
 
 EXAMPLES = """
@@ -46,6 +46,7 @@ def main(argv: list[str]) -> int:
         return plan(args)
     config, run_dir = run_options.open_run(args, args.kind)
     ladder = check(args, config, run_dir)
+    ladder.verbose = args.verbosity >= parser.VERBOSE
     with run_dir:
         run_dir.lock()
         with RunConsole(run_dir.local, ladder.total, ladder.unit, args.verbosity) as console:
@@ -94,7 +95,7 @@ def measure(ladder: Any, name: str, run_dir: RunDir, console: RunConsole) -> int
     page = write_ladder_report(run_dir.local, records, lambda text: console.log(text, True))
     run_dir.push()
     console.log(f"wrote {page}", always=True)
-    return parser.FAILED if of_event(records, "failed") else parser.DONE
+    return parser.FAILED if failed_lines(records) else parser.DONE
 
 
 def plan(args: Namespace) -> int:

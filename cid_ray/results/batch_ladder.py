@@ -68,6 +68,12 @@ def images_to(target: float, points: list[tuple[int, float]]) -> float | None:
     return None
 
 
+def reached_at_first_rung(records: list[Record], size: float) -> bool:
+    """Whether a training of this size had the target at its first rung: images are then a bound."""
+    target = target_of(records)
+    return any(points[0][1] >= target for points in val_curves(records)[size])
+
+
 def mean_images(records: list[Record]) -> dict[float, float | None]:
     """Batch size -> mean images to the target; None where a training never reached it."""
     target = target_of(records)
@@ -103,15 +109,21 @@ def lines(records: list[Record]) -> list[str]:
     images = {size: count for size, count in mean_images(records).items() if count is not None}
     name, target = METHOD_NAMES[curve_of(records).method], target_of(records)
     found = []
-    if len(images) > 1:
+    early = [f"{size:g}" for size in images if reached_at_first_rung(records, size)]
+    if early:
+        found.append(
+            f"{name}: batch {', '.join(early)} had {target:g} mIoU at its first rung or before, so "
+            "sizes cannot be compared: set earlier train.rungs"
+        )
+    elif len(images) > 1:
         smallest = min(images)
         for size in sorted(images)[1:]:
             more = images[size] / images[smallest]
             faster = size / smallest / more
             found.append(
                 f"{name}: {target:g} mIoU on val takes {more:.2f} times the images with a batch of "
-                f"{size:g} as with {smallest:g}, so {size / smallest:g} times the workers are at "
-                f"most {faster:.1f} times as fast"
+                f"{size:g} as with {smallest:g}, so {size / smallest:g} times the workers are "
+                f"about {faster:.1f} times as fast, if they are efficient"
             )
     missed = [f"{size:g}" for size, count in mean_images(records).items() if count is None]
     if missed:

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
-from scipy import stats
 
 from cid_ray.results.laws import Forecast, forecast_score
 from cid_ray.results.records import Record, of_event
@@ -85,8 +83,17 @@ def paired_gain(first: dict[int, float], second: dict[int, float]) -> tuple[floa
     gains = [first[repeat] - second[repeat] for repeat in first if repeat in second]
     if len(gains) < 2:
         return None
-    error = statistics.stdev(gains) / math.sqrt(len(gains))
-    return statistics.mean(gains), error * float(stats.t.ppf(0.975, len(gains) - 1))
+    return statistics.mean(gains), half_interval(gains)
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval (t) of a mean; 0 of a single value."""
+    from scipy import stats  # imported late: it takes half a second
+
+    if len(values) < 2:
+        return 0.0
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return error * float(stats.t.ppf(0.975, len(values) - 1))
 
 
 def ladder_of(records: list[Record]) -> str:
@@ -97,7 +104,14 @@ def ladder_of(records: list[Record]) -> str:
 def failed_lines(records: list[Record]) -> list[str]:
     """A sentence about trainings that failed and were not finished by a resume; else nothing."""
     finished = {final["run"] for final in of_event(records, "final")}
-    failed = sorted({record["run"] for record in of_event(records, "failed")} - finished)
+    rungs = of_event(records, "ladder")
+    # Concurrent trainings have no final record of their own, only that of their count.
+    counts = {rung["run"] for rung in rungs if rung["ladder"] == "concurrency"}
+    failed = sorted(
+        run
+        for run in {record["run"] for record in of_event(records, "failed")} - finished
+        if run.rpartition("-")[0] not in counts
+    )
     if not failed:
         return []
     what = "training is" if len(failed) == 1 else "trainings are"
@@ -144,24 +158,33 @@ def forecasts_of(curve: Curve) -> list[LadderForecast]:
     scores = {count: curve.samples(count) for count in counts}
     if len(counts) > MIN_COUNTS:
         known = {count: scores[count] for count in counts[:-1]}
-        forecast = forecast_score(known, counts[-1])
+        forecast = with_repeat_noise(curve, counts[:-1], forecast_score(known, counts[-1]))
         found.append(LadderForecast(counts[-1], forecast, curve.mean(counts[-1])))
     if len(counts) >= MIN_COUNTS:
         double = 2 * counts[-1]
-        found.append(LadderForecast(double, forecast_score(scores, double), None))
+        forecast = with_repeat_noise(curve, counts, forecast_score(scores, double))
+        found.append(LadderForecast(double, forecast, None))
     return found
 
 
-def enough_from(curve: Curve) -> float:
-    """The least count from which the largest one adds nothing above noise (95 %, paired).
+def with_repeat_noise(curve: Curve, counts: list[float], forecast: Forecast) -> Forecast:
+    """A forecast from some counts, whose interval also holds what a repeat does to all alike.
 
-    Without repeats nothing is above noise; the largest count is then returned.
+    A repeat has one seed and one label draw at every count. The law's interval takes the noise of
+    counts as independent, so what they share is added in quadrature. With one repeat nothing is
+    known of it.
     """
-    largest = curve.counts[-1]
-    enough = largest
-    for count in reversed(curve.counts[:-1]):
-        gain = curve.gain(largest, count)
-        if gain is None or gain[0] > gain[1]:
-            break
-        enough = count
-    return enough
+    effects = repeat_effects([curve.scores[count] for count in counts])
+    if len(effects) < 2:
+        return forecast
+    shared = half_interval(effects)
+    low = math.hypot(forecast.score - forecast.low, shared)
+    high = math.hypot(forecast.high - forecast.score, shared)
+    return Forecast(forecast.score, forecast.score - low, forecast.score + high)
+
+
+def repeat_effects(scores: list[dict[int, float]]) -> list[float]:
+    """Of each repeat that all counts have: its mean over the counts, minus that of all repeats."""
+    everywhere = set.intersection(*(set(own) for own in scores))
+    means = [statistics.mean(own[repeat] for own in scores) for repeat in sorted(everywhere)]
+    return [mean - statistics.mean(means) for mean in means]

@@ -19,7 +19,7 @@ from cid_ray.results import (
     worker_ladder,
 )
 from cid_ray.results.audit_page import page_templates
-from cid_ray.results.ladder import ladder_of
+from cid_ray.results.ladder import failed_lines, ladder_of
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.report_page import rendered
 from cid_ray.storage import paths
@@ -73,7 +73,8 @@ def ladder_report(records: list[Record]) -> LadderReport:
     """
     name = ladder_of(records)
     if not name:
-        raise InputError("the records hold no count of a ladder: nothing was measured yet")
+        failed = "".join(f"; {line}" for line in failed_lines(records))
+        raise InputError(f"the records hold no count of a ladder: nothing was measured{failed}")
     title, kind = KINDS[name]
     facts = worker_ladder.facts(records) if name == "workers" else run_facts(records)
     return LadderReport(

@@ -15,8 +15,8 @@ FORECAST_LADDERS = ("labels", "pool")  # whose scores follow a power law of the 
 
 def rung_record(
     ladder: str, records: Iterable[Record], final: Record, label: str, costs: Costs | None = None
-) -> Record:
-    """The `ladder` record of the count at which a training has finished.
+) -> Record | None:
+    """The `ladder` record of the count at which a training has finished; None without a score.
 
     Args:
         ladder: its name.
@@ -31,6 +31,8 @@ def rung_record(
         if other["method"] == final["method"] and other["params"] == final["params"]
     ]
     scores = [other[SCORE] for other in same if other.get(SCORE) is not None]
+    if not scores:  # test has no ground truth
+        return None
     count = costs["parameters"] if costs else count_of(ladder, final)
     name = label.replace("/", "_")
     return {

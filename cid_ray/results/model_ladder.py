@@ -22,9 +22,9 @@ def rungs(records: list[Record]) -> list[Record]:
 def beaten_by(rung: Record, others: list[Record]) -> str:
     """The label of an encoder that is faster and better; "" for one of the Pareto front."""
     for other in others:
-        faster = other["measured"]["latency_ms"] <= rung["measured"]["latency_ms"]
-        better = other["measured"]["mean"] >= rung["measured"]["mean"]
-        if other is not rung and faster and better:
+        latency = other["measured"]["latency_ms"] - rung["measured"]["latency_ms"]
+        gain = other["measured"]["mean"] - rung["measured"]["mean"]
+        if latency <= 0 <= gain and (latency < 0 or gain > 0):
             return str(other["label"])
     return ""
 

@@ -14,9 +14,9 @@ from cid_ray.results.ladder import (
     Curve,
     LadderForecast,
     curves_of,
-    enough_from,
     failed_lines,
     forecasts_of,
+    half_interval,
     ladder_of,
 )
 from cid_ray.results.laws import forecast_score
@@ -77,13 +77,12 @@ def _curve_lines(ladder: str, curve: Curve) -> Iterator[str]:
                 f"{name}: {one.count:g} {unit} were forecast from the counts below as "
                 f"{describe_forecast(one)}, and measured as {one.measured:.2f}"
             )
-    if not forecasts:
-        yield f"{name}: a forecast needs three counts or more, this ladder has {len(curve.counts)}"
-        return
     if ladder == "pool":
         yield f"{name}: {_pool_advice(curve)}"
-    else:
-        yield f"{name}: {_label_advice(curve, forecasts[-1])}"
+    if not forecasts:
+        yield f"{name}: a forecast needs three counts or more, this ladder has {len(curve.counts)}"
+    elif ladder == "labels":
+        yield f"{name}: {_label_advice(curve, forecasts)}"
 
 
 def describe_forecast(one: LadderForecast) -> str:
@@ -92,29 +91,42 @@ def describe_forecast(one: LadderForecast) -> str:
     return f"{forecast.score:.2f} ({forecast.low:.2f} to {forecast.high:.2f})"
 
 
-def _label_advice(curve: Curve, double: LadderForecast) -> str:
+def _label_advice(curve: Curve, forecasts: list[LadderForecast]) -> str:
+    """What to think of twice as many labels. "More labels pay" needs a law that has not failed."""
+    *checked, double = forecasts
     largest = curve.counts[-1]
     now = curve.mean(largest)
     expected = (
         f"{double.count:g} labels are expected at {describe_forecast(double)} mIoU, "
         f"{format_signed(double.forecast.score - now)} over {largest:g}"
     )
-    if double.forecast.low > now:
+    for one in checked:
+        if one.measured is not None and not one.forecast.low <= one.measured <= one.forecast.high:
+            return f"{expected}; but the law missed {one.count:g} labels, so do not rely on it"
+    last = curve.gain(largest, curve.counts[-2])
+    if last is None:
+        return f"{expected}; with one repeat nothing can be told from noise: set scale.repeats=3"
+    if last[0] > 0 and double.forecast.low > now + half_interval(curve.samples(largest)):
         return f"{expected}: more labels pay"
     return f"{expected}: whether more labels pay cannot be told from these counts and repeats"
 
 
 def _pool_advice(curve: Curve) -> str:
-    least, largest = curve.counts[0], curve.counts[-1]
-    enough = enough_from(curve)
+    """What the whole pool adds to its smallest part, and what its last step added."""
+    if len(curve.counts) < 2:
+        return "a single count says nothing about more or less of the pool"
+    least, before, largest = curve.counts[0], curve.counts[-2], curve.counts[-1]
     whole = f"{largest:g} pool images over {least:g}: {gain_text(curve, largest, least)} mIoU"
-    if curve.gain(largest, least) is None:
+    gain, last = curve.gain(largest, least), curve.gain(largest, before)
+    if gain is None:
         return f"{whole}, from one repeat; set scale.repeats=3 to tell it from noise"
-    if enough == least:
-        return f"{whole}, within noise: a larger pool has shown no gain here"
-    if enough < largest:
-        return f"{whole}; above {enough:g} images more of the pool have shown no gain"
-    return f"{whole}: the pool still pays at its full size; more unlabeled images may help"
+    if gain[0] + gain[1] < 0:
+        return f"{whole}: the larger pool hurts here"
+    if gain[0] - gain[1] <= 0:
+        return f"{whole}: whether a larger pool pays cannot be told"
+    if last is not None and last[0] - last[1] > 0:
+        return f"{whole}: the pool still pays at its full size; more unlabeled images may help"
+    return f"{whole}; its last step, from {before:g} images on: {gain_text(curve, largest, before)}"
 
 
 def draw(records: list[Record]) -> str:

@@ -129,6 +129,8 @@ def advice(records: list[Record], law: WorkerLaw) -> str:
     measured = rungs(records)
     least = measured[0]["measured"]["min_efficiency"]
     most = FURTHER * int(measured[-1]["count"])
+    limit = measured[0]["measured"]["max_workers"]  # that the global batch has images for
+    most = most if limit is None else min(most, int(limit))
     best = recommended_workers(law, most, least)
     images = measured[0]["measured"]["images"] / measured[0]["count"]
     work = best * images if law.scaling == "weak" else measured[0]["measured"]["images"]
@@ -144,7 +146,9 @@ def advice(records: list[Record], law: WorkerLaw) -> str:
             text += f", {dollars(best * usd * epoch / per_hour)} for as many images as the pool has"
     if best > measured[-1]["count"]:
         text += f" (a forecast: {measured[-1]['count']:g} were measured)"
-    if best == most:
+    if best == limit:
+        text += "; the global batch has images for no more"
+    elif best == most:
         text += "; the law does not say how many would be too many"
     return text
 

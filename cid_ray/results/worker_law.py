@@ -8,8 +8,10 @@ of it. c is a ring's all-reduce, whose bytes per worker grow as (n - 1) / n (P. 
 X. Yuan, J. Parallel Distrib. Comput. 69, 2009), so it is bytes / bandwidth times a factor. d is the
 latency of a tree, and of waiting for the slowest.
 
-A few counts cannot tell b, c and d apart, and they say different things of the next count. So a
-forecast fits the law with each of them alone and with all, and its interval encloses the four.
+With strong scaling c is no parameter of its own: (n - 1) / n is 1 - 1 / n, so c says the same as a
+smaller a and a larger b. A few counts cannot tell b from d, and these say different things of
+the next count. So a forecast fits the law with each of them alone and with all, and its interval
+encloses them.
 
 Neither torch nor ray is needed.
 """
@@ -23,7 +25,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from cid_ray.results.laws import Forecast
 
@@ -180,6 +181,8 @@ def _basis(counts: Sequence[int], scaling: Scaling) -> Floats:
 
 def _fit(counts: Sequence[int], means: Floats, terms: tuple[bool, ...], scaling: Scaling) -> Floats:
     """[4]: the law's parameters, 0 where a term is not used."""
+    from scipy.optimize import nnls  # imported late: it takes half a second
+
     used = np.array(terms)
     found = np.zeros(len(used))
     basis = _basis(counts, scaling)[:, used] / means[:, None]

@@ -41,6 +41,7 @@ class ConcurrencyLadder:
     """
 
     unit = "training"
+    verbose = False  # show what Ray's processes print
 
     def __init__(self, config: Config, run_dir: RunDir, resumed: bool):
         if resumed:
@@ -62,7 +63,7 @@ class ConcurrencyLadder:
         run_dir = self.run_dir
         write_config(self.config, run_dir)
         writer = RecordWriter(run_dir.local)
-        ray_session.start_ray(metadata={"run": run_dir.basename})
+        ray_session.start_ray(self.verbose, metadata={"run": run_dir.basename})
         capacity = ray_session.cluster_capacity()
         done = 0
         for count in self.config.scale.concurrent:
@@ -95,14 +96,18 @@ class ConcurrencyLadder:
         placement = Placement(resources, count, count, count)
         last: dict[str, Record] = {}
         failed = []
-        for record in run_trainings(trainings, self.run_dir.uri, placement):
+        memory: list[int] = []
+        for record in run_trainings(trainings, self.run_dir.uri, placement, score_test=False):
             if record["event"] == "failed":
                 failed.append(record)
-            if record["event"] == "rung":
+            if record["event"] == "final":
                 last[record["run"]] = record
+            if record["event"] == "rung":
+                memory.append(record["memory"]["process_bytes"] or 0)
         for training in trainings:
             remove_checkpoints(self.config, self.run_dir.uri, training.name)
-        return failed or [count_record(self.config, count, resources, list(last.values()))]
+        largest = max(memory, default=0) or None
+        return failed or [count_record(self.config, count, resources, list(last.values()), largest)]
 
 
 def share_of_node(config: Config, capacity: ClusterCapacity, count: int) -> Resources:
@@ -122,12 +127,14 @@ def share_of_node(config: Config, capacity: ClusterCapacity, count: int) -> Reso
 
 
 def count_record(
-    config: Config, count: int, resources: Resources, rungs: list[Record]
+    config: Config,
+    count: int,
+    resources: Resources,
+    finals: list[Record],
+    process_bytes: int | None,
 ) -> dict[str, Any]:
-    """The `ladder` record of a count."""
-    seconds = [rung["seconds"] for rung in rungs]
-    memory = [rung["memory"]["process_bytes"] for rung in rungs]
-    known = [value for value in memory if value is not None]
+    """The `ladder` record of a count, from the last records of its trainings."""
+    seconds = [final["seconds"] for final in finals]
     return {
         **common_fields(f"concurrency-{count}", config.data.ratio, config.method),
         "event": "ladder",
@@ -137,10 +144,10 @@ def count_record(
         "samples": seconds,
         "measured": {
             "trials_per_hour": sum(3600 / one for one in seconds),
-            "images_per_s": sum(rung["images_per_s"] for rung in rungs),
+            "images_per_s": sum(final["images_per_s"] for final in finals),
             "seconds": statistics.mean(seconds),
             "cpus": resources.cpus,
             "gpus": resources.gpus,
-            "process_bytes": max(known) if known else None,
+            "process_bytes": process_bytes,
         },
     }

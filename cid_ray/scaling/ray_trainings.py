@@ -8,6 +8,7 @@ others continue. A node that is taken with notice does not count (`search.max_pr
 from __future__ import annotations
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from cid_ray.results.records import Record
 from cid_ray.scaling.ladders import Training
 from cid_ray.search.plan import Placement
 from cid_ray.search.trial_states import PREEMPTED
+from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.training.preemption import Preempted
 
@@ -24,7 +26,10 @@ WAIT_S = 1.0  # for a record; Ctrl-C is noticed between two of them
 
 
 def run_trainings(
-    trainings: Iterable[Training], run_dir: PathOrUri, placement: Placement
+    trainings: Iterable[Training],
+    run_dir: PathOrUri,
+    placement: Placement,
+    score_test: bool = True,
 ) -> Iterator[Record]:
     """Train all; yield the records of all of them as they come.
 
@@ -34,6 +39,7 @@ def run_trainings(
         trainings: what to train, started in this order.
         run_dir: a folder that all nodes share, or s3://bucket/path.
         placement: what one training requests, and how many run concurrently.
+        score_test: score the test split at the end of each.
 
     Yields:
         What `cid_ray.train` yields, and "retry" and "failed" records.
@@ -47,7 +53,7 @@ def run_trainings(
         while waiting or running:
             while waiting and len(running) < placement.max_concurrent:
                 training = waiting.popleft()
-                running[_start(training, run_dir, placement)] = training
+                running[_start(training, run_dir, placement, score_test)] = training
             ready, _ = ray.wait(list(running), num_returns=1, timeout=WAIT_S)
             for stream in ready:
                 training = running[stream]
@@ -68,7 +74,7 @@ def run_trainings(
             ray.cancel(stream, force=True)
 
 
-def _start(training: Training, run_dir: PathOrUri, placement: Placement) -> Any:
+def _start(training: Training, run_dir: PathOrUri, placement: Placement, score_test: bool) -> Any:
     import ray
 
     resources = placement.resources
@@ -79,11 +85,17 @@ def _start(training: Training, run_dir: PathOrUri, placement: Placement) -> Any:
         max_retries=0,  # a second attempt has other records, so Ray cannot replace the first by it
     )(stream_records)
     return task.remote(
-        training.config.model_dump_json(), str(run_dir), training.name, resources.cpus
+        training.config.model_dump_json(),
+        str(paths.absolute(run_dir)),
+        training.name,
+        resources.cpus,
+        score_test,
     )
 
 
-def stream_records(config: str, run_dir: str, name: str, cpus: float) -> Iterator[Record]:
+def stream_records(
+    config: str, run_dir: str, name: str, cpus: float, score_test: bool
+) -> Iterator[Record]:
     """What a task runs: one training. An error becomes a "failed" record."""
     from cid_ray.training.launch import train
 
@@ -91,11 +103,13 @@ def stream_records(config: str, run_dir: str, name: str, cpus: float) -> Iterato
     # Workers that a process keeps would hold their CPUs while Ray gives it no other training.
     reuse = parsed.distributed.max_workers == 1
     try:
-        yield from train(parsed, run_dir, name, cpus=cpus, reuse_process=reuse)
+        options = {"cpus": cpus, "reuse_process": reuse, "score_test": score_test}
+        yield from train(parsed, run_dir, name, **options)  # type: ignore[arg-type]
     except Preempted:
         raise  # the training continues elsewhere
     except Exception as error:
-        yield failed_record(parsed, name, error_summary(error, with_type=True))
+        reason = error_summary(error, with_type=True)
+        yield {**failed_record(parsed, name, reason), "traceback": traceback.format_exc()[-4000:]}
 
 
 def failed_record(config: Config, name: str, reason: str) -> Record:

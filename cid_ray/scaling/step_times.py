@@ -62,6 +62,7 @@ def time_steps(
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    run_dir = paths.absolute(run_dir)  # the workers have another working folder
     on_gpu = resources.gpus > 0
     setup = {
         "config": config.model_dump_json(),

@@ -7,6 +7,7 @@ and repeats. Checkpoints of finished trainings are removed: a ladder measures.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from cid_ray.config import Config, InputError
@@ -46,6 +47,7 @@ class TrainingLadder:
     """
 
     unit = "step"
+    verbose = False  # show what Ray's processes print
 
     def __init__(self, name: str, config: Config, run_dir: RunDir, resumed: bool):
         if resumed:
@@ -58,10 +60,12 @@ class TrainingLadder:
         by_encoder: dict[str, list[Config]] = {}
         for training in self.trainings:
             by_encoder.setdefault(training.config.model.encoder, []).append(training.config)
+        found = []
         for encoder, variants in by_encoder.items():
-            found = preflight.check_data(variants[0], variants)
+            found.append(preflight.check_data(variants[0], variants))
             if name == "model":
-                self.costs[encoder] = network_costs(variants[0], found.table)
+                self.costs[encoder] = network_costs(variants[0], found[-1].table)
+        check_counts(name, found, self.trainings)
 
     def measure(self, log: Log, advance: Log) -> list[Record]:
         """Train what is missing.
@@ -81,32 +85,62 @@ class TrainingLadder:
         missing = [one for one in self.trainings if one.name not in finished]
         log(f"{LADDERS[name].what}: {len(self.trainings)} trainings, {len(missing)} to do")
         if missing:
-            ray_session.start_ray(metadata={"run": run_dir.basename})
+            ray_session.start_ray(self.verbose, metadata={"run": run_dir.basename})
             placement = plan_placement(self.config, ray_session.cluster_capacity())
             log(f"{placement.max_concurrent} at a time, each with {placement.resources}")
             progress = LadderProgress(self.trainings, missing, log, advance)
             for record in _train(name, missing, run_dir, placement, progress):
                 writer.append(record)
                 if record["event"] == "final":
-                    label = str(record["params"][LADDERS[name].changed])
-                    records = read_records(run_dir.local)
-                    costs = self.costs.get(label)
-                    writer.append(rung_record(name, records, record, label, costs))
+                    self._write_rungs(writer)
                     remove_checkpoints(self.config, run_dir.uri, record["run"])
                 run_dir.push()
+        self._write_rungs(writer)
         for forecast in forecast_records(name, read_records(run_dir.local)):
             writer.append(forecast)
         return read_records(run_dir.local)
 
+    def _write_rungs(self, writer: RecordWriter) -> None:
+        """The `ladder` records that are missing or older than the finished trainings."""
+        records = read_records(self.run_dir.local)
+        known = {rung["run"]: rung for rung in of_event(records, "ladder")}
+        for final in of_event(records, "final"):
+            label = str(final["params"][LADDERS[self.name].changed])
+            rung = rung_record(self.name, records, final, label, self.costs.get(label))
+            same = rung is not None and known.get(rung["run"], {}).get("samples") == rung["samples"]
+            if rung is not None and not same:
+                known[rung["run"]] = rung
+                writer.append(rung)
+
 
 def check_same_ladder(name: str, run_dir: RunDir) -> None:
-    """Raise InputError when the run folder holds another ladder."""
-    others = {r["ladder"] for r in of_event(read_records(run_dir.local), "ladder")} - {name}
-    if others:
+    """Raise InputError when the run folder holds another ladder, a search or a training."""
+    runs = [record["run"] for record in read_records(run_dir.local)]
+    others = [run for run in runs if not run.startswith(f"{name}-")]
+    if others or (run_dir.local / "study.journal").exists():
+        what = f"{others[0]!r}" if others else "a search"
         raise InputError(
-            f"--resume {run_dir} holds the ladder {others.pop()!r}, not {name!r}; choose another "
-            "--out"
+            f"--resume {run_dir} is not the folder of a ladder {name!r}: it holds {what}; choose "
+            "another --out"
         )
+
+
+def check_counts(ladder: str, found: list[preflight.Preflight], trainings: list[Training]) -> None:
+    """Raise InputError when two counts of a ladder mean the same."""
+    names = Counter(training.name for training in trainings)
+    same = [name for name, number in names.items() if number > 1]
+    if same:
+        raise InputError(f"scale.{LADDERS[ladder].key}: two counts have the run name {same[0]!r}")
+    if ladder != "labels":
+        return
+    budgets: dict[int, str] = {}
+    for ratio, split in found[0].splits.items():
+        other = budgets.setdefault(split.label_budget, ratio)
+        if other != ratio:
+            raise InputError(
+                f"scale.ratios: {other} and {ratio} are both {split.label_budget} labels; leave "
+                "out one of them"
+            )
 
 
 def _train(

@@ -11,6 +11,7 @@ import statistics
 from typing import Any
 
 from cid_ray.config import Config, InputError
+from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
 from cid_ray.resources import ray_session
 from cid_ray.resources.capacity import Resources
 from cid_ray.resources.prices import Prices
@@ -44,6 +45,7 @@ class WorkerLadder:
     """
 
     unit = "measurement"
+    verbose = False  # show what Ray's processes print
 
     def __init__(
         self,
@@ -79,10 +81,11 @@ class WorkerLadder:
         run_dir = self.run_dir
         write_config(self.config, run_dir)
         writer = RecordWriter(run_dir.local)
-        ray_session.start_ray(metadata={"run": run_dir.basename})
+        ray_session.start_ray(self.verbose, metadata={"run": run_dir.basename})
         largest = self.configs[max(self.configs)]
         resources = worker_resources(largest, ray_session.cluster_capacity())
         log(f"each worker gets {resources}")
+        self._check_equal_conditions(resources)
         done = 0
         for repeat in range(self.config.scale.repeats):
             for count in self.configs:
@@ -99,6 +102,19 @@ class WorkerLadder:
             writer.append(forecast)
         return read_records(run_dir.local)
 
+    def _check_equal_conditions(self, resources: Resources) -> None:
+        """Raise InputError when earlier counts were measured with other workers or scaling."""
+        weak = int(self.config.scale.scaling == "weak")
+        now = {"cpus": resources.cpus, "gpus": resources.gpus, "weak": weak}
+        for record in of_event(read_records(self.run_dir.local), "ladder"):
+            before = {key: record["measured"][key] for key in now}
+            if before != now:
+                raise InputError(
+                    f"--resume {self.run_dir}: {record['label']} workers were measured with "
+                    f"{before}, now it would be {now}; choose another --out, or set "
+                    "distributed.cpus_per_worker and scale.scaling as before"
+                )
+
     def _measure_once(
         self, count: int, repeat: int, earlier: Record | None, resources: Resources
     ) -> Record:
@@ -107,7 +123,15 @@ class WorkerLadder:
         record = count_record(config, count, timed, earlier, resources)
         cost = usd_per_worker_hour(self.machine, resources)
         record["measured"] |= {"pool_images": self.num_pool, "usd_per_worker_hour": cost}
+        record["measured"]["max_workers"] = most_workers(self.config)
         return record
+
+
+def most_workers(config: Config) -> int | None:
+    """The workers that the global batch has images for; None with weak scaling."""
+    if config.scale.scaling == "weak":
+        return None
+    return min(config.data.batch_size, config.data.batch_size_u // CUTMIX_GROUP_SIZE)
 
 
 def usd_per_worker_hour(machine: str | None, resources: Resources) -> float | None:

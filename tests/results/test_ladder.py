@@ -12,7 +12,7 @@ from cid_ray.config import Config, InputError
 from cid_ray.resources.capacity import Resources
 from cid_ray.results import batch_ladder
 from cid_ray.results.batch_ladder import images_to
-from cid_ray.results.ladder import curves_of, enough_from, forecasts_of, paired_gain
+from cid_ray.results.ladder import curves_of, failed_lines, forecasts_of, paired_gain
 from cid_ray.results.ladder_page import ladder_report, write_ladder_report
 from cid_ray.results.ladder_records import forecast_records, rung_record
 from cid_ray.results.laws import PowerLaw
@@ -39,6 +39,12 @@ def final(method: str, labels: int, seed: int, score: float, **fields: Any) -> R
     return made.final(method, labels, **{**own, **fields})
 
 
+def rung_of(*arguments: Any) -> Record:
+    rung = rung_record(*arguments)
+    assert rung is not None
+    return rung
+
+
 def label_ladder(counts: tuple[int, ...] = (12, 24, 48, 96), sd: float = 0.3) -> list[Record]:
     random = np.random.default_rng(0)
     finals = [
@@ -46,7 +52,7 @@ def label_ladder(counts: tuple[int, ...] = (12, 24, 48, 96), sd: float = 0.3) ->
         for seed in range(3)
         for n in counts
     ]
-    rungs = [rung_record("labels", finals, one, str(one["label_count"])) for one in finals]
+    rungs = [rung_of("labels", finals, one, str(one["label_count"])) for one in finals]
     return [*finals, *rungs]
 
 
@@ -97,19 +103,65 @@ def test_three_counts_forecast_but_cannot_check_it_and_two_say_why_not() -> None
 
 
 @pytest.mark.parametrize(
-    ("scores", "enough"),
+    ("scores", "said"),
     [
-        ({10: [40, 50, 60], 20: [45, 55, 65.1], 40: [50, 60, 70]}, 40),  # still rises
-        ({10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, 20),
-        ({10: [50.2, 59.9, 70], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, 10),
-        ({10: [50], 40: [50.1]}, 40),  # nothing is above noise without repeats
+        ({10: [40, 50, 60], 20: [45, 55, 65.1], 40: [50, 60.2, 70]}, "still pays at its full size"),
+        ({10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, "from 20 images on: +0.00"),
+        ({10: [50.2, 59.9, 70], 40: [50, 60, 70.1]}, "cannot be told"),
+        ({10: [50.2, 59.9, 70], 40: [45, 55, 65.1]}, "the larger pool hurts here"),
+        ({10: [50], 40: [50.1]}, "from one repeat"),
     ],
 )
-def test_enough_pool_is_where_more_adds_nothing_above_noise(
-    scores: dict[int, list[float]], enough: int
+def test_pool_advice_says_no_more_than_the_paired_gains(
+    scores: dict[int, list[float]], said: str
 ) -> None:
-    (curve,) = curves_of("pool", pool_ladder(scores))
-    assert enough_from(curve) == enough
+    records = pool_ladder(scores)
+    rungs = [rung_of("pool", records, one, str(one["pool_count"])) for one in records]
+    assert said in "; ".join(ladder_report([*records, *rungs]).lines)
+
+
+def falling(sd: float) -> list[Record]:
+    random = np.random.default_rng(0)
+    scores = {12: 60.0, 24: 58.0, 48: 56.0, 96: 54.0}
+    finals = [
+        final("cid", n, seed, score + sd * random.standard_normal())
+        for seed in range(3)
+        for n, score in scores.items()
+    ]
+    return [*finals, *(rung_of("labels", finals, f, str(f["label_count"])) for f in finals)]
+
+
+def test_falling_curve_gets_no_advice_to_label_more() -> None:
+    """The law cannot fall: its forecast of the largest count misses, and that is said."""
+    said = " ".join(ladder_report(falling(0.5)).lines)
+    assert "more labels pay" not in said
+    assert "but the law missed 96 labels, so do not rely on it" in said
+
+
+def test_interval_holds_what_a_repeat_does_to_all_counts() -> None:
+    """Flat truth; a repeat moves all counts by two points, and each by half a point more."""
+    random = np.random.default_rng(0)
+    inside = 0
+    for _ in range(200):
+        shared = 2 * random.standard_normal(3)
+        finals = [
+            final("cid", n, seed, 50 + shared[seed] + 0.5 * random.standard_normal())
+            for seed in range(3)
+            for n in (12, 24, 48)
+        ]
+        (double,) = forecasts_of(curves_of("labels", finals)[0])
+        inside += double.forecast.low <= 50 <= double.forecast.high
+    assert inside / 200 >= 0.95 - 3 * (0.95 * 0.05 / 200) ** 0.5
+
+
+def test_equal_encoders_do_not_beat_each_other() -> None:
+    report = ladder_report([encoder_rung("one", 1.0, 40.0), encoder_rung("two", 1.0, 40.0)])
+    assert report.lines[0].endswith("better than one, two")
+
+
+def test_failure_that_a_resume_has_mended_is_no_failure() -> None:
+    lost = {**final("cid", 12, 0, 0.0), "event": "failed", "reason": "NaN"}
+    assert failed_lines([lost, *label_ladder()]) == []
 
 
 def test_every_forecast_that_is_said_is_in_a_record() -> None:
@@ -183,7 +235,7 @@ def batch_ladder_records(finals_at: dict[int, int]) -> list[Record]:
             records.append({**made.rung("cid", 12, 0, step, score, params=params), **own})
         end = final("cid", 12, 0, 55.0, run=f"batch-{size}-cid-0", params=params)
         records.append(end)
-        records.append(rung_record("batch", records, end, str(size)))
+        records.append(rung_of("batch", records, end, str(size)))
     return records
 
 
@@ -197,14 +249,14 @@ def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
     assert found == {4.0: 6144.0, 16.0: 9216.0}
     (line,) = ladder_report(records).lines
     assert "1.50 times the images with a batch of 16 as with 4" in line
-    assert "4 times the workers are at most 2.7 times as fast" in line
+    assert "4 times the workers are about 2.7 times as fast" in line
     assert [row[-1] for row in ladder_report(records).rows] == ["768", "288"]
 
 
 def encoder_rung(name: str, latency: float, score: float) -> Record:
     costs = {"parameters": latency, "gflops": 1.0, "latency_ms": latency}
     end = final("cid", 12, 0, score, run=f"model-{name}-cid-0", params={"model.encoder": name})
-    return rung_record("model", [end], end, name, costs)
+    return rung_of("model", [end], end, name, costs)
 
 
 def test_model_ladder_names_the_encoders_that_none_beats() -> None:
@@ -219,9 +271,8 @@ def test_model_ladder_names_the_encoders_that_none_beats() -> None:
 
 
 def concurrency_rung(count: int, per_hour: float) -> Record:
-    rung = made.rung("cid", 12, 0, 10, 40.0, memory={"process_bytes": 10**9})
-    rung["seconds"] = 3600 * count / per_hour
-    return count_record(Config(), count, Resources(2 / count, 1 / count), [rung] * count)
+    end = {**final("cid", 12, 0, 40.0), "seconds": 3600 * count / per_hour}
+    return count_record(Config(), count, Resources(2 / count, 1 / count), [end] * count, 10**9)
 
 
 def test_concurrency_ladder_recommends_the_fewest_that_finish_most() -> None:

@@ -40,7 +40,8 @@ def test_known_parameters_are_found_without_noise(truth: WorkerLaw) -> None:
     law = fit_worker_law(ladder(truth, (1, 2, 4, 8, 16), 0, noise=0.0), truth.scaling)
     own = (law.shared, law.fixed, law.ring, law.latency)
     expected = (truth.shared, truth.fixed, truth.ring, truth.latency)
-    np.testing.assert_allclose(own, expected, atol=1e-8)
+    if not (truth.ring and truth.scaling == "strong"):  # then c is not a parameter of its own
+        np.testing.assert_allclose(own, expected, atol=1e-8)
     assert law.seconds(64) == pytest.approx(truth.seconds(64))
 
 
@@ -62,7 +63,7 @@ def test_interval_covers_the_truth_at_its_rate_over_500_ladders(
 
 
 def test_overheads_that_two_counts_cannot_tell_apart_are_all_in_the_interval() -> None:
-    """On 1 and 2 workers these three take the same time, on 16 they do not."""
+    """On 1 and 2 workers these three take the same time, on 16 latency takes twice as long."""
     fixed = WorkerLaw(0.8, 0.2, 0.0, 0.0)
     latency = WorkerLaw(1.0, 0.0, 0.0, 0.1)
     ring = WorkerLaw(1.0, 0.0, 0.2, 0.0)

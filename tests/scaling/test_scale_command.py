@@ -102,7 +102,7 @@ def test_resume_trains_only_what_is_missing(ladder: Path, small_demo: Path) -> N
 
 @pytest.mark.ray
 def test_other_ladder_in_the_same_folder_is_refused(ladder: Path) -> None:
-    with pytest.raises(InputError, match="holds the ladder 'labels', not 'pool'"):
+    with pytest.raises(InputError, match="not the folder of a ladder 'pool'"):
         scale.main(["pool", "--resume", str(ladder)])
 
 
@@ -194,6 +194,8 @@ def test_wrong_ladders_are_refused_before_ray_starts(small_demo: Path, tmp_path:
     path = str(config_file(tmp_path, small_demo))
     for arguments, message in (
         (["labels", "--set", "scale.ratios=[999]"], "999 labeled images"),
+        (["labels", "--set", "scale.ratios=[12,12.0]"], "are both 12 labels"),
+        (["labels", "--set", "scale.ratios=[1/4,12]"], "are both 12 labels"),
         (["pool", "--set", "method=supervised"], "supervised uses no unlabeled image"),
         (["workers", "--set", "scale.workers=[64]"], "data.batch_size is 4"),
         (["workers", "--machine", "abacus"], "--machine abacus is not in the price list"),
