@@ -85,7 +85,7 @@ def check(args: Namespace, config: Config, run_dir: RunDir) -> Any:
 def measure(ladder: Any, name: str, run_dir: RunDir, console: RunConsole) -> int:
     """Run a checked ladder and report it; returns the exit code."""
     resume = f"python -m cid_ray.scale {name} --resume {run_dir}"
-    console.log(f"run folder {run_dir}; stop it any time, resume with: {resume}")
+    console.log(f"stop it any time, resume with: {resume}")
     try:
         with stop_signals(resume, console.log):
             records = ladder.measure(console.log, console.advance)
@@ -99,7 +99,6 @@ def measure(ladder: Any, name: str, run_dir: RunDir, console: RunConsole) -> int
 
 
 def plan(args: Namespace) -> int:
-    """Simulate a search on clusters of several sizes."""
     plan_options.check_options(args)
     from cid_ray.planning.plan_run import run_plan  # optuna and simpy take a second
 
