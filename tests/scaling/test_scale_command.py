@@ -142,6 +142,7 @@ def test_killed_training_is_tried_again_and_killed_ladder_resumes(
     assert final["step"] == 120
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("kind", "counts", "said"),
@@ -162,12 +163,14 @@ def test_ladder_of_another_kind_ends_in_its_sentence_and_page(
     assert said in (out / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_worker_ladder_has_the_parts_of_a_step(
-    ray_cluster: str, small_demo: Path, tmp_path: Path
+    ray_cluster: str, small_demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = config_file(tmp_path, small_demo)
-    out = tmp_path / "run"
+    monkeypatch.chdir(tmp_path)
+    out = Path("run")  # workers have another working folder
     sets = [
         f"--set=scale.{key}={value}"
         for key, value in {"workers": [1, 2], "timed_steps": 4, "repeats": 1}.items()
