@@ -18,6 +18,7 @@ from cid_ray.results.ladder import (
     forecasts_of,
     half_interval,
     ladder_of,
+    with_repeat_noise,
 )
 from cid_ray.results.laws import forecast_score
 from cid_ray.results.records import Record
@@ -159,7 +160,12 @@ def _draw_law(axis: Any, curve: Curve, color: str) -> None:
     scores = {count: curve.samples(count) for count in curve.counts}
     largest = curve.counts[-1]
     counts = np.geomspace(largest, 2 * largest, LAW_POINTS)
-    found = [forecast_score(scores, float(count), samples=LAW_SAMPLES) for count in counts]
+    found = [
+        with_repeat_noise(
+            curve, curve.counts, forecast_score(scores, float(count), samples=LAW_SAMPLES)
+        )
+        for count in counts
+    ]
     axis.plot(counts, [one.score for one in found], "--", color=color, lw=1)
     lows, highs = [one.low for one in found], [one.high for one in found]
     axis.fill_between(counts, lows, highs, color=color, alpha=0.15, lw=0)
