@@ -77,7 +77,8 @@ TINY_MODEL = (
     "model.decoder_options={decoder_pyramid_channels: 32, decoder_segmentation_channels: 32}",
     "data.crop_size=64",
 )
-SLOW_PAGES = ("search.md", "distributed.md", "dashboards.md", "use.md")  # several searches
+# Pages whose blocks run several searches or ladders.
+SLOW_PAGES = ("search.md", "distributed.md", "dashboards.md", "use.md", "scaling.md")
 
 
 def page_id(page: Path) -> str:
