@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cid_ray.config.schema import Config, Method
+from cid_ray.config.schema import Config
+from cid_ray.config.search_schema import Method
 
 
 @dataclass(frozen=True)

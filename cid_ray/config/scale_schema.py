@@ -9,12 +9,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from cid_ray.config.search_schema import Method
 from cid_ray.config.section import Section
-from cid_ray.config.validators import parse_label_ratio
-
-LadderMethod = Literal[
-    "supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid"
-]
+from cid_ray.config.validators import parse_label_ratios
 
 
 class ScaleConfig(Section):
@@ -37,18 +34,14 @@ class ScaleConfig(Section):
     # Ladder `concurrency`: trials at the same time.
     concurrent: tuple[int, ...] = (1, 2)
     # Methods that the ladders `labels` and `pool` train; []: that of `method`.
-    methods: tuple[LadderMethod, ...] = ()
+    methods: tuple[Method, ...] = ()
     # Seeds, each with its own label draw, of every count of `labels`, `pool`, `batch` and `model`.
     repeats: int = Field(3, ge=1)
 
     @field_validator("ratios", mode="before")
     @classmethod
     def _ratios(cls, value: Any) -> tuple[str, ...]:
-        given = value if isinstance(value, list | tuple) else (value,)
-        ratios = tuple(str(ratio).replace(" ", "") for ratio in given)
-        for ratio in ratios:
-            parse_label_ratio(ratio)
-        return ratios
+        return parse_label_ratios(value)
 
     @field_validator("pool_fractions")
     @classmethod

@@ -14,14 +14,12 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cid_ray.config.scale_schema import ScaleConfig
-from cid_ray.config.search_schema import SearchConfig, StudyConfig
+from cid_ray.config.search_schema import Method, SearchConfig, StudyConfig
 from cid_ray.config.section import Fraction, NonNegative, Section
 from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
 from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig, steps_until
 from cid_ray.config.validators import check_uri, flatten, parse_label_ratio
 from cid_ray.config.yaml_reader import dump_yaml
-
-Method = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid"]
 
 LEVEL = re.compile("decoder|encoder_[1-9]")  # of loss.relation_levels
 RATIO_FIELD = "{ratio}"  # of data.split_files

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from cid_ray.config.section import Section
-from cid_ray.config.validators import check_database_url, parse_label_ratio
+from cid_ray.config.validators import check_database_url, parse_label_ratios
 
 Baseline = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training"]
+Method = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid"]
 
 
 class PluginConfig(Section):
@@ -89,10 +90,7 @@ class SearchConfig(Section):
     @field_validator("ratios", mode="before")
     @classmethod
     def _ratios(cls, value: Any) -> tuple[str, ...]:
-        given = value if isinstance(value, list | tuple) else (value,)
-        ratios = tuple(str(ratio).replace(" ", "") for ratio in given)
-        for ratio in ratios:
-            parse_label_ratio(ratio)
+        ratios = parse_label_ratios(value)
         if not ratios or len(set(ratios)) != len(ratios):
             raise ValueError("must name at least one ratio, each once")
         return ratios

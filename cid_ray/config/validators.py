@@ -83,6 +83,19 @@ def parse_label_ratio(ratio: Any) -> tuple[float | None, int | None]:
     )
 
 
+def parse_label_ratios(value: Any) -> tuple[str, ...]:
+    """One label ratio or several, each as a text without spaces.
+
+    Raises:
+        ValueError: one of them is no label ratio.
+    """
+    given = value if isinstance(value, list | tuple) else (value,)
+    ratios = tuple(str(ratio).replace(" ", "") for ratio in given)
+    for ratio in ratios:
+        parse_label_ratio(ratio)
+    return ratios
+
+
 def check_uri(name: str) -> str:
     """A folder, or `s3://bucket/path` without credentials: the name goes into every record."""
     if "://" in name and not re.fullmatch(r"s3://[^@?#/]+(/[^@?#]*)?", name):

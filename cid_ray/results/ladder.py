@@ -65,11 +65,6 @@ class LadderForecast:
     forecast: Forecast
     measured: float | None
 
-    @property
-    def error(self) -> float | None:
-        """Points by which the forecast is off."""
-        return None if self.measured is None else abs(self.forecast.score - self.measured)
-
 
 def paired_gain(first: dict[int, float], second: dict[int, float]) -> tuple[float, float] | None:
     """Mean of first minus second over shared repeats, and half of its 95 % interval (t).

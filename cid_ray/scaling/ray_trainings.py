@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cid_ray.config import Config, error_summary
+from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record
 from cid_ray.scaling.ladders import Training
 from cid_ray.search.plan import Placement
@@ -115,7 +116,7 @@ def stream_records(
 def failed_record(config: Config, name: str, reason: str) -> Record:
     """The record of a training that ended without its last step."""
     return {
-        **_run_fields(config, name),
+        **common_fields(name, config.data.ratio, config.method),
         "event": "failed",
         "reason": reason,
         "traceback": "",
@@ -136,7 +137,7 @@ def end_record(training: Training, deaths: list[Exception]) -> Record:
     if too_often or len(by_notice) > config.search.max_preemption_failures:
         return failed_record(config, training.name, f"{reason} ({len(deaths)} times)")
     return {
-        **_run_fields(config, training.name),
+        **common_fields(training.name, config.data.ratio, config.method),
         "event": "retry",
         "attempt": len(deaths),
         "reason": reason,
@@ -147,14 +148,3 @@ def end_record(training: Training, deaths: list[Exception]) -> Record:
 def was_preempted(error: Exception) -> bool:
     """Whether a process ended itself because its node will be taken."""
     return isinstance(getattr(error, "cause", None), Preempted)
-
-
-def _run_fields(config: Config, name: str) -> Record:
-    return {
-        "run": name,
-        "ratio": config.data.ratio,
-        "method": config.method,
-        "trial_number": 0,
-        "repeats_of": "",
-        "repeat_index": 0,
-    }

@@ -1,8 +1,7 @@
 """Measures a worker ladder: the time of a step at each number of workers.
 
-Every worker has the same CPUs and GPUs at every count, those of the largest one. Counts are
-measured in turn, `scale.repeats` times, so that a slow minute of the cluster does not fall on one
-of them.
+Every worker has the same CPUs and GPUs at every count, those of the largest one. All counts are
+measured once, then all again, `scale.repeats` times: a slow minute does not fall on one of them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The retry of a trial that Ray killed for memory: alone on its node, not into the same pressure.
 
-It requests all CPUs of the largest node, so no other trial fits beside it. Until it has started
+It requests all CPUs of the largest node, so no other trial fits on it. Until it has started
 nothing else starts, or small requests would keep every node occupied. From then on fewer trials run
 at a time than when the first was killed.
 """
@@ -38,7 +38,7 @@ class MemoryRetries:
 
         Args:
             run: its name.
-            others: trials that ran beside it, on any node.
+            others: other trials that ran at that time, on any node.
 
         Returns:
             What that changes, to be added to the reason.

@@ -1,6 +1,6 @@
 """Law: before a node is taken its run ends, and no finished step is lost.
 
-References: the number of the step at which training was told, and the same training undisturbed.
+References: the number of the step at which the notice came, and the same training undisturbed.
 The last tests use nodes of a real Ray cluster: `ray start` ends one at SIGTERM, as on Kubernetes,
 and benchmarks/harness/preemption.py drains another.
 """
@@ -238,4 +238,4 @@ def test_trial_of_a_drained_node_loses_less_than_two_steps(tmp_path: Path) -> No
 def test_trial_of_two_workers_loses_less_than_two_steps(tmp_path: Path) -> None:
     result = preempted_search(tmp_path, "--workers", "2", "--deadline", "12")
     assert result["steps_lost"] < 2
-    assert not result["retries"], "the group moves, the trial goes on"
+    assert not result["retries"], "the group moves, the trial continues"
