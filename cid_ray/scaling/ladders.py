@@ -136,9 +136,10 @@ def _trainings(config: Config, name: str) -> Iterator[Training]:
                 }
                 own = build_config(tree, changes)
                 if name == "pool" and not own.uses_unlabeled:
+                    key = "scale.methods" if methods else "method"
                     raise InputError(
-                        f"scale.methods: {method} uses no unlabeled image, so the ladder 'pool' "
-                        "cannot say anything about it; leave it out"
+                        f"{key} is {method}, which uses no unlabeled image: the ladder 'pool' "
+                        "needs another method, such as mean_teacher"
                     )
                 # A name is a folder's, and "1/16" has a slash.
                 label = str(count).replace("/", "_")

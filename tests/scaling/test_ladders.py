@@ -81,7 +81,7 @@ def test_count_is_in_the_hyperparameters_of_its_records(name: str) -> None:
     [
         ({"ratios": []}, "labels", "scale.ratios is empty"),
         ({"encoders": []}, "model", "scale.encoders is empty"),
-        ({"methods": ["supervised"]}, "pool", "supervised uses no unlabeled image"),
+        ({"methods": ["supervised"]}, "pool", "scale.methods is supervised, which uses no"),
     ],
 )
 def test_ladder_that_says_nothing_is_refused(

@@ -199,7 +199,7 @@ def test_wrong_ladders_are_refused_before_ray_starts(small_demo: Path, tmp_path:
         (["labels", "--set", "scale.ratios=[999]"], "999 labeled images"),
         (["labels", "--set", "scale.ratios=[12,12.0]"], "are both 12 labels"),
         (["labels", "--set", "scale.ratios=[1/4,12]"], "are both 12 labels"),
-        (["pool", "--set", "method=supervised"], "supervised uses no unlabeled image"),
+        (["pool", "--set", "method=supervised"], "method is supervised, which uses no"),
         (["workers", "--set", "scale.workers=[64]"], "data.batch_size is 4"),
         (["workers", "--machine", "abacus"], "--machine abacus is not in the price list"),
         (["stairs"], "stairs"),
