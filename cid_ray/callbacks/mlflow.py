@@ -52,7 +52,13 @@ class MLflowLogger(ExperimentLogger):
         self.run_ids: dict[str, str] = {}
         found: dict[str, LoggedRun] = {}
         experiment = self.callback.mlflow_util.experiment_id
-        self._delete_half_created(experiment)
+        try:
+            self._delete_half_created(experiment)
+        except Exception:
+            uri = self.callback.tracking_uri
+            if not _mlflow_compat.remove_unreadable_runs(self.client, uri, experiment, search_id):
+                raise
+            self._delete_half_created(experiment)
         query = f"tags.search_id = '{search_id}'"
         for run in self.client.search_runs([experiment], query, max_results=MAX_RUNS):
             name = run.data.tags.get("trial_name", "")

@@ -113,6 +113,34 @@ def test_mlflow_run_that_a_kill_left_without_tags_begins_anew(
     check_mlflow(uri, EXPERIMENT, tmp_path / "run")
 
 
+@pytest.mark.parametrize("part", ["meta.yaml", "metrics/val/miou_teacher"])
+def test_mlflow_run_that_a_kill_left_unreadable_is_logged_again(
+    part: str, tmp_path: Path, loggers: dict[str, Any]
+) -> None:
+    """MLflow writes each of these into an empty file, and refuses every search while it is so."""
+    run_search(tmp_path / "run", {"mlflow": loggers["mlflow"]})
+    damaged = mlflow_runs(tmp_path)[0].info.run_id
+    (file,) = (tmp_path / "mlruns").glob(f"*/{damaged}/{part}")
+    file.write_text("")
+    with pytest.raises(Exception, match=r"NoneType|malformed"):
+        mlflow_runs(tmp_path)
+    run_search(tmp_path / "run", {"mlflow": loggers["mlflow"]})
+    check_mlflow(f"file:{tmp_path}/mlruns", EXPERIMENT, tmp_path / "run")
+    assert damaged not in [run.info.run_id for run in mlflow_runs(tmp_path)]
+
+
+def test_unreadable_mlflow_run_of_another_search_is_left(
+    tmp_path: Path, loggers: dict[str, Any]
+) -> None:
+    run_search(tmp_path / "other", {"mlflow": loggers["mlflow"]})
+    damaged = mlflow_runs(tmp_path)[0].info.run_id
+    (file,) = (tmp_path / "mlruns").glob(f"*/{damaged}/meta.yaml")
+    file.write_text("")
+    run_search(tmp_path / "run", {"mlflow": loggers["mlflow"]})
+    assert removed_callbacks(tmp_path / "run") == ["mlflow"]
+    assert file.read_text() == ""
+
+
 @pytest.mark.process
 def test_mlflow_run_with_half_written_parameter_is_logged_again(
     tmp_path: Path, loggers: dict[str, Any]
