@@ -50,8 +50,8 @@ class SearchConfig(Section):
     trials: int = Field(20, ge=1)
     # Methods that CID is compared with.
     baselines: tuple[Baseline, ...] = ("supervised", "pool_bn", "mean_teacher")
-    # Trials per ratio and baseline, over the hyperparameters of `space` that the baseline uses.
-    baseline_trials: int = Field(1, ge=1)
+    # Trials per ratio and baseline, over the hyperparameters of `space` that it uses; same: as CID.
+    baseline_trials: int | Literal["same"] = "same"
     # Dotted key -> distribution, e.g. {loss.conf_thresh: {float: [0.5, 1]}}; see search/space.py.
     space: dict[str, Any] = Field(default_factory=dict)
     # Hyperparameters that are tried before the sampler suggests any.
@@ -86,6 +86,17 @@ class SearchConfig(Section):
     gpus_per_trial: float | None = Field(None, ge=0)
     # Experiment loggers: name -> arguments, e.g. {tensorboard: {}}; see callbacks/setup.py.
     callbacks: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("baseline_trials", mode="before")
+    @classmethod
+    def _baseline_trials(cls, value: Any) -> int | str:
+        if value == "same" or (type(value) is int and value >= 1):
+            return value
+        raise ValueError('must be a number of trials from 1, or "same": as many as CID')
+
+    @property
+    def tries_per_baseline(self) -> int:
+        return self.trials if self.baseline_trials == "same" else self.baseline_trials
 
     @field_validator("ratios", mode="before")
     @classmethod

@@ -26,7 +26,7 @@ def next_study(
     def turn(key: StudyKey) -> tuple[int, int, int]:
         """By phase, by ratio where ratios run one after the other, and by started trials."""
         phase = 2 if key.repeats_of else int(key.method == "cid")
-        in_order = search.warm_start_ratios and phase == 1
+        in_order = search.warm_start_ratios and not key.repeats_of
         return phase, ratio_index(key.ratio, search) if in_order else 0, n_started(key)
 
     return min(unfinished, key=turn, default=None)

@@ -134,7 +134,7 @@ def describe_search(search: Search, plan: SearchPlan, placement: Placement) -> l
             f"studies {store.name!r} in {search.config.study.storage}, shared with every search "
             "that names them"
         )
-    untuned = [m for m in config.baselines if config.baseline_trials > 1 and per_method[m] == 1]
+    untuned = [m for m in config.baselines if config.tries_per_baseline > 1 and per_method[m] == 1]
     if untuned:
         lines.append(
             "one trial each, because search.space has no hyperparameter that they use (such as "

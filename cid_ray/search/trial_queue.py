@@ -2,7 +2,7 @@
 
 Interrupted trials come first; each resumes from its own last checkpoint. Then baselines, then CID,
 then repeats; within each the study with the fewest started trials, so all ratios advance together.
-With `search.warm_start_ratios` CID runs ratio by ratio, fewest labels first, and each ratio starts
+With `search.warm_start_ratios` a method runs ratio by ratio, fewest labels first, and each ratio starts
 with the best hyperparameters of the one before.
 """
 
@@ -87,7 +87,7 @@ class TrialQueue:
             key = self._next_study()
             if key is None:
                 return None
-            if key.method == "cid" and not self.store.n_started(key):
+            if not self.store.n_started(key):
                 self._warm_start_ratio(key)
             waiting = self.store.trials(key, TrialState.WAITING)
             number = waiting[0].number if waiting else self.store.count(key)
@@ -109,11 +109,12 @@ class TrialQueue:
         search = self.store.config.search
         index = order.ratio_index(key.ratio, search) - 1
         for other in self.store.search_keys():
-            if other.method == "cid" and order.ratio_index(other.ratio, search) == index:
+            if other.method == key.method and order.ratio_index(other.ratio, search) == index:
                 for best in self.store.ranked(other, 1):
-                    attrs = {trial_states.WARM_STARTED_FROM: best.user_attrs["run"]}
-                    study = self.store.studies[key]
-                    study.enqueue_trial(best.params, attrs, skip_if_exists=True)
+                    if best.params:  # else there is nothing to tune
+                        attrs = {trial_states.WARM_STARTED_FROM: best.user_attrs["run"]}
+                        study = self.store.studies[key]
+                        study.enqueue_trial(best.params, attrs, skip_if_exists=True)
 
     def _study_with_sampler(self, key: StudyKey, number: int) -> optuna.Study:
         """The study with the sampler for one trial number."""

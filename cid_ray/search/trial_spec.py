@@ -162,4 +162,4 @@ def n_trials(config: Config, space: Space, key: StudyKey) -> int:
         return config.search.repeats.n
     if key.method == "cid":
         return config.search.trials
-    return config.search.baseline_trials if space.of_method(key.method).parameters else 1
+    return config.search.tries_per_baseline if space.of_method(key.method).parameters else 1

@@ -142,7 +142,6 @@ def test_baseline_with_own_hyperparameters_is_tuned_on_them(tmp_path: Path) -> N
     }
     changes = {
         "search.space": space,
-        "search.baseline_trials": 5,
         "search.baselines": ["supervised", "mean_teacher"],
     }
     store = uninterrupted(tmp_path, simulated_config(trials=5, **{**CID_ONLY, **changes})).store
@@ -158,8 +157,21 @@ def test_baseline_with_own_hyperparameters_is_tuned_on_them(tmp_path: Path) -> N
     assert methods == {"supervised", "mean_teacher", "cid"}
 
 
+def test_baselines_have_as_many_trials_as_cid_or_the_number_asked_for(tmp_path: Path) -> None:
+    changes = {
+        "search.space": {"optim.lr": {"float": [1e-4, 1e-2], "log": True}},
+        "search.baselines": ["supervised", "pool_bn"],
+    }
+    for baseline_trials, expected in (("same", 3), (2, 2)):
+        changes["search.baseline_trials"] = baseline_trials
+        config = simulated_config(trials=3, **{**CID_ONLY, **changes})
+        store = uninterrupted(tmp_path / str(expected), config).store
+        counts = {key.method: len(store.trials(key)) for key in store.search_keys("1/8")}
+        assert counts == {"supervised": expected, "pool_bn": expected, "cid": 3}
+
+
 def test_baseline_without_own_hyperparameters_runs_once(tmp_path: Path) -> None:
-    changes = {"search.baseline_trials": 5, "search.baselines": ["supervised"]}
+    changes = {"search.baselines": ["supervised"]}
     store = uninterrupted(tmp_path, simulated_config(trials=2, **{**CID_ONLY, **changes})).store
     assert [len(store.trials(key)) for key in store.search_keys("1/8")] == [1, 2]
 
@@ -178,6 +190,27 @@ def test_warm_start_ratios_start_with_best_of_fewer_labels(tmp_path: Path) -> No
     for earlier, first in ((trials[:5], trials[5]), (trials[5:10], trials[10])):
         best = max(earlier, key=final_value)
         assert first.params == best.params
+
+
+def test_warm_start_ratios_warms_baselines_as_it_warms_cid(tmp_path: Path) -> None:
+    """Else CID would start better than its rivals."""
+    changes = {
+        "search.warm_start_ratios": True,
+        "search.ratios": ["1/8", "1/16"],
+        "search.space": {"optim.lr": {"float": [1e-4, 1e-2], "log": True}},
+        "search.baselines": ["supervised"],
+    }
+    trials = []
+    with open_search(tmp_path, simulated_config(trials=3, **{**CID_ONLY, **changes})) as search:
+        while (trial := search.next_trial()) is not None:
+            trials.append(trial)
+            complete(search, trial)
+    for method in ("supervised", "cid"):
+        few, more = [
+            [t for t in trials if (t.key.method, t.key.ratio) == (method, ratio)]
+            for ratio in ("1/16", "1/8")
+        ]
+        assert more[0].params == max(few, key=final_value).params
 
 
 def final_value(trial: TrialSpec) -> float:
