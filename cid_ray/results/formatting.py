@@ -18,6 +18,11 @@ def format_signed(value: float | None) -> str:
     return MISSING if value is None else f"{round(value, 2) + 0.0:+.2f}"
 
 
+def format_p(p: float) -> str:
+    """ "p 0.012", "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.2g}" if p < 0.0995 else f"p {p:.2f}"
+
+
 def format_value(value: Any) -> str:
     """A hyperparameter's value: four digits of a float, anything else as it is."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from cid_ray.results.noise import PROCEDURE, Noise
 from cid_ray.results.records import Record
 from cid_ray.results.summary import RatioSummary
@@ -43,6 +45,12 @@ def _noise_record(summary: RatioSummary, split: str, noise: Noise) -> Record:
                 other: noise.difference(runs[method], runs[other])
                 for other in runs
                 if other != method
+            }
+            for method in runs
+        },
+        "comparisons": {
+            method: {
+                other: asdict(each) for other, each in summary.comparisons(method, split).items()
             }
             for method in runs
         },

@@ -234,6 +234,14 @@ class SearchRecord(CommonFields):
     pareto: NotRequired[list[ParetoPoint]]  # best value first
 
 
+class ComparisonOfMeans(TypedDict):
+    """A method minus another one: of the means over their repeats (see noise.py)."""
+
+    difference: Number
+    p: Number
+    adjusted_p: Number  # Holm's, for all comparisons of this method
+
+
 class NoiseRecord(CommonFields):
     """What repeats say about chance, for one ratio and split (see noise.py)."""
 
@@ -249,6 +257,8 @@ class NoiseRecord(CommonFields):
     means: dict[str, Number]  # run -> mean over its repeats
     sds: dict[str, Number | None]  # run -> standard deviation over its repeats
     differences: dict[str, dict[str, Number]]  # method -> other method -> paired mean difference
+    # method -> other method -> the difference with its p-values
+    comparisons: NotRequired[dict[str, dict[str, ComparisonOfMeans]]]
     residual_variance: Number | None
     floor: Number | None  # what a difference of two means must exceed
     single_run_floor: Number | None  # the same for two single runs

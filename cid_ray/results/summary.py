@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from cid_ray.results.noise import Noise, paired_blocks
+from cid_ray.results.formatting import format_p
+from cid_ray.results.noise import Comparison, Noise, paired_blocks
 from cid_ray.results.records import Record, of_event
 
 METHOD_NAMES = {
@@ -124,6 +125,16 @@ class RatioSummary:
         """method -> its chosen run, of those that were repeated."""
         runs = {m: str(self.chosen[m]["run"]) for m in METHOD_NAMES if m in self.chosen}
         return {method: run for method, run in runs.items() if run in noise.scores}
+
+    def comparisons(self, subject: str, split: str = "test") -> dict[str, Comparison]:
+        """A method minus each other repeated method, as one family; none without repeats."""
+        noise = self.noise(split)
+        runs = self.repeated_runs(noise)
+        if subject not in runs:
+            return {}
+        others = {run: method for method, run in runs.items() if method != subject}
+        found = noise.compare(runs[subject], list(others))
+        return {others[run]: comparison for run, comparison in found.items()}
 
     @property
     def has_noise_floor(self) -> bool:
@@ -250,16 +261,16 @@ def _line(summary: RatioSummary, method: str) -> dict[str, Any]:
         "repeats": noise.num_repeats if run else None,
         "gain": gain,
         "floor": noise.floor if run else None,
-        "significance": significance(noise, gain),
+        "significance": significance(summary.comparisons("supervised").get(method)),
     }
 
 
-def significance(noise: Noise, difference: float | None) -> str | None:
-    """A difference of means in words; None without a noise floor."""
-    within = None if difference is None else noise.within_noise(difference)
-    if within is None:
+def significance(comparison: Comparison | None) -> str | None:
+    """A difference of means in words: "above noise, p 0.012"; None without repeats."""
+    if comparison is None:
         return None
-    return "within noise" if within else "above noise"
+    words = "above noise" if comparison.above_noise else "within noise"
+    return f"{words}, {format_p(comparison.adjusted_p)}"
 
 
 def hyperparameters_by_ratio(summaries: list[RatioSummary]) -> dict[str, list[Record | None]]:

@@ -1,7 +1,8 @@
 """The numbers in words that a user can act on; never more than the records can support.
 
-Methods that were repeated are judged by their means on test images. A difference that is no larger
-than the noise floor is "within noise", whatever its sign. Where nothing was repeated, the words say
+Methods that were repeated are judged by their means on test images. A difference that chance alone
+exceeds too often is "within noise", whatever its sign; Holm's correction accounts for the number of
+comparisons. Where nothing was repeated, the words say
 so.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cid_ray.results.noise import Noise
+from cid_ray.results.noise import Comparison, Noise
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, significance
 
 CAUTION = (
@@ -69,8 +70,9 @@ def caution(summaries: list[RatioSummary]) -> str:
         return CAUTION
     text = " ".join(_how_measured(s) for s in measured)
     text += (
-        " The floor is Fisher's least significant difference at 95 % for one comparison: two means "
-        "closer than that are within noise."
+        " The floor is Fisher's least significant difference at 95 % for one comparison. Above "
+        "noise means p < 0.05 after Holm's correction for all comparisons with one method at a "
+        "ratio."
     )
     others = ", ".join(s.name for s in summaries if not s.has_noise_floor)
     return f"{text} {others}: {CAUTION[0].lower()}{CAUTION[1:]}" if others else text
@@ -92,36 +94,31 @@ def _of_repeats(summary: RatioSummary) -> str:
     noise = summary.noise("test")
     runs = summary.repeated_runs(noise)
     subject = "cid" if "cid" in runs else _best(noise, runs, [m for m in runs if m != "supervised"])
-    comparisons: list[str] = []
-    for method in runs:
-        if method == subject:
-            continue
-        difference = noise.difference(runs[subject], runs[method])
-        # the floor is the same for all comparisons, so only the first one names it
-        floor = "" if comparisons else f"noise floor {noise.floor:.2f}: "
-        judgement = f"{floor}{significance(noise, difference)}"
-        comparisons.append(f"{_difference_text(difference, method)} ({judgement})")
+    comparisons = [
+        f"{_difference_text(each.difference, method)} ({significance(each)})"
+        for method, each in summary.comparisons(subject).items()
+    ]
     mean, sd = noise.mean(runs[subject]), noise.sd(runs[subject])
     return (
         f"{METHOD_NAMES[subject]} has {mean:.2f} ± {sd:.2f} "
         f"on {summary.test_split} ({noise.num_repeats} repeats), {', '.join(comparisons)}. "
-        f"{_advice(noise, runs)}"
+        f"{_advice(summary, noise, runs)}"
     )
 
 
-def _advice(noise: Noise, runs: dict[str, str]) -> str:
-    """Whether the pool pays, and whether CID's terms do, as far as the floor allows."""
+def _advice(summary: RatioSummary, noise: Noise, runs: dict[str, str]) -> str:
+    """Whether the pool pays, and whether CID's terms do, as far as the noise allows."""
     sentences = []
     uses_pool = [m for m in runs if m != "supervised"]
     if "supervised" in runs:
         best = _best(noise, runs, uses_pool)
-        sentences.append(
-            _pool_advice(noise, best, noise.difference(runs[best], runs["supervised"]))
-        )
+        # one family: the best of several uses of the pool looks better than it is
+        loss = summary.comparisons("supervised")[best]
+        sentences.append(_pool_advice(best, -loss.difference, loss.above_noise))
     rivals = [m for m in uses_pool if m != "cid"]
     if "cid" in runs and rivals:
         rival = _best(noise, runs, rivals)
-        sentences.append(_cid_advice(noise, rival, noise.difference(runs["cid"], runs[rival])))
+        sentences.append(_cid_advice(rival, summary.comparisons("cid")[rival]))
     return " ".join(sentences)
 
 
@@ -129,8 +126,8 @@ def _best(noise: Noise, runs: dict[str, str], methods: list[str]) -> str:
     return max(methods, key=lambda method: noise.mean(runs[method]))
 
 
-def _pool_advice(noise: Noise, best: str, gain: float) -> str:
-    if noise.within_noise(gain):
+def _pool_advice(best: str, gain: float, above_noise: bool) -> str:
+    if not above_noise:
         return (
             "Nothing here shows that the pool pays: "
             f"its best use, {METHOD_NAMES[best]}, is within noise."
@@ -145,8 +142,9 @@ def _pool_advice(noise: Noise, best: str, gain: float) -> str:
     return f"The pool pays{how}."
 
 
-def _cid_advice(noise: Noise, rival: str, gain: float) -> str:
-    if noise.within_noise(gain):
+def _cid_advice(rival: str, over_rival: Comparison) -> str:
+    gain = over_rival.difference
+    if not over_rival.above_noise:
         return f"CID and {METHOD_NAMES[rival]} are within noise of each other."
     if gain < 0:
         return f"{_cid_does_not(rival)} pay: {_difference_text(gain, rival)}."

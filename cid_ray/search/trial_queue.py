@@ -2,7 +2,7 @@
 
 Interrupted trials come first; each resumes from its own last checkpoint. Then baselines, then CID,
 then repeats; within each the study with the fewest started trials, so all ratios advance together.
-With `search.warm_start_ratios` a method runs ratio by ratio, fewest labels first, and each ratio starts
+With `search.warm_start_ratios` a method runs ratio by ratio, fewest labels first. Each ratio starts
 with the best hyperparameters of the one before.
 """
 

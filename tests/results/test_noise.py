@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cid_ray.results.noise import Noise, paired_blocks
+from cid_ray.results.noise import Noise, holm, paired_blocks
 
 
 def random_blocks(
@@ -86,7 +86,7 @@ def test_floor_without_effect_is_exceeded_by_one_difference_in_twenty() -> None:
     singles_above = []
     for seed in range(2000):
         noise = random_blocks(4, 3, seed, effects=False)
-        within.append(noise.within_noise(noise.difference("c0", "c1")))
+        within.append(abs(noise.difference("c0", "c1")) <= floor_of(noise))
         # two more runs that share seed and draw
         first, second = np.random.default_rng(seed + 10_000).normal(0, 0.7, 2)
         assert noise.single_run_floor is not None
@@ -99,7 +99,7 @@ def test_floor_without_effect_is_exceeded_by_one_difference_in_twenty() -> None:
 def test_floor_of_one_candidate_or_one_repeat_is_unknown(candidates: int, repeats: int) -> None:
     noise = random_blocks(candidates, repeats)
     assert noise.variance is noise.floor is noise.single_run_floor is None
-    assert noise.within_noise(100.0) is None
+    assert noise.compare("c0", ["c1"]) == {}
     assert (noise.sd("c0") is None) == (repeats == 1)
     assert noise.mean("c0") == pytest.approx(np.mean(noise.scores["c0"]))
 
@@ -107,7 +107,52 @@ def test_floor_of_one_candidate_or_one_repeat_is_unknown(candidates: int, repeat
 def test_equal_candidates_are_within_noise_of_each_other() -> None:
     same = Noise({"a": [50.0, 52.0], "b": [50.0, 52.0]})
     assert same.floor == 0.0
-    assert same.within_noise(same.difference("a", "b"))
+    assert not same.compare("a", ["b"])["b"].above_noise
+    apart = Noise({"a": [51.0, 53.0], "b": [50.0, 52.0]})
+    assert apart.compare("a", ["b"])["b"].above_noise
+
+
+def test_comparison_of_two_candidates_has_the_p_value_of_the_paired_t_test() -> None:
+    noise = random_blocks(2, 4, seed=3)
+    comparison = noise.compare("c0", ["c1"])["c1"]
+    expected = stats.ttest_rel(noise.scores["c0"], noise.scores["c1"])
+    assert comparison.p == comparison.adjusted_p == pytest.approx(expected.pvalue)
+    assert comparison.difference == pytest.approx(noise.difference("c0", "c1"))
+    other_way = noise.compare("c1", ["c0"])["c0"]
+    assert (other_way.difference, other_way.p) == (-comparison.difference, comparison.p)
+
+
+def test_single_comparison_is_above_noise_where_it_exceeds_the_floor() -> None:
+    for seed in range(50):
+        noise = random_blocks(4, 3, seed)
+        comparison = noise.compare("c0", ["c1"])["c1"]
+        assert comparison.above_noise == (abs(comparison.difference) > floor_of(noise))
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    [
+        # the example of R's p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")
+        ([0.01, 0.02, 0.03, 0.04, 0.05], [0.05, 0.08, 0.09, 0.09, 0.09]),
+        ([0.03, 0.001, 0.5], [0.06, 0.003, 0.5]),
+        ([0.7, 0.8], [1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_equals_known_values(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def test_family_without_effect_has_a_false_gain_one_time_in_twenty() -> None:
+    """Fisher's difference alone would have three to four times as many."""
+    corrected, uncorrected = [], []
+    for seed in range(2000):
+        noise = random_blocks(5, 3, seed, effects=False)
+        family = noise.compare("c0", ["c1", "c2", "c3", "c4"]).values()
+        corrected.append(any(each.above_noise for each in family))
+        uncorrected.append(any(each.p < 0.05 for each in family))
+    assert 0.02 < np.mean(corrected) < 0.06
+    assert np.mean(uncorrected) > 0.1
 
 
 def test_paired_blocks_keep_only_repeats_that_all_candidates_finished() -> None:

@@ -23,6 +23,7 @@ from cid_ray.results.figure_data import (
     slices_data,
     spread_data,
 )
+from cid_ray.results.formatting import format_p
 from cid_ray.results.markdown import markdown
 from cid_ray.results.noise_records import noise_records
 from cid_ray.results.records import Record, RecordWriter, read_records
@@ -83,16 +84,17 @@ def test_result_table_of_repeats_has_mean_spread_and_paired_gain() -> None:
     assert sd is not None and cid["sd"] == pytest.approx(sd) and cid["sd"] > 0.5
     assert cid["repeats"] == 3 and cid["gain"] == pytest.approx(2.2)
     assert cid["floor"] == pytest.approx(summary.noise("test").floor)
-    assert cid["significance"] == "above noise"
-    assert line_of(summary, "pool_bn")["significance"] == "within noise"
+    p = summary.comparisons("supervised")["cid"].adjusted_p
+    assert p < 0.05 and cid["significance"] == f"above noise, {format_p(p)}"
+    assert line_of(summary, "pool_bn")["significance"].startswith("within noise, p ")
     assert supervised["gain"] is None and supervised["mean"] == pytest.approx(48.0)
 
 
 def test_verdict_of_repeats_says_within_noise_of_every_gain_that_is() -> None:
     text = verdict(summary_of(repeated_search()))
     assert "CID has 50.20 ± " in text and "(3 repeats)" in text
-    assert "+2.20 over supervised only (noise floor " in text and ": above noise)" in text
-    assert "+0.20 over mean teacher (within noise)" in text
+    assert "+2.20 over supervised only (above noise, p " in text
+    assert "+0.20 over mean teacher (within noise, p " in text
     assert "The pool pays" in text
     assert "CID and mean teacher are within noise of each other" in text
     assert "terms pay" not in text
@@ -108,7 +110,7 @@ def test_verdict_of_repeats_says_within_noise_of_every_gain_that_is() -> None:
         ),
         (
             {"mean_teacher": 53.0},
-            ["-2.80 against mean teacher (above noise)", "do not pay: -2.80"],
+            ["-2.80 against mean teacher (above noise, p ", "do not pay: -2.80"],
             ["terms pay:"],
         ),
         (
@@ -202,6 +204,9 @@ def test_noise_records_have_the_printed_numbers_and_change_no_score(tmp_path: Pa
     line = line_of(before[1], "cid")
     assert record["floor"] == line["floor"] and record["n"] == 3 and record["df"] == 8
     assert record["differences"]["cid"]["supervised"] == line["gain"]
+    comparison = record["comparisons"]["cid"]["supervised"]
+    assert comparison["difference"] == line["gain"]
+    assert format_p(comparison["adjusted_p"]) in verdict(before[1])
     assert record["means"]["1_16-cid-001"] == line["mean"] and len(record["means"]) == 5
 
 

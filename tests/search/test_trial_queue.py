@@ -158,7 +158,7 @@ def test_baseline_with_own_hyperparameters_is_tuned_on_them(tmp_path: Path) -> N
 
 
 def test_baselines_have_as_many_trials_as_cid_or_the_number_asked_for(tmp_path: Path) -> None:
-    changes = {
+    changes: dict[str, Any] = {
         "search.space": {"optim.lr": {"float": [1e-4, 1e-2], "log": True}},
         "search.baselines": ["supervised", "pool_bn"],
     }
