@@ -46,6 +46,8 @@ class RepeatsConfig(Section):
 class SearchConfig(Section):
     # Label ratios that are searched, each in studies of its own, in the forms of data.ratio.
     ratios: tuple[str, ...] = ("1/16", "1/8")
+    # Further ratios with supervised only: its label curve says how many labels the pool is worth.
+    supervised_ratios: tuple[str, ...] = ()
     # CID trials per ratio.
     trials: int = Field(20, ge=1)
     # Methods that CID is compared with.
@@ -97,6 +99,15 @@ class SearchConfig(Section):
     @property
     def tries_per_baseline(self) -> int:
         return self.trials if self.baseline_trials == "same" else self.baseline_trials
+
+    @property
+    def all_ratios(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.ratios, *self.supervised_ratios]))
+
+    @field_validator("supervised_ratios", mode="before")
+    @classmethod
+    def _supervised_ratios(cls, value: Any) -> tuple[str, ...]:
+        return parse_label_ratios(value)
 
     @field_validator("ratios", mode="before")
     @classmethod

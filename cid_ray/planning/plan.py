@@ -19,7 +19,7 @@ from cid_ray.resources.capacity import ClusterCapacity, Price
 from cid_ray.results.records import Record
 from cid_ray.search.checks import check_search
 from cid_ray.search.order import n_candidates
-from cid_ray.search.trial_spec import StudyKey, n_trials
+from cid_ray.search.trial_spec import StudyKey, n_trials, search_studies
 
 LOW, HIGH = 0.05, 0.95  # of the simulations: the interval
 MAX_NODES = 100_000
@@ -96,7 +96,7 @@ class Plan:
         return {
             "event": "plan",
             "run": self.name,
-            "ratio": ", ".join(self.config.search.ratios),
+            "ratio": ", ".join(self.config.search.all_ratios),
             "method": "",
             "trial_number": 0,
             "repeats_of": "",
@@ -140,12 +140,7 @@ def studies_of(config: Config) -> dict[StudyKey, int]:
         InputError: the search would be refused too.
     """
     space = check_search(config)
-    keys = [
-        StudyKey(ratio, method)
-        for method in (*config.search.baselines, "cid")
-        for ratio in config.search.ratios
-    ]
-    return {key: n_trials(config, space, key) for key in keys}
+    return {key: n_trials(config, space, key) for key in search_studies(config)}
 
 
 def interval(values: Sequence[float]) -> dict[str, float]:

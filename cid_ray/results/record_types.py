@@ -224,6 +224,7 @@ class SearchRecord(CommonFields):
     event: Literal["search"]
     states: dict[str, int]  # Optuna's state -> trials
     num_trials: int  # trials asked for
+    hyperparameters: NotRequired[list[str]]  # keys that were searched; [] where nothing was
     best: str | None  # the run that val chose
     metric: str  # what val chose by: val/miou_teacher or val/miou
     candidates: list[str]  # runs that were repeated

@@ -139,20 +139,21 @@ def snapshot(
     # While it runs, its files may be read at different moments.
     missing = "" if may_run else lost_records(records, status)
     # A run of `train` has the same folder layout, but its `search` section means nothing.
-    is_search = bool(status or finished)
+    searched = config.search.ratios if status or finished else ()
+    curve = config.search.supervised_ratios if searched else ()
     ratios = [
         RatioSnapshot(
             ratio=ratio,
             name=summary.name if (summary := summaries.get(ratio)) else ratio,
             summary=summary,
-            num_trials=config.search.trials if is_search else 0,
+            num_trials=config.search.trials if ratio in searched else 0,
             states=_cid_states(ratio, summary, finished, running),
             running=_running_trials(ratio, summary, running),
             best_runs=best_runs(summary) if summary else [],
             sample_images=sample_images(summary) if summary else [],
             seconds=seconds_by_kind(records, ratio, finished, spent),
         )
-        for ratio in dict.fromkeys([*summaries, *(config.search.ratios if is_search else ())])
+        for ratio in dict.fromkeys([*summaries, *searched, *curve])
     ]
     return SearchSnapshot(
         state=state,

@@ -77,6 +77,11 @@ class RatioSummary:
         return self.searches.get("cid", {})
 
     @property
+    def is_supervised_only(self) -> bool:
+        """Whether the finished search had no other method at this ratio: a point of the curve."""
+        return set(self.searches) == {"supervised"}
+
+    @property
     def test_split(self) -> str:
         """The split behind `test/*` scores: val where the table has no test."""
         return str(next(iter(self.chosen.values()), {}).get("test_split", "test"))

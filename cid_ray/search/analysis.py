@@ -78,6 +78,7 @@ def search_records(store: StudyStore) -> list[Record]:
             **identity_fields(key, key.study_name, 0, 0),
             "states": dict(store.state_counts(key)),
             "num_trials": store.n_trials(key),
+            "hyperparameters": [p.key for p in store.space.of_method(key.method).parameters],
             "best": chosen_run(store, key),
             "metric": search.metric,
             "candidates": candidates,

@@ -29,11 +29,11 @@ def check_search(config: Config) -> Space:
             "search.space is empty: there is nothing to search; see search_spaces/demo.yaml"
         )
     lists = config.data.split_files
-    if lists and not config.data.has_list_per_ratio and len(search.ratios) > 1:
+    if lists and not config.data.has_list_per_ratio and len(search.all_ratios) > 1:
         raise InputError(
-            f"data.split_files={lists} is one list of labels, but search.ratios has "
-            f"{len(search.ratios)}: write {RATIO_FIELD} in it for a folder each, such as "
-            f"splits/pascal/{RATIO_FIELD}, or search one ratio"
+            f"data.split_files={lists} is one list of labels, but the search has "
+            f"{len(search.all_ratios)} ratios: write {RATIO_FIELD} in it for a folder each, such "
+            f"as splits/pascal/{RATIO_FIELD}, or search one ratio"
         )
     space = Space.parse(search.space, search.points_to_evaluate)
     for ratio in search.ratios:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cid_ray.config import Config, InputError
 from cid_ray.results.formatting import format_bytes
 from cid_ray.search.space import Space
-from cid_ray.search.trial_spec import StudyKey, n_trials
+from cid_ray.search.trial_spec import n_trials, search_studies
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.paths import PathOrUri
 
@@ -119,8 +119,7 @@ def check_disk(config: Config, space: Space, run: DiskBytes, run_dir: PathOrUri)
 def estimate_disk(config: Config, space: Space, run: DiskBytes, run_dir: PathOrUri) -> DiskEstimate:
     """What a search needs, and what there is; see `check_disk`."""
     train = config.train
-    methods = (*config.search.baselines, "cid")
-    studies = [StudyKey(ratio, method) for ratio in config.search.ratios for method in methods]
+    studies = search_studies(config)
     per_study = [n_trials(config, space, key) for key in studies]
     trials = sum(per_study)
     self_trained = sum(

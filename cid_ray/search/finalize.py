@@ -127,7 +127,7 @@ def delete_losing_checkpoints(search: Search) -> None:
     kept |= {key.repeats_of for key in store.repeat_keys()}
     if search.config.search.repeats.n:
         # A search that was stopped early may still choose any of these.
-        for ratio in search.config.search.ratios:
+        for ratio in search.config.search.all_ratios:
             kept |= {key.repeats_of for key in repeat_candidates(store, ratio)}
     for key in store.search_keys():
         for trial in store.ranked(key):

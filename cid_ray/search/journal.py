@@ -49,6 +49,7 @@ RESUMABLE_KEYS = (
     "train.warn_no_pseudo_steps",
     "distributed.",
     "search.trials",
+    "search.supervised_ratios",
     "search.baseline_trials",
     "search.max_concurrent_trials",
     "search.cpus_per_trial",

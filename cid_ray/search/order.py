@@ -34,7 +34,7 @@ def next_study(
 
 def ratio_index(ratio: str, search: SearchConfig) -> int:
     """Position of a ratio when sorted by labels, fewest first."""
-    by_labels = sorted(search.ratios, key=lambda r: sum(x or 0 for x in parse_label_ratio(r)))
+    by_labels = sorted(search.all_ratios, key=lambda r: sum(x or 0 for x in parse_label_ratio(r)))
     return by_labels.index(ratio)
 
 
@@ -48,6 +48,11 @@ def ratio_is_finished(
 def n_candidates(method: str, repeats: RepeatsConfig) -> int:
     """How many of a study's best trials are repeated."""
     return repeats.top if method == "cid" else 1
+
+
+def n_repeats(keys: Iterable[StudyKey], n_trials: Counter, repeats: RepeatsConfig) -> int:
+    """How many repeats the best trials of some studies get, at most."""
+    return sum(repeats.n * min(n_trials(k), n_candidates(k.method, repeats)) for k in keys)
 
 
 def is_tested_at_its_end(key: StudyKey, n_trials: Counter) -> bool:

@@ -13,7 +13,7 @@ from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Search
 from cid_ray.search.disk import DiskEstimate, check_disk
 from cid_ray.search.space import Space
-from cid_ray.search.trial_spec import StudyKey, trial_config
+from cid_ray.search.trial_spec import search_studies, trial_config
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.training.preflight import Preflight, check_data
 
@@ -38,7 +38,7 @@ class SearchPlan:
     def ratio_names(self) -> dict[str, str]:
         """Ratio -> ratio with its label count, e.g. "1/16" -> "1/16 (23)"."""
         splits = self.preflight.splits
-        return {ratio: splits[ratio].ratio_name for ratio in self.config.search.ratios}
+        return {ratio: splits[ratio].ratio_name for ratio in self.config.search.all_ratios}
 
     @property
     def job_metadata(self) -> dict[str, str]:
@@ -63,11 +63,7 @@ def plan_search(config: Config, run_dir: PathOrUri) -> SearchPlan:
 
 def search_variants(config: Config, space: Space) -> list[Config]:
     """A configuration of each ratio and method, whose trials keep the most on disk."""
-    return [
-        trial_config(config, StudyKey(ratio, method), largest_values(space))
-        for ratio in config.search.ratios
-        for method in (*config.search.baselines, "cid")
-    ]
+    return [trial_config(config, key, largest_values(space)) for key in search_studies(config)]
 
 
 def largest_values(space: Space) -> dict[str, Any]:
@@ -122,13 +118,18 @@ def describe_search(search: Search, plan: SearchPlan, placement: Placement) -> l
     """What is said before the first trial, line by line."""
     config = search.config.search
     store = search.store
-    per_method = {key.method: store.n_trials(key) for key in store.search_keys()}
+    per_method = {
+        key.method: store.n_trials(key) for key in store.search_keys() if key.ratio in config.ratios
+    }
     counts = ", ".join(f"{method} {count}" for method, count in per_method.items())
     lines = [
         f"run folder {search.run_dir}; stop it any time, resume with: "
         f"python -m cid_ray.tune --resume {search.run_dir}",
-        f"ratios {', '.join(plan.ratio_names.values())}; trials at each: {counts}",
+        f"ratios {', '.join(plan.ratio_names[r] for r in config.ratios)}; trials at each: {counts}",
     ]
+    curve = [plan.ratio_names[ratio] for ratio in config.all_ratios if ratio not in config.ratios]
+    if curve:
+        lines.append(f"supervised only at {', '.join(curve)}, for the label curve")
     if store.shared:
         lines.append(
             f"studies {store.name!r} in {search.config.study.storage}, shared with every search "

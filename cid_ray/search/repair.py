@@ -40,7 +40,7 @@ from cid_ray.search.journal import (
 )
 from cid_ray.search.rebuilt_trial import LOST, rebuilt_trial
 from cid_ray.search.space import Space
-from cid_ray.search.trial_spec import StudyKey
+from cid_ray.search.trial_spec import search_studies
 from cid_ray.search.trial_states import FAILURE_REASON
 from cid_ray.storage import paths
 from cid_ray.storage.run_dir import RunDir
@@ -156,12 +156,7 @@ def _num_trials(old: Sequence[FrozenTrial], recorded: Sequence[int], config: Con
 
 
 def _is_of_search(study_name: str, config: Config) -> bool:
-    search = config.search
-    own = [
-        StudyKey(ratio, method).study_name
-        for ratio in search.ratios
-        for method in (*search.baselines, "cid")
-    ]
+    own = [key.study_name for key in search_studies(config)]
     return study_name.partition(", repeats of ")[0] in own
 
 

@@ -16,7 +16,7 @@ def new_repeat_studies(store: StudyStore) -> list[StudyKey]:
     if not store.config.search.repeats.n:
         return []
     found = []
-    for ratio in store.config.search.ratios:
+    for ratio in store.config.search.all_ratios:
         if _is_finished(store, ratio):
             found += [key for key in repeat_candidates(store, ratio) if key not in store.studies]
     return found

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import Config, InputError
 from cid_ray.results.records import Record, RecordReader
-from cid_ray.search import _optuna_compat, rdb, trial_states
+from cid_ray.search import _optuna_compat, order, rdb, trial_states
 from cid_ray.search.checks import directions_of
 from cid_ray.search.consistency import check_consistency
 from cid_ray.search.journal import (
@@ -221,9 +221,9 @@ class StudyStore:
         """Trials of the search; of repeats that are not opened yet the most there can be."""
         search = self.config.search
         opened = {key.ratio for key in self.repeat_keys()}
-        candidates = len(search.baselines) + min(search.repeats.top, search.trials)
-        unopened = search.repeats.n * candidates * (len(search.ratios) - len(opened))
-        return sum(self.n_trials(key) for key in self.studies) + unopened
+        unopened = [key for key in self.search_keys() if key.ratio not in opened]
+        repeats = order.n_repeats(unopened, self.n_trials, search.repeats)
+        return sum(self.n_trials(key) for key in self.studies) + repeats
 
     def finished(self) -> dict[str, TrialState]:
         """Run name -> final state."""

@@ -21,6 +21,7 @@ from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import (
     StudyKey,
     TrialSpec,
+    search_studies,
     trial_config,
     with_progress_interval,
 )
@@ -48,10 +49,8 @@ class TrialQueue:
         self.max_concurrent = 1
         self.running: dict[str, TrialSpec] = {}
         self.resume_queue: list[InterruptedTrial] = []
-        search = store.config.search
-        for method in (*search.baselines, "cid"):
-            for ratio in search.ratios:
-                self._open(StudyKey(ratio, method))
+        for key in search_studies(store.config):
+            self._open(key)
         self._open_repeats()
 
     def _open(self, key: StudyKey) -> None:

@@ -116,6 +116,16 @@ def identity_fields(key: StudyKey, run: str, number: int, repeat_index: int) -> 
     }
 
 
+def search_studies(config: Config) -> list[StudyKey]:
+    """The studies that search, baselines first, in the order in which they are opened."""
+    search = config.search
+    keys = [
+        StudyKey(ratio, method) for method in (*search.baselines, "cid") for ratio in search.ratios
+    ]
+    curve = [StudyKey(ratio, "supervised") for ratio in search.all_ratios]
+    return list(dict.fromkeys([*keys, *(key for key in curve if key.ratio not in search.ratios)]))
+
+
 def trial_config(
     base: Config, key: StudyKey, params: Mapping[str, Any], repeat_index: int = 0
 ) -> Config:

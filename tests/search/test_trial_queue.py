@@ -176,6 +176,30 @@ def test_baseline_without_own_hyperparameters_runs_once(tmp_path: Path) -> None:
     assert [len(store.trials(key)) for key in store.search_keys("1/8")] == [1, 2]
 
 
+@pytest.mark.parametrize("baselines", [["supervised", "mean_teacher"], []])
+def test_supervised_ratios_train_supervised_only_and_repeat_it(
+    baselines: list[str], tmp_path: Path
+) -> None:
+    changes = {
+        "search.ratios": ["1/8"],
+        "search.supervised_ratios": ["1/2", "1/8", "1/4"],
+        "search.baselines": baselines,
+        "search.repeats.n": 2,
+    }
+    with open_search(tmp_path, simulated_config(trials=2, **changes)) as search:
+        total = search.total
+        names = []
+        while (trial := search.next_trial()) is not None:
+            names.append(trial.name)
+            complete(search, trial)
+        assert len(names) == total == search.total
+    others = [name for name in names if not name.startswith("1_8")]
+    expected = [f"1_{n}-supervised-000{end}" for n in (2, 4) for end in ("", "-repeat1", "-repeat2")]
+    assert sorted(others) == sorted(expected)
+    kept = [name for name in names if name.startswith("1_8")]
+    assert len(kept) == len(baselines) * 3 + 2 + 2
+
+
 # ---- warm starts from ratio to ratio ----
 
 

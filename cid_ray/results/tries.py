@@ -1,0 +1,119 @@
+"""Equal tries: what a method's best trial would have been had it had fewer tries.
+
+The best of eight tries is higher than the best of one, whatever the method. So methods are compared
+at the number of tries that all of them had: the expected best of k of a method's n tries (J. Dodge
+et al., Show Your Work, EMNLP 2019), averaged over all subsets of k tries, which is unbiased (R.
+Tang et al., Showing Your Work Doesn't Always Work, ACL 2020). A method with nothing to tune needs
+no more than one try.
+
+A pruned trial counts with the score at which it was pruned. Failed trials are no tries here. The
+tries of a sampler that learns are no random sample, so for such a search this is an approximation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+
+TAIL = 0.025
+
+
+@dataclass(frozen=True)
+class BestOfTries:
+    """The best val mIoU of so many tries.
+
+    Attributes:
+        tries: k.
+        mean: over all choices of k tries.
+        low, high: the range of 95 % of the choices.
+    """
+
+    tries: int
+    mean: float
+    low: float
+    high: float
+
+
+def best_of_tries(scores: Sequence[float], tries: int) -> BestOfTries:
+    """The best of `tries` of some scores.
+
+    Args:
+        scores: val mIoU in percent of a method's trials, in any order.
+        tries: how many of them, from 1 to all.
+
+    Raises:
+        ValueError: there are not so many scores.
+
+    Example:
+        >>> best_of_tries([50.0, 40.0, 30.0], 2)
+        BestOfTries(tries=2, mean=46.666666666666664, low=40.0, high=50.0)
+    """
+    if not 1 <= tries <= len(scores):
+        raise ValueError(f"tries must be from 1 to {len(scores)}, got {tries}")
+    ordered = sorted(scores)
+    total = comb(len(ordered), tries)
+    mean, below = 0.0, 0
+    low = high = ordered[-1]
+    for rank, score in enumerate(ordered, start=1):
+        up_to = comb(rank, tries)  # subsets whose best is at most this score
+        mean += score * (up_to - below) / total
+        if below / total <= TAIL < up_to / total:
+            low = score
+        if below / total < 1 - TAIL <= up_to / total:
+            high = score
+        below = up_to
+    return BestOfTries(tries, mean, low, high)
+
+
+def scores_of_tries(summary: RatioSummary) -> dict[str, list[float]]:
+    """method -> val mIoU at the last rung of each of its trials."""
+    found: dict[str, list[float]] = {method: [] for method in METHOD_NAMES}
+    for score in summary.last_scores():
+        if summary.states[score.run] != "failed":
+            found[score.method].append(score.value)
+    return {method: scores for method, scores in found.items() if scores}
+
+
+def at_equal_tries(summary: RatioSummary) -> dict[str, BestOfTries]:
+    """method -> its best of as many tries as the method with the fewest; {} where all had the same.
+
+    Example:
+        >>> at_equal_tries(summarize(read_records("runs/demo"))[0])
+        {}
+    """
+    scores = scores_of_tries(summary)
+    counts = {len(own) for method, own in scores.items() if _is_tuned(summary, method)}
+    if len(counts) < 2:
+        return {}
+    return {method: best_of_tries(own, min(len(own), *counts)) for method, own in scores.items()}
+
+
+def _is_tuned(summary: RatioSummary, method: str) -> bool:
+    return summary.searches.get(method, {}).get("hyperparameters") != []
+
+
+def equal_tries_text(summary: RatioSummary) -> str:
+    """What tries of different number do to the comparison; "" where all methods had the same."""
+    found = at_equal_tries(summary)
+    if not found:
+        return ""
+    scores = scores_of_tries(summary)
+    counts = {m: len(own) for m, own in scores.items() if _is_tuned(summary, m)}
+    given = ", ".join(f"{METHOD_NAMES[method]} {count}" for method, count in counts.items())
+    ranked = sorted(found, key=lambda method: -found[method].mean)
+    best = ", ".join(
+        f"{METHOD_NAMES[method]} {found[method].mean:.2f}{_range(found[method])}"
+        for method in ranked
+    )
+    tries = min(counts.values())
+    return (
+        f"Tries differ: {given}. At {tries} {'try' if tries == 1 else 'tries'} each the expected "
+        f"best val mIoU is: {best}."
+    )
+
+
+def _range(best: BestOfTries) -> str:
+    return "" if best.low == best.high else f" ({best.low:.2f} to {best.high:.2f})"
