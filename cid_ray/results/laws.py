@@ -48,7 +48,7 @@ class Forecast:
     high: float
 
 
-class _Ladder:
+class Ladder:
     """The scores at each count, as arrays.
 
     Raises:
@@ -95,10 +95,14 @@ class _Ladder:
 
     def errors_at(self, count: float, errors: Floats) -> Floats:
         """[2, rows]: the error at a count by the law without and by the law with a floor."""
+        return self.curves(np.array([count]), errors)[..., 0]
+
+    def curves(self, counts: Floats, errors: Floats) -> Floats:
+        """[2, rows, counts]: the same at several counts."""
         found = []
         for with_floor in (False, True):
-            scale, exponent, floor, _ = self.fit(errors, with_floor)
-            found.append(floor + scale * (count / self.counts[-1]) ** -exponent)
+            scale, exponent, floor, _ = (x[:, None] for x in self.fit(errors, with_floor))
+            found.append(floor + scale * (counts / self.counts[-1]) ** -exponent)
         return np.stack(found)
 
     def variance(self) -> tuple[float, int]:
@@ -128,7 +132,7 @@ def fit_power_law(scores: Mapping[float, Sequence[float]], with_floor: bool) -> 
         >>> round(law.exponent, 2), round(law.score(80), 1)
         (0.5, 85.9)
     """
-    ladder = _Ladder(scores)
+    ladder = Ladder(scores)
     scale, exponent, floor, _ = (x.item() for x in ladder.fit(ladder.mean_errors[None], with_floor))
     return PowerLaw(scale * float(ladder.counts[-1]) ** exponent, exponent, floor)
 
@@ -160,7 +164,7 @@ def forecast_score(
         >>> 61 < forecast.low < forecast.score < forecast.high < 69
         True
     """
-    ladder = _Ladder(scores)
+    ladder = Ladder(scores)
     if count <= 0:
         raise ValueError(f"count must be positive, got {count}")
     expected = ladder.errors_at(count, ladder.mean_errors[None]).mean()

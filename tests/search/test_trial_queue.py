@@ -180,7 +180,7 @@ def test_baseline_without_own_hyperparameters_runs_once(tmp_path: Path) -> None:
 def test_supervised_ratios_train_supervised_only_and_repeat_it(
     baselines: list[str], tmp_path: Path
 ) -> None:
-    changes = {
+    changes: dict[str, Any] = {
         "search.ratios": ["1/8"],
         "search.supervised_ratios": ["1/2", "1/8", "1/4"],
         "search.baselines": baselines,
@@ -194,7 +194,9 @@ def test_supervised_ratios_train_supervised_only_and_repeat_it(
             complete(search, trial)
         assert len(names) == total == search.total
     others = [name for name in names if not name.startswith("1_8")]
-    expected = [f"1_{n}-supervised-000{end}" for n in (2, 4) for end in ("", "-repeat1", "-repeat2")]
+    expected = [
+        f"1_{n}-supervised-000{end}" for n in (2, 4) for end in ("", "-repeat1", "-repeat2")
+    ]
     assert sorted(others) == sorted(expected)
     kept = [name for name in names if name.startswith("1_8")]
     assert len(kept) == len(baselines) * 3 + 2 + 2

@@ -1,0 +1,116 @@
+"""Laws of the label curve: a method that is worth a known number of labels is found to be."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cid_ray.results.label_worth import LabelCurve, label_curve
+from cid_ray.results.summary import summarize
+from tests.helpers.records import repeated_search
+
+COUNTS = (6, 12, 24, 48)
+Scores = dict[str, dict[int, list[float]]]
+
+
+def truth(count: float) -> float:
+    """Supervised mIoU at a count of labels."""
+    return 100 - 30 - 60 * count**-0.5
+
+
+def simulated(factor: float, sigma: float, repeats: int = 3, seed: int = 0) -> Scores:
+    """Supervised, and a method that makes of n labels what supervised makes of factor * n."""
+    rng = np.random.default_rng(seed)
+    draws = rng.normal(0, 8, repeats)  # what a draw does to all scores alike
+
+    def around(score: float) -> list[float]:
+        return list(score + draws - draws.mean() + rng.normal(0, sigma, repeats))
+
+    return {
+        "supervised": {n: around(truth(n)) for n in COUNTS},
+        "cid": {n: around(truth(factor * n)) for n in (12, 24)},
+    }
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.8])
+def test_known_worth_is_found_without_noise(factor: float) -> None:
+    curve = LabelCurve(simulated(factor, sigma=1e-6))
+    for count in (12, 24):
+        worth = curve.worth("cid", count)
+        # the law without a floor is a little off, as it has no floor
+        assert worth.count == pytest.approx(factor * count, rel=0.1)
+        assert worth.low <= factor * count * 1.02 and worth.high >= factor * count * 0.98
+
+
+def test_interval_of_worth_encloses_the_truth_as_often_as_it_says() -> None:
+    enclosed = []
+    for seed in range(120):
+        worth = LabelCurve(simulated(2.0, 0.7, seed=seed), seed).worth("cid", 12)
+        enclosed.append(worth.low <= 24 <= worth.high)
+    assert np.mean(enclosed) >= 0.93
+
+
+def test_supervised_is_worth_its_own_labels() -> None:
+    curve = LabelCurve(simulated(1.0, 0.5))
+    for count in COUNTS:
+        worth = curve.worth("supervised", count)
+        assert worth.low < count < worth.high
+
+
+def test_effect_of_a_draw_changes_no_worth() -> None:
+    scores = simulated(2.0, 0.3)
+    shifted = {
+        method: {n: [s + d for s, d in zip(own, (9, -4, -5), strict=True)] for n, own in by.items()}
+        for method, by in scores.items()
+    }
+    expected, found = LabelCurve(scores).worth("cid", 12), LabelCurve(shifted).worth("cid", 12)
+    assert (found.count, found.low, found.high) == pytest.approx(
+        (expected.count, expected.low, expected.high)
+    )
+
+
+def test_labels_for_a_score_invert_the_curve_and_divide_by_the_factor() -> None:
+    curve = LabelCurve(simulated(2.0, 0.02))
+    target = truth(40)
+    alone, with_pool = curve.labels_for(target), curve.labels_for(target, "cid")
+    assert alone.count == pytest.approx(40, rel=0.05) and alone.low < 40 < alone.high
+    assert with_pool.count == pytest.approx(20, rel=0.1)
+    assert with_pool.low < 20 < with_pool.high
+
+
+def test_what_the_curve_cannot_tell_is_said() -> None:
+    curve = LabelCurve(simulated(1.0, 0.1))
+    assert curve.reach == (3, 96)
+    far, near = curve.labels_for(99.0), curve.labels_for(10.0)
+    assert math.isinf(far.count) and near.count == 0
+    assert curve.text(far) == "more than 96" and curve.text(near) == "less than 3"
+    assert far.record() == near.record() == {"count": None, "low": None, "high": None}
+    noisy = LabelCurve(simulated(4.0, 2.0))
+    assert noisy.text(noisy.worth("cid", 24)).endswith(" to more than 96)")
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        {"supervised": {6: [1.0, 2.0], 12: [1.0, 2.0]}},
+        {"supervised": {6: [1.0], 12: [1.0], 24: [1.0]}},
+    ],
+)
+def test_curve_of_too_few_counts_or_repeats_is_refused(scores: Scores) -> None:
+    with pytest.raises(ValueError, match="supervised at 3 counts and two repeats"):
+        LabelCurve(scores)
+
+
+def test_label_curve_of_a_search_needs_three_ratios_with_shared_repeats() -> None:
+    records = repeated_search(16) + repeated_search(8)
+    assert label_curve(summarize(records)) is None
+    records += repeated_search(4)
+    summaries = summarize(records)
+    curve = label_curve(summaries)
+    assert curve is not None and curve.counts == (4, 8, 16)
+    for record in records:
+        if record["ratio"] == "1/4" and record["repeats_of"]:
+            record["seed"] = 50
+    assert label_curve(summarize(records)) is None
