@@ -5,6 +5,7 @@ It needs neither torch nor ray.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from cid_ray.cli.parser import add_config_options, make_parser, run_command
@@ -21,6 +22,7 @@ from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
 
 EXAMPLES = """
   python -m cid_ray.report runs/camvid-20260101-120000
+  python -m cid_ray.report runs/camvid-20260101-120000 --target 60 --set prices.label=2
   python -m cid_ray.report runs/camvid-20260101-120000 --set search.metric=val/miou --out page
 """
 
@@ -29,6 +31,9 @@ def main(argv: list[str]) -> int:
     parser = make_parser("report", __doc__ or "", EXAMPLES)
     parser.add_argument("run", metavar="RUN", help="a run folder")
     add_config_options(parser, "where index.html is written (default RUN/report)", resume=False)
+    parser.add_argument(
+        "--target", type=percent, metavar="MIOU", help="say how many labels this test mIoU needs"
+    )
     args = parser.parse_args(argv)
     with RunDir(args.run) as run_dir:
         run_dir.pull()
@@ -53,9 +58,21 @@ def main(argv: list[str]) -> int:
 
         for note in check_run_folder(run_dir, reader, config.search):
             say(f"warning: {note}")
-        write_report(run_dir, config, reader.read(), say, Path(args.out) if args.out else None)
+        write_report(
+            run_dir, config, reader.read(), say, Path(args.out) if args.out else None, args.target
+        )
         run_dir.push()
     return 0
+
+
+def percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 100:
+        raise argparse.ArgumentTypeError(f"{text} must be a mIoU in percent, between 0 and 100")
+    return value
 
 
 if __name__ == "__main__":

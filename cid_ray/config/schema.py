@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cid_ray.config.scale_schema import ScaleConfig
-from cid_ray.config.search_schema import Method, SearchConfig, StudyConfig
+from cid_ray.config.search_schema import Method, PricesConfig, SearchConfig, StudyConfig
 from cid_ray.config.section import Fraction, NonNegative, Section
 from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
 from cid_ray.config.train_schema import DistributedConfig, OptimConfig, TrainConfig, steps_until
@@ -25,6 +25,7 @@ LEVEL = re.compile("decoder|encoder_[1-9]")  # of loss.relation_levels
 RATIO_FIELD = "{ratio}"  # of data.split_files
 
 # Where a run's data is stored, how fast it works and how it handles faults do not change results.
+NO_RESULT_SECTIONS = {"distributed", "search", "study", "scale", "prices"}
 NOT_FINGERPRINTED = (
     "data.table",
     "data.split_files",
@@ -220,6 +221,7 @@ class Config(Section):
     search: SearchConfig = SearchConfig()
     study: StudyConfig = StudyConfig()
     scale: ScaleConfig = ScaleConfig()
+    prices: PricesConfig = PricesConfig()
 
     @model_validator(mode="after")
     def _batch_has_images_for_every_worker(self) -> Config:
@@ -290,7 +292,7 @@ class Config(Section):
 
     def result_affecting_values(self) -> dict[str, Any]:
         """The values that change a run's results: dotted key -> value."""
-        tree = self.model_dump(mode="json", exclude={"distributed", "search", "study", "scale"})
+        tree = self.model_dump(mode="json", exclude=NO_RESULT_SECTIONS)
         return {key: value for key, value in flatten(tree).items() if key not in NOT_FINGERPRINTED}
 
     def to_yaml(self) -> str:

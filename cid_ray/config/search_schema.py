@@ -1,4 +1,5 @@
-"""The sections `search` and `study`: what `tune` searches, and where Optuna stores the studies.
+"""The sections `search`, `study` and `prices`: what `tune` searches, where Optuna stores the
+studies, and what a report weighs.
 
 None of these keys changes the result of a single run, so none is part of the fingerprint.
 """
@@ -130,3 +131,12 @@ class StudyConfig(Section):
     @classmethod
     def _storage(cls, value: str | None) -> str | None:
         return value and check_database_url(value)
+
+
+class PricesConfig(Section):
+    """What a report weighs against each other, in US dollars. It changes no result."""
+
+    # One more labeled image.
+    label: float | None = Field(None, gt=0)
+    # An hour of what one trial runs on.
+    hour: float | None = Field(None, gt=0)

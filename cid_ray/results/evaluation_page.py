@@ -10,12 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from cid_ray.results.audit_page import page_templates
 from cid_ray.results.evaluation_text import tolerance_text
 from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
-from cid_ray.results.report_page import RenderedFigure, legend_entry
+from cid_ray.results.report_page import legend_entry, rendered
 from cid_ray.results.summary import COLORS
 from cid_ray.storage import paths
 
@@ -41,7 +39,7 @@ def write_evaluation_page(report: dict[str, Any], worst: list[Any], out: Path) -
         "legend": legend,
         "matrix": confusion_percentages(report) if len(legend) <= MAX_MATRIX else [],
         "confusions": largest_confusions(report),
-        "reliability": RenderedFigure(Markup(draw_reliability(report["calibration"])), 0),
+        "reliability": rendered(draw_reliability(report["calibration"])),
         "tolerance": tolerance_text(report["boundary_tolerance"]),
         "worst": worst,
         "facts": _facts(report),

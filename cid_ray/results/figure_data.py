@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any, TypeVar
 
+from cid_ray.results.label_worth import shared_repeats
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore, best_of
 
 MAX_POINTS = 300  # of one kind in a panel: more hide each other, and take seconds to draw
@@ -30,33 +31,14 @@ def label_curve_data(
     return curves
 
 
-def spread_data(
-    summaries: list[RatioSummary], split: str = "test"
-) -> dict[str, list[tuple[int, float, float]]]:
-    """method -> [(label_count, mean, standard deviation over repeats)], where it was repeated."""
-    found: dict[str, list[tuple[int, float, float]]] = {}
-    for summary in summaries:
-        noise = summary.noise(split)
-        for method, run in summary.repeated_runs(noise).items():
-            spread = noise.sd(run)
-            if spread is not None:
-                point = (summary.label_count, noise.mean(run), spread)
-                found.setdefault(method, []).append(point)
-    return found
+def half_floor(summaries: list[RatioSummary]) -> float | None:
+    """Half the least difference that is above noise between two points of the label curve.
 
-
-def floor_data(
-    summaries: list[RatioSummary], split: str = "test"
-) -> list[tuple[float, float, float]]:
-    """[(label_count, low, high)]: means in this band are within noise of supervised only."""
-    found: list[tuple[float, float, float]] = []
-    for summary in summaries:
-        noise = summary.noise(split)
-        run = summary.repeated_runs(noise).get("supervised")
-        if run and noise.floor is not None:
-            mean = noise.mean(run)
-            found.append((summary.label_count, mean - noise.floor, mean + noise.floor))
-    return found
+    Two error bars of this half length that do not touch are a difference above noise, for one
+    comparison. None without repeats.
+    """
+    floor = shared_repeats(summaries).floor
+    return None if floor is None else floor / 2
 
 
 def history_data(summary: RatioSummary) -> list[dict[str, Any]]:

@@ -12,14 +12,11 @@ from typing import Any
 from cid_ray.results.figure_data import (
     MAX_POINTS,
     curves_data,
-    floor_data,
     history_data,
-    label_curve_data,
     pareto_data,
     scale_of,
     shown_curves,
     slices_data,
-    spread_data,
     thinned,
 )
 from cid_ray.results.summary import COLORS, METHOD_NAMES, RatioSummary
@@ -35,39 +32,6 @@ STATE_MARKERS = {
     "pruned": ("x", GRAY),
     "running": ("^", GRAY),
 }
-SHIFT_PER_METHOD = 0.012  # of the label count: methods are drawn next to each other
-
-
-def draw_label_curve(summaries: list[RatioSummary]) -> str:
-    figure, axes = new_figure(1)
-    axis = axes[0]
-    spreads = spread_data(summaries)
-    for number, (method, points) in enumerate(label_curve_data(summaries).items()):
-        # error bars at the same label count would hide each other
-        shift = 1 + SHIFT_PER_METHOD * number if spreads else 1.0
-        counts, scores = zip(*((count * shift, score) for count, score in points), strict=True)
-        axis.plot(counts, scores, "o-", color=COLORS[method], label=METHOD_NAMES[method])
-        for count, mean, spread in spreads.get(method, []):
-            axis.errorbar(count * shift, mean, spread, color=COLORS[method], capsize=3, lw=1)
-    _draw_floor_band(axis, floor_data(summaries))
-    axis.set_xscale("log")
-    axis.set_xticks([s.label_count for s in summaries], [s.name for s in summaries])
-    axis.minorticks_off()
-    axis.set_xlabel("labeled images")
-    axis.set_ylabel("mIoU on test images, %")
-    add_legend(axis, 8)
-    return to_svg(figure)
-
-
-def _draw_floor_band(axis: Any, band: list[tuple[float, float, float]]) -> None:
-    if not band:
-        return
-    if len(band) == 1:  # a band over a single label count needs a width to be seen
-        count, low, high = band[0]
-        band = [(0.9 * count, low, high), (1.1 * count, low, high)]
-    counts, lows, highs = zip(*band, strict=True)
-    color = COLORS["supervised"]
-    axis.fill_between(counts, lows, highs, color=color, alpha=0.15, lw=0, label="noise floor, 95 %")
 
 
 def draw_history(summaries: list[RatioSummary]) -> str:
@@ -266,10 +230,18 @@ def new_figure(
     return figure, axes
 
 
-def add_legend(axis: Any, fontsize: int, loc: str = "best") -> None:
-    """A legend, unless there is nothing to name."""
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=fontsize, loc=loc)
+def add_legend(axis: Any, fontsize: int = 9, loc: str = "outside lower center") -> None:
+    """One legend for all panels of the figure, below them: it lies over no line."""
+    figure = axis.figure
+    for legend in list(figure.legends):
+        legend.remove()
+    handles: dict[str, Any] = {}
+    for each in figure.axes:
+        handles |= dict(zip(*reversed(each.get_legend_handles_labels()), strict=True))
+    if handles:
+        columns = min(len(handles), max(2, int(figure.get_figwidth() / 1.9)))
+        places = {"frameon": False, "fontsize": 9, "ncols": columns}
+        figure.legend(handles.values(), handles, loc="outside lower center", **places)
 
 
 def to_svg(figure: Any) -> str:

@@ -14,7 +14,7 @@ mean of its factors at the counts that were.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -41,10 +41,22 @@ class Labels:
     low: float
     high: float
 
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        return self.count, self.low, self.high
+
     def record(self) -> dict[str, float | None]:
         """The same for a record; None where the curve cannot tell."""
-        ends = {"count": self.count, "low": self.low, "high": self.high}
-        return {name: value if 0 < value < np.inf else None for name, value in ends.items()}
+        return {name: x if 0 < x < np.inf else None for name, x in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Points of mIoU with their 95 % interval."""
+
+    points: float
+    low: float
+    high: float
 
 
 class LabelCurve:
@@ -93,7 +105,12 @@ class LabelCurve:
         self.reach = self.counts[0] / REACH, self.counts[-1] * REACH
         self._grid: Floats = np.geomspace(*self.reach, GRID_POINTS)
         errors = np.stack([self._errors[SUPERVISED][count] for count in self.counts], 1)
-        self._curves = Ladder(scores[SUPERVISED]).curves(self._grid, np.maximum(errors, 0))
+        ladder = Ladder({float(count): own for count, own in scores[SUPERVISED].items()})
+        self._curves = ladder.curves(self._grid, np.maximum(errors, 0))
+
+    def methods_at(self, count: int) -> list[str]:
+        """The methods other than supervised that have scores at a count."""
+        return [m for m, own in self._errors.items() if m != SUPERVISED and count in own]
 
     def worth(self, method: str, count: int) -> Labels:
         """The supervised labels with the score that a method has with `count` labels."""
@@ -124,9 +141,34 @@ class LabelCurve:
         )
         return Labels(*map(float, ends))
 
+    def gain(self, method: str, count: int, more: int) -> Gain | None:
+        """What `more` labels add to a method's score at `count`, in points.
+
+        None where more than one sample in twenty leaves the reach of the curve.
+        """
+        errors = self._errors[method][count]
+        now = self._inverted(errors)
+        then = now * (count + more) / count
+        inside = (now > 0) & (then < self.reach[1])
+        if not inside[2, 0] or inside[:2].mean() < LEVEL:
+            return None
+        curves = np.concatenate([self._curves, self._curves.mean(0, keepdims=True)])
+        gains = np.full(then.shape, np.nan)
+        for law, sample in zip(*np.nonzero(inside), strict=True):
+            curve = curves[law, sample]
+            ends = np.interp([now[law, sample], then[law, sample]], self._grid, curve)
+            gains[law, sample] = ends[0] - ends[1]
+        tail = (1 - LEVEL) / 2
+        low, high = np.nanquantile(gains[:2, 1:], [tail, 1 - tail])
+        return Gain(float(gains[2, 0]), float(low), float(high))
+
+    def law(self) -> tuple[Floats, Floats]:
+        """Counts over the reach, and the supervised score in percent that is expected at each."""
+        return self._grid, PERFECT - self._curves[:, 0].mean(0)
+
     def text(self, labels: Labels) -> str:
         """ "41 (30 to 58)", "41 (30 to more than 96)", "more than 96"."""
-        count, low, high = map(self._count_text, (labels.count, labels.low, labels.high))
+        count, low, high = map(self._count_text, labels.ends)
         return count if low == count == high else f"{count} ({low} to {high})"
 
     def _count_text(self, count: float) -> str:
@@ -158,23 +200,20 @@ def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:
         >>> curve = label_curve(summarize(read_records("runs/demo")))
         >>> curve.worth("cid", 12)
     """
-    found: dict[str, dict[Hashable, float]] = {}
-    cells: dict[str, tuple[str, int]] = {}
-    for summary in summaries:
-        key = summary.score_key("test")
-        for method, run in summary.repeated_runs(summary.noise("test")).items():
-            cell = f"{method} {summary.label_count}"
-            cells[cell] = method, summary.label_count
-            found[cell] = {
-                (final["repeat_index"], final.get("seed"), final.get("draw")): final[key]
-                for final in summary.repeats[run]
-                if final.get(key) is not None
-            }
+    paired = shared_repeats(summaries)
     scores: dict[str, dict[int, list[float]]] = {}
-    paired = paired_blocks(found)
     for cell, own in paired.scores.items():
-        method, count = cells[cell]
-        scores.setdefault(method, {})[count] = own
+        method, count = cell.split()
+        scores.setdefault(method, {})[int(count)] = own
     if len(scores.get(SUPERVISED, {})) < MIN_COUNTS or not paired.df:
         return None
     return LabelCurve(scores)
+
+
+def shared_repeats(summaries: list[RatioSummary]) -> Noise:
+    """The test scores of "METHOD COUNT" in the repeats that all methods at all ratios share."""
+    found: dict[str, dict[Hashable, float]] = {}
+    for summary in summaries:
+        for method, run in summary.repeated_runs(summary.noise("test")).items():
+            found[f"{method} {summary.label_count}"] = summary.repeat_scores(run, "test")
+    return paired_blocks(found)

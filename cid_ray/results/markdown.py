@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 
 from cid_ray.config.plain_text import printable
-from cid_ray.results.formatting import format_score, format_value, gain_text, repeats_text
+from cid_ray.results.answers import Answers
+from cid_ray.results.formatting import (
+    format_score,
+    format_signed,
+    format_value,
+    gain_text,
+    repeats_text,
+)
 from cid_ray.results.summary import RatioSummary, result_table
 from cid_ray.results.tables import hyperparameter_table, pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict
 
 
-def markdown(summaries: list[RatioSummary]) -> str:
+def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     """The report as Markdown, for a README or a pull request."""
     lines = _main_table(summaries)
     for summary in summaries:
         lines += ["", f"**{_escape(summary.name)}.** {_escape(verdict(summary))}"]
+        if summary.name in answers.tries:
+            lines += ["", _escape(answers.tries[summary.name])]
         lines += ["", _escape(network_in_use(summary))]
         params = summary.chosen.get("cid", {}).get("params", {})
         if params:
@@ -24,24 +33,34 @@ def markdown(summaries: list[RatioSummary]) -> str:
             )
             lines += ["", f"Best CID hyperparameters: {values}"]
     lines += ["", _escape(caution(summaries))]
+    lines += _answers(answers)
     lines += _hyperparameters(summaries)
     lines += _pareto(summaries)
     return "\n".join([*lines, ""])
+
+
+def _answers(answers: Answers) -> list[str]:
+    sentences = [*answers.worth_sentences(), answers.target_sentence(), answers.next_sentence()]
+    lines = [line for text in sentences if text for line in ("", _escape(text))]
+    for way in answers.ways:
+        lines += ["", f"- {_escape(way.text())}"]
+    return lines
 
 
 def _main_table(summaries: list[RatioSummary]) -> list[str]:
     has_repeats = any(summary.repeats for summary in summaries)
     head = ["labels", "method"]
     if has_repeats:
-        head += ["val mIoU, chosen run", "test mIoU, chosen run"]
+        head += ["val mIoU, chosen run", "test mIoU, chosen run", "val - test"]
         head += ["test mIoU, repeats", "over supervised"]
     else:
-        head += ["val mIoU", "test mIoU, last step", "over supervised"]
+        head += ["val mIoU", "test mIoU, last step", "val - test", "over supervised"]
     head += ["test at best-on-val step"]
     cells = []
     for line in result_table(summaries):
         name = line["method_name"] + (" (baseline)" if line["is_baseline"] else "")
         scores = [format_score(line[key]) for key in ("val", "test")]
+        scores.append(format_signed(line["optimism"]))
         if has_repeats:
             middle = [repeats_text(line), gain_text(line)]
         else:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from cid_ray.results.audit_page import page_templates
 from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.plan_text import (
@@ -23,12 +21,11 @@ from cid_ray.results.plan_text import (
     speed_text,
 )
 from cid_ray.results.records import Record
-from cid_ray.results.report_page import RenderedFigure
+from cid_ray.results.report_page import rendered
 from cid_ray.results.summary import COLORS
 from cid_ray.storage import paths
 
 PAGE_FILE = "plan.html"
-FIGURE_WIDTH = 900  # pixels
 
 
 def write_plan_page(records: list[Record], out: Path) -> None:
@@ -49,7 +46,7 @@ def write_plan_page(records: list[Record], out: Path) -> None:
         "sentence": recommendation(records),
         "columns": COLUMNS,
         "rows": plan_rows(records),
-        "figure": RenderedFigure(Markup(draw_plan(records)), FIGURE_WIDTH),
+        "figure": rendered(draw_plan(records)),
         "paths": [(record["nodes"], path_text(record)) for record in records],
         "methods": [method_text(one) for one in records[0]["methods"]],
         "speed": speed_text(records[0]),

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from cid_ray.results.common_fields import CommonFields
 from cid_ray.results.ladder_types import ForecastRecord, LadderRecord
+from cid_ray.results.noise_types import NoiseRecord
 from cid_ray.results.plan_types import PlanRecord
 from cid_ray.results.score_types import (
     BestScores,
@@ -233,37 +234,6 @@ class SearchRecord(CommonFields):
     importance_method: str
     second_objective: NotRequired[Literal["seconds", "latency_ms"]]  # if the search had one
     pareto: NotRequired[list[ParetoPoint]]  # best value first
-
-
-class ComparisonOfMeans(TypedDict):
-    """A method minus another one: of the means over their repeats (see noise.py)."""
-
-    difference: Number
-    p: Number
-    adjusted_p: Number  # Holm's, for all comparisons of this method
-
-
-class NoiseRecord(CommonFields):
-    """What repeats say about chance, for one ratio and split (see noise.py)."""
-
-    event: Literal["noise"]
-    ratio_name: str
-    label_count: int
-    split: str  # val or test
-    test_split: str
-    metric: str
-    n: int  # repeats that all candidates finished
-    df: int  # degrees of freedom
-    chosen: dict[str, str]  # method -> run
-    means: dict[str, Number]  # run -> mean over its repeats
-    sds: dict[str, Number | None]  # run -> standard deviation over its repeats
-    differences: dict[str, dict[str, Number]]  # method -> other method -> paired mean difference
-    # method -> other method -> the difference with its p-values
-    comparisons: NotRequired[dict[str, dict[str, ComparisonOfMeans]]]
-    residual_variance: Number | None
-    floor: Number | None  # what a difference of two means must exceed
-    single_run_floor: Number | None  # the same for two single runs
-    procedure: str  # in words
 
 
 class FailedRecord(CommonFields):

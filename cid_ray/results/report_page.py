@@ -8,6 +8,7 @@ templates.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,7 @@ from markupsafe import Markup
 
 from cid_ray.config import Config
 from cid_ray.results import figures
+from cid_ray.results.answers import answer
 from cid_ray.results.figure_data import history_data
 from cid_ray.results.formatting import (
     format_duration,
@@ -28,6 +30,7 @@ from cid_ray.results.formatting import (
     gain_text,
     repeats_text,
 )
+from cid_ray.results.label_figure import draw_label_curve
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, published_tables
@@ -40,21 +43,26 @@ from cid_ray.results.tables import (
     pareto_table,
     repeat_table,
 )
+from cid_ray.results.tries import equal_tries_text
 from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
 
-ONE_PANEL_WIDTH = 400  # points; a figure of one panel fits every screen
-MIN_PIXELS_PER_POINT = 0.8  # below this the texts of a figure cannot be read
+MIN_PIXELS_PER_POINT = 1.25  # texts of 9 points then have 11 pixels; a narrow screen scrolls
+MAX_PIXELS_PER_POINT = 1.7
 
 
-def write_page(folder: Path, out: Path, records: list[Record], config: Config) -> Path:
+def write_page(
+    folder: Path, out: Path, records: list[Record], config: Config, target: float | None = None
+) -> Path:
     """Write the report of a run folder.
 
     Args:
         folder: the run folder, for its name and its images.
-        out: folder for `index.html` and `report.md`; it is created if absent.
+        out: folder for `index.html`, `report.md` and `answers.json`; it is created if absent.
         records: as `read_records` returns them.
-        config: the run's configuration; `search.metric` selects the scores that are shown.
+        config: the run's configuration; `search.metric` selects the scores that are shown, and
+            `prices` weighs labels against hours.
+        target: mIoU in percent; the page says how many labels it needs.
 
     Returns:
         The path of `index.html`.
@@ -66,8 +74,10 @@ def write_page(folder: Path, out: Path, records: list[Record], config: Config) -
         >>> write_page(folder, folder / "report", read_records(folder), load_config(None))
     """
     summaries = summarize(records, config.search.metric)
+    answers = answer(summaries, config.prices, target)
     content = {
         "title": folder.name,
+        "answers": answers,
         "config": config.to_yaml(),
         "ratios": [summary.name for summary in summaries],
         "summaries": [_ratio_section(summary, folder, config) for summary in summaries],
@@ -88,7 +98,8 @@ def write_page(folder: Path, out: Path, records: list[Record], config: Config) -
     }
     page = templates().get_template("report.html.j2").render(**content)
     paths.write_text(out / "index.html", page)
-    paths.write_text(out / "report.md", markdown(summaries))
+    paths.write_text(out / "report.md", markdown(summaries, answers))
+    paths.write_text(out / "answers.json", json.dumps(answers.record(), indent=1) + "\n")
     return out / "index.html"
 
 
@@ -116,6 +127,7 @@ def templates() -> Environment:
 class RenderedFigure:
     svg: Markup
     min_width: int  # pixels that it needs to be read; narrower screens scroll it
+    max_width: int  # pixels; it grows with its box up to this
 
 
 def render_figure(
@@ -129,15 +141,15 @@ def render_figure(
 def rendered(svg: str) -> RenderedFigure:
     """SVG text of `figures.to_svg` for the macro `chart` of the pages."""
     width = float(svg.partition('width="')[2].partition("pt")[0])
-    min_width = round(MIN_PIXELS_PER_POINT * width) if width > ONE_PANEL_WIDTH else 0
-    return RenderedFigure(Markup(svg), min_width)  # safe: matplotlib escapes the texts of a figure
+    least, most = (round(MIN_PIXELS_PER_POINT * width), round(MAX_PIXELS_PER_POINT * width))
+    return RenderedFigure(Markup(svg), least, most)  # safe: matplotlib escapes a figure's texts
 
 
 def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
     with_chosen = [s for s in summaries if s.chosen]
     with_cid = [s for s in summaries if history_data(s)]
     return {
-        "label_curve": render_figure(figures.draw_label_curve, with_chosen),
+        "label_curve": render_figure(draw_label_curve, with_chosen),
         "history": render_figure(figures.draw_history, with_cid),
         "curves": render_figure(figures.draw_curves, summaries),
         "importances": render_figure(figures.draw_importances, summaries),
@@ -155,6 +167,7 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
     return {
         "name": summary.name,
         "verdict": verdict(summary),
+        "tries": equal_tries_text(summary),
         "network": network_in_use(summary),
         "repeats": repeat_table(summary),
         "states": summary.cid_search.get("states", {}),

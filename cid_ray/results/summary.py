@@ -7,7 +7,7 @@ val. Other trials of the search belong into curves and figures only. Repeats of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,6 +106,11 @@ class RatioSummary:
             return None
         return self.chosen[method].get(self.score_key(split, prefix))
 
+    def optimism(self, method: str) -> float | None:
+        """Val, which chose the run, minus test: how much better it looks than it is."""
+        val, test = self.score(method, "val"), self.score(method, "test")
+        return None if val is None or test is None else val - test
+
     def gain(self, baseline: str, split: str = "test", method: str = "cid") -> float | None:
         """Difference of two chosen runs, in points of mIoU."""
         score, base = self.score(method, split), self.score(baseline, split)
@@ -116,15 +121,16 @@ class RatioSummary:
 
         Repeats of two runs form a block only if they share number, seed and label draw.
         """
+        return paired_blocks({run: self.repeat_scores(run, split) for run in self.repeats})
+
+    def repeat_scores(self, run: str, split: str) -> dict[Hashable, float]:
+        """(number, seed, label draw) of each repeat of a run -> its score on a split."""
         key = self.score_key(split)
-        scores: dict[str, dict[Any, float]] = {}
-        for run, finals in self.repeats.items():
-            scores[run] = {
-                (final["repeat_index"], final.get("seed"), final.get("draw")): final[key]
-                for final in finals
-                if final.get(key) is not None
-            }
-        return paired_blocks(scores)
+        return {
+            (final["repeat_index"], final.get("seed"), final.get("draw")): final[key]
+            for final in self.repeats[run]
+            if final.get(key) is not None
+        }
 
     def repeated_runs(self, noise: Noise) -> dict[str, str]:
         """method -> its chosen run, of those that were repeated."""
@@ -256,6 +262,7 @@ def _line(summary: RatioSummary, method: str) -> dict[str, Any]:
         # scores of the chosen run
         "val": summary.score(method, "val"),
         "test": summary.score(method, "test"),
+        "optimism": summary.optimism(method),
         "over_supervised": None if is_supervised else summary.gain("supervised", method=method),
         "best_on_val_step": final.get("best/step"),
         "best_on_val_test": summary.score(method, "test", "best/"),

@@ -13,7 +13,14 @@ from rich.table import Table
 
 from cid_ray.config import Config, InputError
 from cid_ray.config.plain_text import printable
-from cid_ray.results.formatting import format_params, format_score, gain_text, repeats_text
+from cid_ray.results.answers import answer
+from cid_ray.results.formatting import (
+    format_params,
+    format_score,
+    format_signed,
+    gain_text,
+    repeats_text,
+)
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, PublishedTable, published_tables
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
@@ -33,6 +40,7 @@ def write_report(
     records: list[Record],
     log: Callable[[str], None],
     out: Path | None = None,
+    target: float | None = None,
 ) -> None:
     """Log the table and the verdicts of a run, and write `index.html` and `report.md`.
 
@@ -42,6 +50,7 @@ def write_report(
         records: as `read_records` returns them.
         log: receives one line or the table at a time, such as `print`.
         out: folder for the page (default: `report` in the run folder).
+        target: mIoU in percent; the report says how many labels it needs.
 
     Raises:
         OSError: the page cannot be written.
@@ -53,8 +62,13 @@ def write_report(
             "written before is left as it is"
         )
     log(comparison_table(summaries))
+    answers = answer(summaries, config.prices, target)
     for summary in summaries:
         log(f"{summary.name}: {verdict(summary)}")
+        if summary.is_supervised_only:
+            continue
+        if summary.name in answers.tries:
+            log(f"  {answers.tries[summary.name]}")
         log(f"  {network_in_use(summary)}")
         cid = summary.chosen.get("cid", {})
         if cid.get("params"):
@@ -66,6 +80,11 @@ def write_report(
         log(f"{len(unfinished)} run(s) have not finished: {', '.join(unfinished[:3])}")
     if not any(summary.has_noise_floor for summary in summaries):
         log(caution(summaries))
+    for text in (*answers.worth_sentences(), answers.target_sentence(), answers.next_sentence()):
+        if text:
+            log(text)
+    for way in answers.ways:
+        log(f"  {way.text()}")
     for point in pareto_table(summaries):
         score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")
@@ -73,7 +92,7 @@ def write_report(
         log(published_table(table.of_encoder(config.model.encoder)))
     for number, command in enumerate(next_commands(run_dir.uri, summaries)):
         log(f"{'      ' if number else 'next: '}{command}")
-    write_page(run_dir.local, out or run_dir.local / "report", records, config)
+    write_page(run_dir.local, out or run_dir.local / "report", records, config, target)
     log(f"wrote {out or paths.join(run_dir.uri, 'report')}/index.html")
 
 
@@ -87,7 +106,7 @@ def unfinished_runs(records: list[Record]) -> list[str]:
 def comparison_table(summaries: list[RatioSummary]) -> str:
     """The main table as plain text."""
     has_repeats = any(summary.repeats for summary in summaries)
-    columns = ["labels", "method", "val mIoU", "test mIoU"]
+    columns = ["labels", "method", "val mIoU", "test mIoU", "val - test"]
     columns += ["test mIoU, repeats", "over supervised"] if has_repeats else ["over supervised"]
     columns += ["test at best-on-val"]
     table = Table(box=None, pad_edge=False)
@@ -101,7 +120,7 @@ def comparison_table(summaries: list[RatioSummary]) -> str:
         else:
             gain = line["over_supervised"]
             middle = ["-" if gain is None else f"{gain:+.2f}"]
-        scores = [_score(line["val"]), _score(line["test"])]
+        scores = [_score(line["val"]), _score(line["test"]), _signed(line["optimism"])]
         table.add_row(
             printable(line["ratio"]), name, *scores, *middle, _score(line["best_on_val_test"])
         )
@@ -127,6 +146,10 @@ def _render(table: Table) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get().rstrip()
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else format_signed(value)
 
 
 def _score(value: float | None) -> str:

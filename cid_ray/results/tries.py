@@ -6,8 +6,9 @@ et al., Show Your Work, EMNLP 2019), averaged over all subsets of k tries, which
 Tang et al., Showing Your Work Doesn't Always Work, ACL 2020). A method with nothing to tune needs
 no more than one try.
 
-A pruned trial counts with the score at which it was pruned. Failed trials are no tries here. The
-tries of a sampler that learns are no random sample, so for such a search this is an approximation.
+A pruned trial counts with what it would have had at the end: its score, and what the method's
+completed trials gained after that step. Failed trials are no tries here. The tries of a sampler
+that learns are no random sample, so for such a search this is an approximation.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
+from statistics import mean
 
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore
 
 TAIL = 0.025
 
@@ -69,12 +71,24 @@ def best_of_tries(scores: Sequence[float], tries: int) -> BestOfTries:
 
 
 def scores_of_tries(summary: RatioSummary) -> dict[str, list[float]]:
-    """method -> val mIoU at the last rung of each of its trials."""
+    """method -> val mIoU of each of its trials at its end, in the order of the records."""
     found: dict[str, list[float]] = {method: [] for method in METHOD_NAMES}
     for score in summary.last_scores():
         if summary.states[score.run] != "failed":
-            found[score.method].append(score.value)
+            found[score.method].append(score.value + _gain_after(summary, score))
     return {method: scores for method, scores in found.items() if scores}
+
+
+def _gain_after(summary: RatioSummary, pruned: RunScore) -> float:
+    """What completed trials of the method gained after a step, on average; 0 without any."""
+    gains = []
+    for run, rungs in summary.rungs.items():
+        curve = {rung["step"]: rung[summary.metric] for rung in rungs}
+        if rungs[-1]["method"] == pruned.method and summary.states[run] == "complete":
+            ends = curve.get(pruned.step), rungs[-1][summary.metric]
+            if None not in ends:
+                gains.append(ends[1] - ends[0])
+    return mean(gains) if gains else 0.0
 
 
 def at_equal_tries(summary: RatioSummary) -> dict[str, BestOfTries]:
@@ -85,13 +99,14 @@ def at_equal_tries(summary: RatioSummary) -> dict[str, BestOfTries]:
         {}
     """
     scores = scores_of_tries(summary)
-    counts = {len(own) for method, own in scores.items() if _is_tuned(summary, method)}
+    counts = {len(own) for method, own in scores.items() if is_tuned(summary, method)}
     if len(counts) < 2:
         return {}
     return {method: best_of_tries(own, min(len(own), *counts)) for method, own in scores.items()}
 
 
-def _is_tuned(summary: RatioSummary, method: str) -> bool:
+def is_tuned(summary: RatioSummary, method: str) -> bool:
+    """Whether the search space has a hyperparameter of a method."""
     return summary.searches.get(method, {}).get("hyperparameters") != []
 
 
@@ -101,7 +116,7 @@ def equal_tries_text(summary: RatioSummary) -> str:
     if not found:
         return ""
     scores = scores_of_tries(summary)
-    counts = {m: len(own) for m, own in scores.items() if _is_tuned(summary, m)}
+    counts = {m: len(own) for m, own in scores.items() if is_tuned(summary, m)}
     given = ", ".join(f"{METHOD_NAMES[method]} {count}" for method, count in counts.items())
     ranked = sorted(found, key=lambda method: -found[method].mean)
     best = ", ".join(

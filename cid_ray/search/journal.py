@@ -44,6 +44,7 @@ GRACE_PERIOD_S = 3  # after which the journal lock of a killed process is taken 
 RESUMABLE_KEYS = (
     *NOT_FINGERPRINTED,
     "study.",
+    "prices.",
     "model.weights",
     "train.num_sample_images",
     "train.warn_no_pseudo_steps",

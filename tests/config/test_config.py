@@ -104,6 +104,8 @@ NOT_CHANGING_RESULTS: dict[str, Any] = {
     "distributed.gpus_per_worker": 0.0,
     "distributed.data_cpus": 1.0,
     "search.ratios": ["1/4"],
+    "prices.label": 2.0,
+    "prices.hour": 0.5,
     "search.supervised_ratios": ["1/2"],
     "search.trials": 3,
     "search.space": {"loss.conf_thresh": {"low": 0.5, "high": 1.0}},

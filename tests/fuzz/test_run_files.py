@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from benchmarks.harness.chaos import Outcome, outcome, simulated_config, uninterrupted
 from cid_ray import report
 from cid_ray.config import Config
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.answers import answer
 from cid_ray.results.live_page import open_runs, run_page
 from cid_ray.results.markdown import markdown
 from cid_ray.results.record_types import EVENTS
@@ -82,7 +84,7 @@ def summarized(folder: Path) -> list[Record]:
         assert type(each) is dict
     summaries = summarize(records)
     result_table(summaries)
-    markdown(summaries)
+    markdown(summaries, answer(summaries, PricesConfig()))
     snapshot(records, CONFIG, {}, time.time())
     return records
 

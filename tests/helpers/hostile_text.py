@@ -15,7 +15,10 @@ HOSTILE = {
     "markdown": "|a|b| `code` [x](javascript:alert(1)) ![y](//evil.example/z)\n\n# <u>"
     "\x1b[31m\u202e\x07\x00<b>",
 }
-STYLE = re.compile(r"(background: (#[0-9a-f]{6}|transparent)|--min-width: \d+px|--share: \d+\.\d%)")
+STYLE = re.compile(
+    r"(background: (#[0-9a-f]{6}|transparent)|--min-width: \d+px; --max-width: \d+px"
+    r"|--share: \d+\.\d%)"
+)
 
 
 class Skeleton(HTMLParser):

@@ -19,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cid_ray.config import Config, build_config
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.answers import answer
 from cid_ray.results.live_page import open_runs, run_page, runs_page
 from cid_ray.results.markdown import markdown
 from cid_ray.results.records import RecordWriter
@@ -174,7 +176,7 @@ def test_color_in_a_style_is_six_hex_digits_or_none_at_all(color: Any) -> None:
 def test_markdown_of_hostile_data_has_the_lines_and_cells_of_harmless_data() -> None:
     def made(mark: str) -> list[str]:
         records = [marked(record, mark) for record in repeated_search(16)]
-        return markdown(summarize(records)).splitlines()
+        return markdown(summarize(records), answer(summarize(records), PricesConfig())).splitlines()
 
     expected = made(HARMLESS)
     for name, mark in HOSTILE.items():

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from cid_ray.config import Config
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.answers import answer
 from cid_ray.results.figure_data import curves_data, history_data, label_curve_data, thinned
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
@@ -173,7 +175,7 @@ def test_report_page_is_one_file_that_escapes_data(tmp_path: Path) -> None:
     assert page.count("<svg") == 4
     for line in result_table(summarize(records)):
         assert f"{line['test']:.2f}" in page
-    assert "44.80" in markdown(summarize(records))
+    assert "44.80" in markdown(summarize(records), answer(summarize(records), PricesConfig()))
 
 
 def test_next_commands_name_the_best_trial_at_the_most_labels(tmp_path: Path) -> None:

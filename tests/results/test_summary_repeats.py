@@ -13,18 +13,20 @@ from typing import Any
 import pytest
 
 from cid_ray.config import Config
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.answers import answer
 from cid_ray.results.figure_data import (
     curves_data,
-    floor_data,
+    half_floor,
     history_data,
     label_curve_data,
     pareto_data,
     scale_of,
     slices_data,
-    spread_data,
 )
 from cid_ray.results.formatting import format_p
 from cid_ray.results.markdown import markdown
+from cid_ray.results.noise import Noise
 from cid_ray.results.noise_records import noise_records
 from cid_ray.results.records import Record, RecordWriter, read_records
 from cid_ray.results.report_page import write_page
@@ -50,6 +52,10 @@ from tests.helpers.records import (
 def summary_of(records: list[Record]) -> RatioSummary:
     (summary,) = summarize(records)
     return summary
+
+
+def in_markdown(summaries: list[RatioSummary]) -> str:
+    return markdown(summaries, answer(summaries, PricesConfig()))
 
 
 def line_of(summary: RatioSummary, method: str) -> dict[str, Any]:
@@ -212,19 +218,16 @@ def test_noise_records_have_the_printed_numbers_and_change_no_score(tmp_path: Pa
 
 def test_figure_data_of_repeats_has_means_spreads_and_floors() -> None:
     summary = summary_of(repeated_search())
-    noise = summary.noise("test")
-    floor = noise.floor
-    assert floor is not None
     curve: list[Any] = [(16, pytest.approx(50.2))]
     assert label_curve_data([summary])["cid"] == curve
-    spread: list[Any] = [(16, pytest.approx(50.2), noise.sd("1_16-cid-001"))]
-    assert spread_data([summary])["cid"] == spread
-    band: list[Any] = [(16, pytest.approx(48 - floor), pytest.approx(48 + floor))]
-    assert floor_data([summary]) == band
+    runs = [*summary.repeated_runs(summary.noise("test")).values()]
+    scores = {run: summary.noise("test").scores[run] for run in runs}
+    floor = Noise(scores).floor  # of the chosen runs, without the other candidates
+    assert floor is not None and half_floor([summary]) == pytest.approx(floor / 2)
     single = summary_of(repeated_search(repeats=0))
     lucky: list[Any] = [(16, pytest.approx(61.6))]
     assert label_curve_data([single])["cid"] == lucky
-    assert spread_data([single]) == {} and floor_data([single]) == []
+    assert half_floor([single]) is None
 
 
 def test_slices_data_holds_trials_of_full_length_only() -> None:
@@ -265,11 +268,17 @@ def test_page_markdown_and_terminal_show_the_same_judgement(tmp_path: Path) -> N
     summaries = summarize(records)
     page = write_page(tmp_path, tmp_path / "report", records, Config()).read_text()
     line = line_of(summaries[1], "cid")
-    for text in (page, markdown(summaries), comparison_table(summaries)):
+    for text in (
+        page,
+        in_markdown(summaries),
+        comparison_table(summaries),
+    ):
         assert f"{line['mean']:.2f} ± {line['sd']:.2f}" in text
         assert "+2.20" in text and "above noise" in text
     assert page.count("<svg") == 6 and "a measure &lt;of&gt; some kind" in page
-    assert "One seed and one label draw" not in page + markdown(summaries)
+    assert "One seed and one label draw" not in page + markdown(
+        summaries, answer(summaries, PricesConfig())
+    )
     headings = (
         "How hyperparameters change with the label count",
         "Score against cost",
@@ -282,7 +291,7 @@ def test_page_markdown_and_terminal_show_the_same_judgement(tmp_path: Path) -> N
 def test_kept_run_gives_the_table_and_verdicts_kept_with_it() -> None:
     summaries = summarize(read_records(KEPT_RUN))
     kept = (KEPT_RUN / "report" / "report.md").read_text()
-    made = markdown(summaries)
+    made = in_markdown(summaries)
     table = [line for line in kept.splitlines() if line.startswith("|")]
     assert table == [line for line in made.splitlines() if line.startswith("|")]
     assert len(table) > 2
@@ -300,7 +309,8 @@ def test_report_page_without_repeats_does_not_mention_them(tmp_path: Path) -> No
     assert CAUTION in above_config
     assert "PED-ANOVA over completed trials only; with few" in above_config
     absent_words = (
-        "epeats",
+        "of the repeats",
+        "Repeats are",
         "noise<br>",
         "significance",
         "How hyperparameters change",

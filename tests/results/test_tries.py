@@ -84,3 +84,10 @@ def test_failed_trials_are_no_tries_and_pruned_ones_are() -> None:
     assert scores_of_tries(summary_of(records)) == {"cid": [40.0]}
     records[3]["state"] = "pruned"
     assert scores_of_tries(summary_of(records)) == {"cid": [40.0, 50.0]}
+
+
+def test_pruned_trial_gets_what_completed_ones_gained_after_its_step() -> None:
+    records = [rung("cid", 16, 0, 5, 40.0), *searched("cid", [44.0])]
+    records += [rung("cid", 16, 1, 5, 41.0), *searched("cid", [0.0, 47.0])[2:]]
+    records += [rung("cid", 16, 2, 5, 38.0), finished("cid", 16, 2, state="pruned")]
+    assert scores_of_tries(summary_of(records)) == {"cid": [44.0, 47.0, 38.0 + (4.0 + 6.0) / 2]}

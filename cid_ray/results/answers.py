@@ -1,0 +1,152 @@
+"""What a team with few labels asks, answered from records: what the pool is worth in labels, how
+many labels a target needs, and what to spend on next.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
+from cid_ray.results.spending import Spending, recommendation, ways_to_spend
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+from cid_ray.results.tries import equal_tries_text
+
+NO_CURVE = (
+    "What the pool is worth in labels cannot be told: supervised must be repeated at three ratios "
+    "or more (search.supervised_ratios, search.repeats.n)."
+)
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Supervised labels with the score of a method at one ratio."""
+
+    method: str
+    ratio: str
+    name: str  # "1/16 (23)"
+    label_count: int
+    labels: Labels
+
+
+@dataclass(frozen=True)
+class Answers:
+    """All answers of a search.
+
+    Attributes:
+        curve: the supervised label curve; None without one.
+        worths: of every method that uses the pool, at every searched ratio.
+        ways: to spend the next money, at the ratio with the most labels.
+        tries: for each ratio where methods had different tries, what that means.
+        target: the score of `needed`, in percent.
+        needed: method -> labels for the target.
+    """
+
+    curve: LabelCurve | None
+    worths: list[Worth]
+    ways: list[Spending]
+    tries: dict[str, str]
+    target: float | None
+    needed: dict[str, Labels]
+
+    def worth_sentences(self) -> list[str]:
+        """What the pool is worth with CID, else with every method; why not where there is none."""
+        if self.curve is None:
+            return [NO_CURVE] if self.ways else []
+        with_cid = [worth for worth in self.worths if worth.method == "cid"]
+        return [
+            f"With the pool ({METHOD_NAMES[worth.method]}), {worth.label_count} labels do the work "
+            f"of {self.curve.text(worth.labels)} supervised labels."
+            for worth in with_cid or self.worths
+        ]
+
+    def worth_table(self) -> list[tuple[str, str, str, str]]:
+        """labels, method, supervised labels with the same score, how many times its own."""
+        if self.curve is None:
+            return []
+        rows = []
+        for worth in self.worths:
+            times = Labels(*(x / worth.label_count for x in worth.labels.ends))
+            name = METHOD_NAMES[worth.method]
+            rows.append((worth.name, name, self.curve.text(worth.labels), _times_text(times)))
+        return rows
+
+    def target_sentence(self) -> str:
+        """How many labels the target needs, alone and with each method; "" without a target."""
+        if self.target is None:
+            return ""
+        if self.curve is None:
+            return f"Labels for {self.target:g} mIoU cannot be told. {NO_CURVE}"
+        alone = self.curve.text(self.needed[SUPERVISED])
+        pool = [
+            f"{self.curve.text(labels)} with {METHOD_NAMES[method]}"
+            for method, labels in self.needed.items()
+            if method != SUPERVISED
+        ]
+        return f"{self.target:g} mIoU on test needs {', or '.join([f'{alone} labels', *pool])}."
+
+    def next_sentence(self) -> str:
+        return recommendation(self.ways)
+
+    def record(self) -> dict[str, Any]:
+        """Every number of the answers, for `answers.json`."""
+        curve = self.curve
+        return {
+            "supervised_counts": list(curve.counts) if curve else [],
+            "reach": list(curve.reach) if curve else [],
+            "worth": [
+                {
+                    "method": worth.method,
+                    "ratio": worth.ratio,
+                    "label_count": worth.label_count,
+                    "supervised_labels": worth.labels.record(),
+                }
+                for worth in self.worths
+            ],
+            "target": self.target,
+            "needed": {method: labels.record() for method, labels in self.needed.items()},
+            "ways_to_spend": [way.record() for way in self.ways],
+            "equal_tries": self.tries,
+        }
+
+
+def answer(
+    summaries: list[RatioSummary], prices: PricesConfig, target: float | None = None
+) -> Answers:
+    """Answer from the summaries of a search.
+
+    Args:
+        summaries: as `summarize` returns them.
+        prices: of a label and of an hour, where known.
+        target: mIoU in percent; how many labels it needs is answered too.
+
+    Example:
+        >>> answers = answer(summarize(read_records("runs/demo")), PricesConfig(label=2.0))
+        >>> print(*answers.worth_sentences())
+    """
+    curve = label_curve(summaries)
+    worths: list[Worth] = []
+    needed: dict[str, Labels] = {}
+    if curve is not None:
+        for summary in summaries:
+            for method in curve.methods_at(summary.label_count):
+                labels = curve.worth(method, summary.label_count)
+                name, count = summary.name, summary.label_count
+                worths.append(Worth(method, summary.ratio, name, count, labels))
+        if target is not None:
+            methods = dict.fromkeys([SUPERVISED, *(worth.method for worth in worths)])
+            needed = {method: curve.labels_for(target, method) for method in methods}
+    searched = [summary for summary in summaries if not summary.is_supervised_only]
+    ways = ways_to_spend(searched[-1], curve, prices) if searched else []
+    tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
+    return Answers(curve, worths, ways, tries, target, needed)
+
+
+def _times_text(times: Labels) -> str:
+    """ "1.7 (1.2 to 2.4)" times as many labels, with a sign where the curve ends."""
+    return f"{_end(times.count)} ({_end(times.low)} to {_end(times.high)})"
+
+
+def _end(times: float) -> str:
+    return "?" if not 0 < times < float("inf") else f"{times:.1f}"

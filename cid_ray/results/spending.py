@@ -1,0 +1,213 @@
+"""Labels or GPU-hours: what the next $100 would bring in labels, in tries and in longer training.
+
+Each kind is a doubling, or less where $100 buys less. Labels: the label curve (label_worth.py).
+Tries: the best of more tries, as if the scores of trials were normal; what repeats show to be luck
+of seeds is taken off. Longer training: the two power laws (laws.py) through the rungs of the chosen
+run. What cannot be told has no number, and the text says what would have to be measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.formatting import format_duration
+from cid_ray.results.label_worth import LEVEL, Gain, LabelCurve
+from cid_ray.results.laws import Ladder, forecast_score
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+from cid_ray.results.tries import is_tuned
+
+BUDGET_USD = 100.0
+MIN_TRIES = 4
+MIN_RUNGS = 3
+
+
+@dataclass(frozen=True)
+class Spending:
+    """One way to spend.
+
+    Attributes:
+        kind: labels, tries or training.
+        what: in words, such as "24 more labels".
+        usd: what it costs; None: no price is known.
+        gain: None where it cannot be told.
+        split: of the gain: test or val.
+        missing: what to measure where it cannot be told.
+    """
+
+    kind: str
+    what: str
+    usd: float | None
+    gain: Gain | None
+    split: str
+    missing: str = ""
+
+    def text(self) -> str:
+        """ "24 more labels ($48.00): +1.90 (+0.40 to +3.20) mIoU on test"."""
+        cost = "" if self.usd is None else f" (${self.usd:.2f})"
+        if self.gain is None:
+            return f"{self.what}{cost}: cannot be told; {self.missing}"
+        points, low, high = self.gain.points, self.gain.low, self.gain.high
+        return f"{self.what}{cost}: {points:+.2f} ({low:+.2f} to {high:+.2f}) mIoU on {self.split}"
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def ways_to_spend(
+    summary: RatioSummary, curve: LabelCurve | None, prices: PricesConfig
+) -> list[Spending]:
+    """The next labels, tries and steps of the best method at one ratio; none before it is known.
+
+    Args:
+        summary: of the ratio.
+        curve: the label curve of the search, if there is one.
+        prices: of a label and of an hour.
+    """
+    method = best_method(summary)
+    if method is None:
+        return []
+    ways = [_labels(summary, method, curve, prices)]
+    tuned = best_method(summary, tuned_only=True)
+    if tuned and any(summary.method_of(run) == tuned for run in summary.rungs):
+        ways.append(_tries(summary, tuned, prices))
+    return [*ways, _training(summary, method, prices)]
+
+
+def best_method(summary: RatioSummary, tuned_only: bool = False) -> str | None:
+    """The method with the best mean over repeats on val, else with the best chosen run."""
+    noise = summary.noise("val")
+    runs = summary.repeated_runs(noise)
+    scores = {method: noise.mean(run) for method, run in runs.items()}
+    if not scores:
+        found = {method: summary.score(method, "val") for method in summary.chosen}
+        scores = {method: score for method, score in found.items() if score is not None}
+    methods = [m for m in scores if is_tuned(summary, m) or not tuned_only]
+    return max(methods, key=lambda method: scores[method], default=None)
+
+
+def recommendation(ways: list[Spending]) -> str:
+    """Which way to go first, in one sentence; "" without any."""
+    paying = [way for way in ways if way.gain and way.gain.low > 0]
+    if not ways:
+        return ""
+    if not paying:
+        return (
+            "Next: no way to spend is shown to pay; more repeats (search.repeats.n) or points of "
+            "the label curve (search.supervised_ratios) would tell."
+        )
+    if all(way.usd for way in paying):
+        best = max(paying, key=lambda way: way.gain.points / way.usd)  # type: ignore[union-attr,operator]
+        return f"Next, as the most for its price: {best.text()}."
+    best = max(paying, key=lambda way: way.gain.points)  # type: ignore[union-attr]
+    return f"Next: {best.text()}. With prices.label and prices.hour the report weighs costs too."
+
+
+def _labels(
+    summary: RatioSummary, method: str, curve: LabelCurve | None, prices: PricesConfig
+) -> Spending:
+    count = summary.label_count
+    more = count if prices.label is None else min(count, int(BUDGET_USD / prices.label))
+    usd = None if prices.label is None else more * prices.label
+    gain = None
+    missing = "supervised at three ratios or more with repeats tells (search.supervised_ratios)"
+    if more < 1:
+        missing = f"a label costs more than ${BUDGET_USD:.0f}"
+    elif curve is not None:
+        gain = curve.gain(method, count, more)
+        missing = (
+            f"the label curve ends at {curve.reach[1]:.0f} supervised labels: add a larger ratio "
+            "to search.supervised_ratios"
+        )
+    return Spending("labels", f"{more} more labels", usd, gain, "test", missing)
+
+
+def _tries(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending:
+    scores = [
+        score.value
+        for score in summary.last_scores()
+        if score.method == method and summary.states[score.run] == "complete"
+    ]
+    tries = sum(summary.method_of(run) == method for run in summary.rungs)
+    seconds = _seconds_per_try(summary, method)
+    more = max(tries, 1)
+    if prices.hour is not None:
+        more = min(more, int(BUDGET_USD / (prices.hour * seconds / 3600)))
+    usd = None if prices.hour is None else prices.hour * seconds / 3600 * more
+    tries_text = "try" if more == 1 else "tries"
+    what = f"{more} more {tries_text} of {METHOD_NAMES[method]} ({format_duration(seconds * more)})"
+    missing = f"{MIN_TRIES} completed trials tell (search.trials)"
+    if len(scores) < MIN_TRIES or more < 1:
+        return Spending("tries", what, usd, None, "val", missing)
+    per_sd = expected_maximum(tries + more) - expected_maximum(tries)
+    luck = summary.noise("val").variance or 0.0
+    gain = Gain(*(_part_without_luck(sd, luck) * per_sd for sd in _sd_with_interval(scores)))
+    return Spending("tries", what, usd, gain, "val, without luck" if luck else "val")
+
+
+def _sd_with_interval(scores: list[float]) -> tuple[float, float, float]:
+    from scipy.stats import chi2
+
+    df = len(scores) - 1
+    sd = float(np.std(scores, ddof=1))
+    tail = (1 - LEVEL) / 2
+    low, high = (float(sd * np.sqrt(df / chi2.ppf(p, df))) for p in (1 - tail, tail))
+    return sd, low, high
+
+
+def _part_without_luck(sd: float, luck: float) -> float:
+    """What a trial that is one `sd` better on val is better in truth.
+
+    Of the variance of trials' scores `luck` is that of seeds, which repeats have measured.
+    """
+    return max(0.0, sd**2 - luck) / sd if sd else 0.0
+
+
+def expected_maximum(count: int) -> float:
+    """The expected largest of some standard normal numbers.
+
+    Example:
+        >>> round(expected_maximum(2), 4)  # 1 / sqrt(pi)
+        0.5642
+    """
+    from scipy.stats import norm
+
+    x = np.linspace(-10, 10, 4001)
+    density = count * norm.pdf(x) * norm.cdf(x) ** (count - 1)
+    return float((x * density).sum() * (x[1] - x[0]))
+
+
+def _seconds_per_try(summary: RatioSummary, method: str) -> float:
+    """Mean seconds of a method's trials, the pruned ones too."""
+    own = [
+        rungs[-1]["seconds"] for rungs in summary.rungs.values() if rungs[-1]["method"] == method
+    ]
+    return float(np.mean(own))
+
+
+def _training(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending:
+    run = str(summary.chosen[method]["run"])
+    seconds = float(summary.chosen[method]["seconds"])
+    rungs = {
+        float(rung["step"]): [rung[summary.metric]]
+        for rung in summary.rungs.get(run, [])
+        if rung[summary.metric] is not None
+    }
+    factor, usd = 2.0, None
+    if prices.hour is not None:
+        cost = prices.hour * seconds / 3600
+        factor = min(2.0, 1 + BUDGET_USD / cost) if cost else 2.0
+        usd = cost * (factor - 1)
+    what = f"training {factor:.2g} times as long ({format_duration(seconds * (factor - 1))} more)"
+    if len(rungs) < MIN_RUNGS:
+        missing = f"{MIN_RUNGS} rungs tell (train.rungs)"
+        return Spending("training", what, usd, None, "val", missing)
+    last = max(rungs)
+    then = forecast_score(rungs, factor * last)
+    law = Ladder(rungs)
+    now = 100 - float(law.errors_at(last, law.mean_errors[None]).mean())
+    gain = Gain(then.score - now, then.low - now, then.high - now)
+    return Spending("training", what, usd, gain, "val")
