@@ -52,7 +52,6 @@ class TrainingLadder:
     def __init__(self, name: str, config: Config, run_dir: RunDir, resumed: bool):
         if resumed:
             preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
-            check_same_ladder(name, run_dir)
         self.name, self.config, self.run_dir = name, config, run_dir
         self.trainings = ladder_trainings(config, name)
         self.total = sum(training.config.train.steps for training in self.trainings)
@@ -111,18 +110,6 @@ class TrainingLadder:
             if rung is not None and not same:
                 known[rung["run"]] = rung
                 writer.append(rung)
-
-
-def check_same_ladder(name: str, run_dir: RunDir) -> None:
-    """Raise InputError when the run folder holds another ladder, a search or a training."""
-    runs = [record["run"] for record in read_records(run_dir.local)]
-    others = [run for run in runs if not run.startswith(f"{name}-")]
-    if others or (run_dir.local / "study.journal").exists():
-        what = f"{others[0]!r}" if others else "a search"
-        raise InputError(
-            f"--resume {run_dir} is not the folder of a ladder {name!r}: it holds {what}; choose "
-            "another --out"
-        )
 
 
 def check_counts(ladder: str, found: list[preflight.Preflight], trainings: list[Training]) -> None:

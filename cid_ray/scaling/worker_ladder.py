@@ -19,7 +19,7 @@ from cid_ray.results import worker_ladder
 from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.step_times import MEASURED_PARTS, time_steps, worker_config
-from cid_ray.scaling.training_ladder import Log, check_same_ladder
+from cid_ray.scaling.training_ladder import Log
 from cid_ray.storage.packaged import packaged_file
 from cid_ray.storage.run_config import load_run_config, write_config
 from cid_ray.storage.run_dir import RunDir
@@ -56,7 +56,6 @@ class WorkerLadder:
     ):
         if resumed:
             preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
-            check_same_ladder("workers", run_dir)
         if not config.scale.workers:
             raise InputError("scale.workers is empty: the ladder 'workers' needs its counts")
         self.config, self.run_dir = config, run_dir

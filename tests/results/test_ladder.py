@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,46 +13,13 @@ from cid_ray.results import batch_ladder
 from cid_ray.results.batch_ladder import images_to
 from cid_ray.results.ladder import curves_of, failed_lines, forecasts_of, paired_gain
 from cid_ray.results.ladder_page import ladder_report, write_ladder_report
-from cid_ray.results.ladder_records import forecast_records, rung_record
-from cid_ray.results.laws import PowerLaw
+from cid_ray.results.ladder_records import forecast_records
 from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record, RecordWriter, read_records
 from cid_ray.scaling.concurrency_ladder import count_record
 from tests.helpers import records as made
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, Skeleton
-
-LAW = PowerLaw(150, 0.6, 15)
-
-
-def final(method: str, labels: int, seed: int, score: float, **fields: Any) -> Record:
-    own = {
-        "run": f"labels-{labels}-{method}-{seed}",
-        "ratio": str(labels),
-        "label_count": labels,
-        "pool_count": 192 - labels,
-        "seed": seed,
-        "seconds": 10.0,
-        "test/miou_teacher": score,
-        "params": {"data.ratio": str(labels)},
-    }
-    return made.final(method, labels, **{**own, **fields})
-
-
-def rung_of(*arguments: Any) -> Record:
-    rung = rung_record(*arguments)
-    assert rung is not None
-    return rung
-
-
-def label_ladder(counts: tuple[int, ...] = (12, 24, 48, 96), sd: float = 0.3) -> list[Record]:
-    random = np.random.default_rng(0)
-    finals = [
-        final("cid", n, seed, LAW.score(n) + sd * random.standard_normal())
-        for seed in range(3)
-        for n in counts
-    ]
-    rungs = [rung_of("labels", finals, one, str(one["label_count"])) for one in finals]
-    return [*finals, *rungs]
+from tests.helpers.ladders import LAW, final, label_ladder, rung_of
 
 
 def pool_ladder(scores: dict[int, list[float]]) -> list[Record]:
