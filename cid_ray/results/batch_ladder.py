@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 import statistics
+from dataclasses import asdict, dataclass
 
 from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.formatting import format_mean
 from cid_ray.results.ladder import Curve, curves_of, failed_lines
+from cid_ray.results.ladder_records import Numbers, recommendation_record
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES
 
@@ -91,41 +93,78 @@ def images_per_label(records: list[Record]) -> float:
     return float(rung["images_seen"] / rung["step"] / rung["params"]["data.batch_size"])
 
 
+@dataclass(frozen=True)
+class ToTarget:
+    """What a batch size needs until it reaches the target, the mean of its repeats.
+
+    Attributes:
+        images: seen until then. steps: as many.
+        factor: times the images of the smallest size that reached the target.
+        speedup: how many times as fast as that size, on as many times the workers.
+    """
+
+    images: float
+    steps: float
+    factor: float
+    speedup: float
+
+
+def to_target(records: list[Record]) -> dict[float, ToTarget | None]:
+    """Batch size -> what it needs; None where a training never reached the target."""
+    found: dict[float, ToTarget | None] = {}
+    least: tuple[float, float] | None = None  # smallest size that reached it, and its images
+    for size, images in mean_images(records).items():
+        if images is None:
+            found[size] = None
+            continue
+        smallest, fewest = least = least or (size, images)
+        factor = images / fewest
+        steps = images / (size * images_per_label(records))
+        found[size] = ToTarget(images, steps, factor, size / smallest / factor)
+    return found
+
+
+def conclusions(records: list[Record]) -> list[Record]:
+    """The `recommendation` record."""
+    numbers: Numbers = {"target_miou": target_of(records)}
+    sizes = {f"{size:g}": asdict(own) if own else {} for size, own in to_target(records).items()}
+    method = curve_of(records).method
+    return [recommendation_record("batch", method, numbers=numbers, by_count=sizes)]
+
+
 def rows(records: list[Record]) -> list[tuple[str, ...]]:
     """The rows below HEADER."""
     found: list[tuple[str, ...]] = []
     curve, target = curve_of(records), target_of(records)
-    for size, images in mean_images(records).items():
+    for size, own in to_target(records).items():
         score = format_mean(curve.mean(size), curve.sd(size))
         repeats = len(curve.samples(size))
-        steps = None if images is None else images / (size * images_per_label(records))
-        cells = ("not reached",) * 2 if images is None else (f"{images:,.0f}", f"{steps:,.0f}")
+        cells = (f"{own.images:,.0f}", f"{own.steps:,.0f}") if own else ("not reached",) * 2
         found.append((f"{size:g}", f"{score} ({repeats})", f"{target:g}", *cells))
     return found
 
 
 def lines(records: list[Record]) -> list[str]:
     """What a larger batch costs and saves."""
-    images = {size: count for size, count in mean_images(records).items() if count is not None}
+    sizes = to_target(records)
+    reached = {size: own for size, own in sizes.items() if own}
     name, target = METHOD_NAMES[curve_of(records).method], target_of(records)
     found = []
-    early = [f"{size:g}" for size in images if reached_at_first_rung(records, size)]
+    early = [f"{size:g}" for size in reached if reached_at_first_rung(records, size)]
     if early:
         found.append(
             f"{name}: batch {', '.join(early)} had {target:g} mIoU at its first rung or before, so "
             "sizes cannot be compared: set earlier train.rungs"
         )
-    elif len(images) > 1:
-        smallest = min(images)
-        for size in sorted(images)[1:]:
-            more = images[size] / images[smallest]
-            faster = size / smallest / more
+    else:
+        for size in list(reached)[1:]:
+            smallest, own = min(reached), reached[size]
             found.append(
-                f"{name}: {target:g} mIoU on val takes {more:.2f} times the images with a batch of "
-                f"{size:g} as with {smallest:g}, so {size / smallest:g} times the workers are "
-                f"about {faster:.1f} times as fast, if they are efficient"
+                f"{name}: {target:g} mIoU on val takes {own.factor:.2f} times the images with a "
+                f"batch of {size:g} as with {smallest:g}, so {size / smallest:g} times the workers "
+                f"are about {own.speedup:.1f} times as fast, if they are efficient"
             )
-    missed = [f"{size:g}" for size, count in mean_images(records).items() if count is None]
+    missed = [f"{size:g}" for size in sizes if size not in reached]
     if missed:
         found.append(f"a repeat of batch {', '.join(missed)} never reached {target:g} mIoU")
     return [*found, *failed_lines(records)]

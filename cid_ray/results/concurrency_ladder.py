@@ -5,6 +5,7 @@ from __future__ import annotations
 from cid_ray.results.figures import COLORS, new_figure, to_svg
 from cid_ray.results.formatting import format_bytes
 from cid_ray.results.ladder import failed_lines
+from cid_ray.results.ladder_records import Numbers, recommendation_record
 from cid_ray.results.records import Record, of_event
 
 HEADER = ("trials at a time", "each on", "trials per hour", "of one at a time", "memory of each")
@@ -26,10 +27,38 @@ def best(records: list[Record]) -> Record:
     return found
 
 
+def speedup(rung: Record, records: list[Record]) -> float:
+    """Trials per hour of a count, as a multiple of the smallest count's."""
+    first = rungs(records)[0]["measured"]["trials_per_hour"]
+    return float(rung["measured"]["trials_per_hour"] / first)
+
+
+def conclusions(records: list[Record]) -> list[Record]:
+    """The `recommendation` record: the setting of the search, and what it brings."""
+    chosen = best(records)
+    measured = chosen["measured"]
+    numbers: Numbers = {
+        "cpus_per_trial": measured["cpus"],
+        "gpus_per_trial": measured["gpus"],
+        "trials_per_hour": measured["trials_per_hour"],
+    }
+    by_count: dict[str, Numbers] = {
+        rung["label"]: {"speedup": speedup(rung, records)} for rung in rungs(records)
+    }
+    return [
+        recommendation_record(
+            "concurrency",
+            chosen["method"],
+            numbers=numbers,
+            by_count=by_count,
+            chosen=[chosen["label"]],
+        )
+    ]
+
+
 def rows(records: list[Record]) -> list[tuple[str, ...]]:
     """The rows below HEADER."""
     found: list[tuple[str, ...]] = []
-    first = rungs(records)[0]["measured"]["trials_per_hour"]
     for rung in rungs(records):
         measured = rung["measured"]
         memory = measured["process_bytes"]
@@ -38,7 +67,7 @@ def rows(records: list[Record]) -> list[tuple[str, ...]]:
                 f"{rung['count']:g}",
                 resources_text(measured),
                 f"{measured['trials_per_hour']:.1f}",
-                f"{measured['trials_per_hour'] / first:.2f}",
+                f"{speedup(rung, records):.2f}",
                 "unknown" if memory is None else format_bytes(memory),
             )
         )

@@ -20,13 +20,13 @@ from cid_ray.results import (
 )
 from cid_ray.results.audit_page import page_templates
 from cid_ray.results.ladder import failed_lines, ladder_of
-from cid_ray.results.records import Record, of_event
+from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.results.report_page import rendered
 from cid_ray.storage import paths
 
 PAGE_FILE = "index.html"
-# Ladder -> its title, and the module with its table (HEADER, rows), sentences (lines) and figure
-# (draw), each made from records.
+# Ladder -> its title, and the module with its table (HEADER, rows), sentences (lines), figure
+# (draw) and the records of what these say (conclusions), each made from records.
 KINDS: dict[str, tuple[str, Any]] = {
     "labels": ("Test mIoU against labels", score_ladder),
     "pool": ("Test mIoU against the size of the pool", score_ladder),
@@ -56,6 +56,28 @@ class LadderReport:
     rows: list[tuple[str, ...]]
     figure: str
     facts: list[tuple[str, str]]
+
+
+def append_conclusions(folder: Path) -> list[Record]:
+    """Append what a ladder says to its records: forecasts and recommendations; newer ones replace
+    the former.
+
+    Args:
+        folder: the run folder of a ladder.
+
+    Returns:
+        All its records.
+
+    Raises:
+        OSError: the records cannot be written.
+    """
+    records = read_records(folder)
+    name = ladder_of(records)
+    if name:
+        writer = RecordWriter(folder)
+        for record in KINDS[name][1].conclusions(records):
+            writer.append(record)
+    return read_records(folder)
 
 
 def ladder_report(records: list[Record]) -> LadderReport:

@@ -9,6 +9,7 @@ import statistics
 from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.formatting import format_mean
 from cid_ray.results.ladder import failed_lines
+from cid_ray.results.ladder_records import Numbers, recommendation_record
 from cid_ray.results.records import Record, of_event
 
 HEADER = ("encoder", "parameters", "GFLOPs an image", "latency", "test mIoU (repeats)", "beaten by")
@@ -47,14 +48,32 @@ def rows(records: list[Record]) -> list[tuple[str, ...]]:
     return found
 
 
+def front_of(records: list[Record]) -> list[str]:
+    """The encoders that no other one beats."""
+    every = rungs(records)
+    return [rung["label"] for rung in every if not beaten_by(rung, every)]
+
+
+def mean_sd(records: list[Record]) -> float | None:
+    """How much the repeats of an encoder differ, the mean over encoders; None of one repeat."""
+    found = [rung["measured"]["sd"] for rung in rungs(records)]
+    known = [sd for sd in found if sd is not None]
+    return statistics.mean(known) if known else None
+
+
+def conclusions(records: list[Record]) -> list[Record]:
+    """The `recommendation` record."""
+    method = rungs(records)[0]["method"]
+    numbers: Numbers = {"mean_sd": mean_sd(records)}
+    return [recommendation_record("model", method, numbers=numbers, chosen=front_of(records))]
+
+
 def lines(records: list[Record]) -> list[str]:
     """The Pareto front in words."""
-    every = rungs(records)
-    front = [rung["label"] for rung in every if not beaten_by(rung, every)]
-    text = f"no other encoder is both faster and better than {', '.join(front)}"
-    noise = [rung["measured"]["sd"] for rung in every if rung["measured"]["sd"] is not None]
-    if noise:
-        text += f"; repeats of one encoder differ by {statistics.mean(noise):.1f} mIoU (their sd)"
+    text = f"no other encoder is both faster and better than {', '.join(front_of(records))}"
+    noise = mean_sd(records)
+    if noise is not None:
+        text += f"; repeats of one encoder differ by {noise:.1f} mIoU (their sd)"
     return [text, *failed_lines(records)]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from cid_ray.config import Config, InputError, build_config
 from cid_ray.resources import ray_session
 from cid_ray.resources.capacity import ClusterCapacity, Resources
+from cid_ray.results.ladder_page import append_conclusions
 from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.ladders import Training
@@ -75,7 +76,7 @@ class ConcurrencyLadder:
                 run_dir.push()
             done += count
             advance(done, f"{count} at a time")
-        return read_records(run_dir.local)
+        return append_conclusions(run_dir.local)
 
     def _train(self, count: int, resources: Resources) -> list[Record]:
         """The record of a count; where a training fails, as without enough memory, only that."""

@@ -14,7 +14,8 @@ from cid_ray.config import Config, InputError
 from cid_ray.resources import ray_session
 from cid_ray.results.formatting import format_duration, format_score
 from cid_ray.results.ladder import SCORE
-from cid_ray.results.ladder_records import Costs, forecast_records, rung_record
+from cid_ray.results.ladder_page import append_conclusions
+from cid_ray.results.ladder_records import Costs, rung_record
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.ladders import LADDERS, Training, ladder_trainings
 from cid_ray.scaling.network_costs import network_costs
@@ -95,9 +96,7 @@ class TrainingLadder:
                     remove_checkpoints(self.config, run_dir.uri, record["run"])
                 run_dir.push()
         self._write_rungs(writer)
-        for forecast in forecast_records(name, read_records(run_dir.local)):
-            writer.append(forecast)
-        return read_records(run_dir.local)
+        return append_conclusions(run_dir.local)
 
     def _write_rungs(self, writer: RecordWriter) -> None:
         """The `ladder` records that are missing or older than the finished trainings."""

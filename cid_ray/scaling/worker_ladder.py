@@ -15,7 +15,7 @@ from cid_ray.resources import ray_session
 from cid_ray.resources.capacity import Resources
 from cid_ray.resources.prices import Prices
 from cid_ray.resources.requests import worker_resources
-from cid_ray.results import worker_ladder
+from cid_ray.results.ladder_page import append_conclusions
 from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.step_times import MEASURED_PARTS, time_steps, worker_config
@@ -96,9 +96,7 @@ class WorkerLadder:
                     log(f"{count} workers: {step:.0f} ms per step ({done + 1} of {self.total})")
                 done += 1
                 advance(done, f"{count} workers")
-        for forecast in worker_ladder.forecast_records(read_records(run_dir.local)):
-            writer.append(forecast)
-        return read_records(run_dir.local)
+        return append_conclusions(run_dir.local)
 
     def _check_equal_conditions(self, resources: Resources) -> None:
         """Raise InputError when earlier counts were measured with other workers or scaling."""

@@ -7,27 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cid_ray.config import Config, InputError
-from cid_ray.resources.capacity import Resources
-from cid_ray.results import batch_ladder
+from cid_ray.config import InputError
+from cid_ray.results import batch_ladder, score_ladder
 from cid_ray.results.batch_ladder import images_to
 from cid_ray.results.ladder import curves_of, failed_lines, forecasts_of, paired_gain
-from cid_ray.results.ladder_page import ladder_report, write_ladder_report
-from cid_ray.results.ladder_records import forecast_records
+from cid_ray.results.ladder_page import append_conclusions, ladder_report, write_ladder_report
 from cid_ray.results.record_lines import parse_line
-from cid_ray.results.records import Record, RecordWriter, read_records
-from cid_ray.scaling.concurrency_ladder import count_record
-from tests.helpers import records as made
+from cid_ray.results.records import Record, of_event
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, Skeleton
-from tests.helpers.ladders import LAW, final, label_ladder, rung_of
-
-
-def pool_ladder(scores: dict[int, list[float]]) -> list[Record]:
-    return [
-        final("cid", 12, seed, score, pool_count=pool, run=f"pool-{pool}-cid-{seed}")
-        for pool, own in scores.items()
-        for seed, score in enumerate(own)
-    ]
+from tests.helpers.ladders import (
+    LAW,
+    batch_ladder_records,
+    concurrency_rung,
+    encoder_rung,
+    final,
+    label_ladder,
+    pool_ladder,
+    rung_of,
+    write_ladder,
+)
 
 
 def test_curve_has_mean_and_spread_of_the_repeats() -> None:
@@ -81,9 +79,7 @@ def test_three_counts_forecast_but_cannot_check_it_and_two_say_why_not() -> None
 def test_pool_advice_says_no_more_than_the_paired_gains(
     scores: dict[int, list[float]], said: str
 ) -> None:
-    records = pool_ladder(scores)
-    rungs = [rung_of("pool", records, one, str(one["pool_count"])) for one in records]
-    assert said in "; ".join(ladder_report([*records, *rungs]).lines)
+    assert said in "; ".join(ladder_report(pool_ladder(scores)).lines)
 
 
 def falling(sd: float) -> list[Record]:
@@ -132,7 +128,8 @@ def test_failure_that_a_resume_has_mended_is_no_failure() -> None:
 
 def test_every_forecast_that_is_said_is_in_a_record() -> None:
     records = label_ladder()
-    forecasts = list(forecast_records("labels", records))
+    forecasts = of_event(score_ladder.conclusions(records), "forecast")
+    assert len(forecasts) == 2
     report = ladder_report(records)
     said = "".join(report.lines)
     for record in forecasts:
@@ -145,10 +142,7 @@ def test_every_forecast_that_is_said_is_in_a_record() -> None:
 
 def test_records_of_a_ladder_are_read_back(tmp_path: Path) -> None:
     records = label_ladder()
-    writer = RecordWriter(tmp_path)
-    for record in (*records, *forecast_records("labels", records)):
-        writer.append(record)
-    found = read_records(tmp_path)
+    found = append_conclusions(write_ladder(tmp_path, records))
     assert [r["event"] for r in found].count("ladder") == 4  # the last of each count
     assert [r["event"] for r in found].count("forecast") == 2
     assert ladder_report(found).lines == ladder_report(records).lines
@@ -190,26 +184,11 @@ def test_a_damaged_record_of_a_ladder_is_refused() -> None:
 # ---- batch, model, concurrency ----
 
 
-def batch_ladder_records(finals_at: dict[int, int]) -> list[Record]:
-    """Batch size -> images to 50 mIoU on val: curves that rise in proportion from 40."""
-    records = []
-    for size, images in finals_at.items():
-        params = {"data.batch_size": size}
-        for step, score in ((1, 40.0), (3, 60.0)):
-            seen = images // 2 if step == 1 else images // 2 * 3
-            own = {"run": f"batch-{size}-cid-0", "images_seen": seen, "step": seen // (2 * size)}
-            records.append({**made.rung("cid", 12, 0, step, score, params=params), **own})
-        end = final("cid", 12, 0, 55.0, run=f"batch-{size}-cid-0", params=params)
-        records.append(end)
-        records.append(rung_of("batch", records, end, str(size)))
-    return records
-
-
 def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
     assert images_to(50, [(100, 40.0), (200, 60.0)]) == 150.0
     assert images_to(50, [(100, 55.0)]) == 100.0
     assert images_to(50, [(100, 40.0), (200, 49.9)]) is None
-    records = batch_ladder_records({4: 4096, 16: 6144})
+    records = batch_ladder_records({4: [6144], 16: [9216]})
     found = batch_ladder.mean_images(records)
     assert batch_ladder.target_of(records) == 60.0
     assert found == {4.0: 6144.0, 16.0: 9216.0}
@@ -217,12 +196,6 @@ def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
     assert "1.50 times the images with a batch of 16 as with 4" in line
     assert "4 times the workers are about 2.7 times as fast" in line
     assert [row[-1] for row in ladder_report(records).rows] == ["768", "288"]
-
-
-def encoder_rung(name: str, latency: float, score: float) -> Record:
-    costs = {"parameters": latency, "gflops": 1.0, "latency_ms": latency}
-    end = final("cid", 12, 0, score, run=f"model-{name}-cid-0", params={"model.encoder": name})
-    return rung_of("model", [end], end, name, costs)
 
 
 def test_model_ladder_names_the_encoders_that_none_beats() -> None:
@@ -234,11 +207,6 @@ def test_model_ladder_names_the_encoders_that_none_beats() -> None:
     report = ladder_report(rungs)
     assert report.lines[0] == "no other encoder is both faster and better than small, large"
     assert [row[-1] for row in report.rows] == ["", "small", ""]
-
-
-def concurrency_rung(count: int, per_hour: float) -> Record:
-    end = {**final("cid", 12, 0, 40.0), "seconds": 3600 * count / per_hour}
-    return count_record(Config(), count, Resources(2 / count, 1 / count), [end] * count, 10**9)
 
 
 def test_concurrency_ladder_recommends_the_fewest_that_finish_most() -> None:
