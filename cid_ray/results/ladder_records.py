@@ -51,9 +51,13 @@ def rung_record(
 
 
 def forecast_record(ladder: str, method: str, one: LadderForecast) -> Record:
-    """The `forecast` record of a law's answer."""
+    """The `forecast` record of a law's answer; one of more counts replaces it.
+
+    A ladder has two: of the largest count that was measured, and of its double.
+    """
+    where = "double" if one.measured is None else "largest"
     return {
-        **common_fields(f"{ladder}-forecast-{one.count:g}-{method}", "", method),
+        **common_fields(f"{ladder}-forecast-{where}-{method}", "", method),
         "event": "forecast",
         "ladder": ladder,
         "count": one.count,

@@ -20,7 +20,10 @@ class LadderRecord(CommonFields):
 
 
 class ForecastRecord(CommonFields):
-    """What the law of a ladder expects at a count, from the smaller ones."""
+    """What the law of a ladder expects at a count, from the smaller ones.
+
+    A method has one of its largest count and one of the double; newer ones replace them.
+    """
 
     event: Literal["forecast"]
     ladder: str

@@ -112,6 +112,22 @@ def test_recommendation_of_a_resumed_ladder_replaces_the_former(tmp_path: Path) 
     assert of_event(read_records(tmp_path), "recommendation") == [new]
 
 
+@pytest.mark.parametrize("name", ["labels", "workers"])
+def test_forecasts_of_a_resumed_ladder_replace_the_former(name: str, tmp_path: Path) -> None:
+    """Of three counts, then of four: only the forecasts of all four are there."""
+    if name == "labels":
+        known, more = label_ladder((12, 24, 48)), label_ladder((12, 24, 48, 96))
+    else:
+        more = [worker_rung(n, 1 / n + 0.1) for n in (1, 2, 12, 24, 48, 96)]
+        known = more[:-1]
+    before = append_conclusions(write_ladder(tmp_path, known))
+    assert [r["count"] for r in of_event(before, "forecast") if r["measured"] is None] == [96]
+    after = append_conclusions(write_ladder(tmp_path, more))
+    present = {r["count"]: r["measured"] for r in of_event(after, "forecast")}
+    assert present.keys() == {96, 192}
+    assert present[96] is not None and present[192] is None
+
+
 @pytest.mark.parametrize(
     ("name", "chosen"),
     [("labels", []), ("model", ["small", "large"]), ("workers", ["3"]), ("concurrency", ["2"])],
