@@ -15,6 +15,7 @@ from cid_ray.results.worker_law import (
     WorkerLaw,
     fit_worker_law,
     forecast_step,
+    recommended_interval,
     recommended_workers,
 )
 
@@ -38,6 +39,9 @@ class Advice:
 
     Attributes:
         workers: as many.
+        low: the fewest that other steps and other laws would recommend, see
+            `recommended_interval`.
+        high: the most.
         min_efficiency: what each adds at least, as a fraction of what the first one does.
         images_per_hour: of all of them.
         usd_per_hour: what they cost; None without a machine.
@@ -48,6 +52,8 @@ class Advice:
     """
 
     workers: int
+    low: int
+    high: int
     min_efficiency: float
     images_per_hour: float
     usd_per_hour: float | None
@@ -65,6 +71,7 @@ class Advice:
         most = min(FURTHER * int(largest), int(limit or FURTHER * largest))
         least = measured["min_efficiency"]
         workers = recommended_workers(law, most, least)
+        low, high = recommended_interval(times_of(records), most, least, law.scaling)
         images = measured["images"]
         work = workers * images / first["count"] if law.scaling == "weak" else images
         per_hour = 3600 * work / law.seconds(workers)
@@ -72,19 +79,22 @@ class Advice:
         usd_per_hour = None if usd is None else workers * usd
         pool = measured["pool_images"]
         usd_per_pool = usd_per_hour * pool / per_hour if usd_per_hour is not None and pool else None
-        return cls(workers, least, per_hour, usd_per_hour, usd_per_pool, largest, most, limit)
+        return cls(
+            workers, low, high, least, per_hour, usd_per_hour, usd_per_pool, largest, most, limit
+        )
 
     @property
     def numbers(self) -> Numbers:
         """For the record."""
-        names = ("min_efficiency", "images_per_hour", "usd_per_hour", "usd_per_pool")
+        names = ("low", "high", "min_efficiency", "images_per_hour", "usd_per_hour", "usd_per_pool")
         return {name: getattr(self, name) for name in names}
 
     def text(self) -> str:
         """A sentence."""
         workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
-        text = f"use {workers}: each one adds at least {100 * self.min_efficiency:.0f} % of the "
-        text += f"first, {self.images_per_hour:,.0f} images per hour"
+        text = f"use {workers} (interval {self.low} to {self.high}): each one adds at least "
+        text += f"{100 * self.min_efficiency:.0f} % of the first, "
+        text += f"{self.images_per_hour:,.0f} images per hour"
         if self.usd_per_hour is not None:
             text += f", ${self.usd_per_hour:.2f} per hour"
         if self.usd_per_pool is not None:

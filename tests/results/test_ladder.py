@@ -189,13 +189,29 @@ def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
     assert images_to(50, [(100, 55.0)]) == 100.0
     assert images_to(50, [(100, 40.0), (200, 49.9)]) is None
     records = batch_ladder_records({4: [6144], 16: [9216]})
-    found = batch_ladder.mean_images(records)
+    found = batch_ladder.images_of(records)
     assert batch_ladder.target_of(records) == 60.0
-    assert found == {4.0: 6144.0, 16.0: 9216.0}
+    assert found == {4.0: {0: 6144.0}, 16.0: {0: 9216.0}}
     (line,) = ladder_report(records).lines
-    assert "1.50 times the images with a batch of 16 as with 4" in line
+    assert "1.50 (one repeat) times the images with a batch of 16 as with 4" in line
     assert "4 times the workers are about 2.7 times as fast" in line
     assert [row[-1] for row in ladder_report(records).rows] == ["768", "288"]
+
+
+def test_batch_ladder_says_how_far_repeats_differ() -> None:
+    """Both repeats take half as many images again, whatever they take: the ratio is exact."""
+    records = batch_ladder_records({4: [6144, 12288], 16: [9216, 18432]})
+    report = ladder_report(records)
+    assert [row[-2:] for row in report.rows] == [
+        ("9,216 ± 4,344", "1,152 ± 543"),
+        ("13,824 ± 6,517", "432 ± 204"),
+    ]
+    assert "takes 1.50 (1.50 to 1.50) times the images" in report.lines[0]
+    unequal = batch_ladder_records({4: [6144, 6144], 16: [6144, 12288]})
+    own = batch_ladder.to_target(unequal)[16.0]
+    assert own is not None and own.factor == pytest.approx(2**0.5)
+    half = 12.706 * np.log(2) / 2  # t of one degree of freedom times the standard error
+    assert own.factor_high == pytest.approx(2**0.5 * np.exp(half), rel=1e-3)
 
 
 def test_model_ladder_names_the_encoders_that_none_beats() -> None:
