@@ -13,12 +13,19 @@ from dataclasses import asdict, dataclass
 
 from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.formatting import format_mean
-from cid_ray.results.ladder import Curve, curves_of, failed_lines, half_interval
+from cid_ray.results.ladder import Curve, count_of, curves_of, failed_lines, half_interval
 from cid_ray.results.ladder_records import Numbers, recommendation_record
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES
 
-HEADER = ("labeled images per step", "test mIoU (repeats)", "val target", "images to it", "steps")
+HEADER = (
+    "labeled images per step",
+    "images in all",
+    "test mIoU (repeats)",
+    "val target",
+    "images to it",
+    "steps",
+)
 VAL_SCORE = "val/miou_teacher"
 
 
@@ -87,10 +94,19 @@ def images_of(records: list[Record]) -> dict[float, dict[int, float]]:
     return found
 
 
-def images_per_label(records: list[Record]) -> float:
-    """Images of a step for each labeled one: 2 where the pool's batch is as large."""
-    rung = of_event(records, "rung")[-1]
-    return float(rung["images_seen"] / rung["step"] / rung["params"]["data.batch_size"])
+def images_seen(records: list[Record]) -> dict[float, float]:
+    """Batch size -> images that a training saw in all: whole steps of a whole batch."""
+    finals = of_event(records, "final")
+    found = {count_of("batch", final): float(final["images_seen"]) for final in finals}
+    return dict(sorted(found.items()))
+
+
+def images_per_step(records: list[Record]) -> dict[float, float]:
+    """Batch size -> images of a step, those of the pool included."""
+    return {
+        count_of("batch", final): final["images_seen"] / final["step"]
+        for final in of_event(records, "final")
+    }
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,7 @@ def to_target(records: list[Record]) -> dict[float, ToTarget | None]:
     for size, own in images.items():
         if not own:
             continue
-        per_step = size * images_per_label(records)
+        per_step = images_per_step(records)[size]
         mean = statistics.mean(own.values())
         sd = statistics.stdev(own.values()) if len(own) > 1 else None
         factor, low, high = paired_factor(own, images[smallest])
@@ -166,7 +182,11 @@ def paired_factor(
 def conclusions(records: list[Record]) -> list[Record]:
     """The `recommendation` record."""
     numbers: Numbers = {"target_miou": target_of(records)}
-    sizes = {f"{size:g}": asdict(own) if own else {} for size, own in to_target(records).items()}
+    in_all, needs = images_seen(records), to_target(records)
+    sizes: dict[str, Numbers] = {
+        f"{size:g}": {"images_seen": in_all[size], **(asdict(own) if own else {})}
+        for size, own in needs.items()
+    }
     method = curve_of(records).method
     return [recommendation_record("batch", method, numbers=numbers, by_count=sizes)]
 
@@ -174,14 +194,15 @@ def conclusions(records: list[Record]) -> list[Record]:
 def rows(records: list[Record]) -> list[tuple[str, ...]]:
     """The rows below HEADER."""
     found: list[tuple[str, ...]] = []
-    curve, target = curve_of(records), target_of(records)
+    curve, target, in_all = curve_of(records), target_of(records), images_seen(records)
     for size, own in to_target(records).items():
         score = format_mean(curve.mean(size), curve.sd(size))
         repeats = len(curve.samples(size))
         cells = ("not reached",) * 2
         if own:
             cells = (spread(own.images, own.images_sd), spread(own.steps, own.steps_sd))
-        found.append((f"{size:g}", f"{score} ({repeats})", f"{target:g}", *cells))
+        total = f"{in_all[size]:,.0f}"
+        found.append((f"{size:g}", total, f"{score} ({repeats})", f"{target:g}", *cells))
     return found
 
 
@@ -196,6 +217,12 @@ def lines(records: list[Record]) -> list[str]:
     reached = {size: own for size, own in sizes.items() if own}
     name, target = METHOD_NAMES[curve_of(records).method], target_of(records)
     found = []
+    totals = images_seen(records).values()
+    if min(totals) != max(totals):
+        found.append(
+            f"{name}: sizes saw {min(totals):,.0f} to {max(totals):,.0f} images in all, because "
+            "steps and the pool's batch are whole numbers"
+        )
     early = [f"{size:g}" for size in reached if reached_at_first_rung(records, size)]
     if early:
         found.append(

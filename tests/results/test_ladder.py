@@ -198,6 +198,21 @@ def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
     assert [row[-1] for row in ladder_report(records).rows] == ["768", "288"]
 
 
+def test_batch_ladder_says_that_steps_are_whole() -> None:
+    """A batch of 16 ends a step later, and its steps have a pool image less."""
+    records = batch_ladder_records({4: [6144], 16: [9216]})
+    assert [row[1] for row in ladder_report(records).rows] == ["9,248", "9,248"]
+    for record in records:
+        if record["run"] == "batch-16-cid-0":
+            record["images_seen"] = record["step"] * 31
+    report = ladder_report(records)
+    assert [row[1] for row in report.rows] == ["9,248", "8,959"]
+    assert report.lines[0].endswith(
+        "saw 8,959 to 9,248 images in all, because steps and the pool's batch are whole numbers"
+    )
+    assert [row[-1] for row in report.rows] == ["768", "288"]  # by the steps of each size
+
+
 def test_batch_ladder_says_how_far_repeats_differ() -> None:
     """Both repeats take half as many images again, whatever they take: the ratio is exact."""
     records = batch_ladder_records({4: [6144, 12288], 16: [9216, 18432]})
