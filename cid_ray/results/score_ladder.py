@@ -152,10 +152,18 @@ def _pool_advice(curve: Curve) -> str:
     if gain[0] + gain[1] < 0:
         return f"{whole}: the larger pool hurts here"
     if gain[0] - gain[1] <= 0:
-        return f"{whole}: whether a larger pool pays cannot be told"
-    if last is not None and last[0] - last[1] > 0:
+        return f"{whole}: whether a larger pool pays cannot be told; {_power_text(gain[1])}"
+    if last is None:
+        return whole
+    if last[0] - last[1] > 0:
         return f"{whole}: the pool still pays at its full size; more unlabeled images may help"
-    return f"{whole}; its last step, from {before:g} images on: {gain_text(curve, largest, before)}"
+    step = f"its last step, from {before:g} images on: {gain_text(curve, largest, before)}"
+    return f"{whole}; {step}; {_power_text(last[1])}"
+
+
+def _power_text(half_interval: float) -> str:
+    """The smallest gain that is no noise: a smaller one may be there and was not seen."""
+    return f"these repeats cannot tell a gain below {half_interval:.2f} from none"
 
 
 def draw(records: list[Record]) -> str:

@@ -70,8 +70,15 @@ def test_three_counts_forecast_but_cannot_check_it_and_two_say_why_not() -> None
     ("scores", "said"),
     [
         ({10: [40, 50, 60], 20: [45, 55, 65.1], 40: [50, 60.2, 70]}, "still pays at its full size"),
-        ({10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, "from 20 images on: +0.00"),
-        ({10: [50.2, 59.9, 70], 40: [50, 60, 70.1]}, "cannot be told"),
+        (
+            {10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]},
+            # sd of 0.1, -0.2, 0.1, over the root of 3, times 4.303
+            "+0.00 ± 0.43; these repeats cannot tell a gain below 0.43 from none",
+        ),
+        (
+            {10: [50.2, 59.9, 70], 40: [50, 60, 70.1]},
+            "cannot be told; these repeats cannot tell a gain below 0.43 from none",
+        ),
         ({10: [50.2, 59.9, 70], 40: [45, 55, 65.1]}, "the larger pool hurts here"),
         ({10: [50], 40: [50.1]}, "from one repeat"),
     ],
