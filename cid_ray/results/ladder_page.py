@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from cid_ray.config import InputError
 from cid_ray.results import (
@@ -25,9 +25,30 @@ from cid_ray.results.report_page import rendered
 from cid_ray.storage import paths
 
 PAGE_FILE = "index.html"
-# Ladder -> its title, and the module with its table (HEADER, rows), sentences (lines), figure
-# (draw) and the records of what these say (conclusions), each made from records.
-KINDS: dict[str, tuple[str, Any]] = {
+
+
+class LadderKind(Protocol):
+    """What a module says about its kind of ladder, all of it made from the ladder's records."""
+
+    @property
+    def HEADER(self) -> tuple[str, ...]:
+        """The columns of the table."""
+
+    def rows(self, records: list[Record], /) -> list[tuple[str, ...]]:
+        """The table below HEADER."""
+
+    def lines(self, records: list[Record], /) -> list[str]:
+        """Sentences, the advice last."""
+
+    def draw(self, records: list[Record], /) -> str:
+        """The figure, SVG text."""
+
+    def conclusions(self, records: list[Record], /) -> list[Record]:
+        """The `forecast` and `recommendation` records, with every number that the others show."""
+
+
+# Ladder -> its title, and the module that speaks for it.
+KINDS: dict[str, tuple[str, LadderKind]] = {
     "labels": ("Test mIoU against labels", score_ladder),
     "pool": ("Test mIoU against the size of the pool", score_ladder),
     "batch": ("Images to a mIoU against the batch size", batch_ladder),

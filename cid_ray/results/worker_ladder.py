@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.formatting import format_bytes
-from cid_ray.results.ladder import LadderForecast
+from cid_ray.results.ladder import LadderForecast, rungs_of
 from cid_ray.results.ladder_records import Numbers, forecast_record, recommendation_record
-from cid_ray.results.records import Record, of_event
+from cid_ray.results.records import Record
 from cid_ray.results.worker_law import (
     Scaling,
     WorkerLaw,
@@ -65,7 +65,7 @@ class Advice:
     @classmethod
     def of(cls, records: list[Record], law: WorkerLaw) -> Advice:
         """From the records of a ladder and its law."""
-        first, largest = rungs(records)[0], rungs(records)[-1]["count"]
+        first, largest = rungs_of(records)[0], rungs_of(records)[-1]["count"]
         measured = first["measured"]
         limit = measured["max_workers"]
         most = min(FURTHER * int(largest), int(limit or FURTHER * largest))
@@ -108,19 +108,13 @@ class Advice:
         return text
 
 
-def rungs(records: list[Record]) -> list[Record]:
-    """The `ladder` records, fewest workers first."""
-    found = [r for r in of_event(records, "ladder") if r["ladder"] == "workers"]
-    return sorted(found, key=lambda record: record["count"])
-
-
 def times_of(records: list[Record]) -> dict[int, list[float]]:
     """Workers -> seconds of each timed step."""
-    return {int(rung["count"]): rung["samples"] for rung in rungs(records)}
+    return {int(rung["count"]): rung["samples"] for rung in rungs_of(records)}
 
 
 def scaling_of(records: list[Record]) -> Scaling:
-    return "weak" if rungs(records)[0]["measured"]["weak"] else "strong"
+    return "weak" if rungs_of(records)[0]["measured"]["weak"] else "strong"
 
 
 def law_of(records: list[Record]) -> WorkerLaw | None:
@@ -153,7 +147,7 @@ def error_of(one: LadderForecast) -> float | None:
 
 def efficiency(rung: Record, records: list[Record]) -> float:
     """Images per second of a worker, as a fraction of those of one at the smallest count."""
-    first = rungs(records)[0]
+    first = rungs_of(records)[0]
     speed_of_one = first["measured"]["images_per_s"] / first["count"]
     return float(rung["measured"]["images_per_s"] / speed_of_one / rung["count"])
 
@@ -165,13 +159,13 @@ def part(name: str, rung: Record) -> float:
 
 def conclusions(records: list[Record]) -> list[Record]:
     """The `forecast` records and the `recommendation`."""
-    method = rungs(records)[0]["method"]
+    method = rungs_of(records)[0]["method"]
     by_count: dict[str, Numbers] = {
         rung["label"]: {
             "efficiency": efficiency(rung, records),
             **{name: part(name, rung) for name in PARTS},
         }
-        for rung in rungs(records)
+        for rung in rungs_of(records)
     }
     law = law_of(records)
     numbers: Numbers = {}
@@ -193,7 +187,7 @@ def conclusions(records: list[Record]) -> list[Record]:
 def rows(records: list[Record]) -> list[tuple[str, ...]]:
     """The rows below HEADER."""
     found = []
-    for rung in rungs(records):
+    for rung in rungs_of(records):
         measured = rung["measured"]
         memory = measured["process_bytes"]
         found.append(
@@ -243,7 +237,7 @@ def draw(records: list[Record]) -> str:
     """Images per second against workers: measured, by the law, and without any loss."""
     figure, axes = new_figure(1, size=(7.0, 4.0))
     axis = axes[0]
-    measured = rungs(records)
+    measured = rungs_of(records)
     counts = [int(rung["count"]) for rung in measured]
     speeds = [rung["measured"]["images_per_s"] for rung in measured]
     axis.plot(counts, speeds, "o", color=COLORS["cid"], label="measured")
@@ -265,7 +259,7 @@ def draw(records: list[Record]) -> str:
 
 def facts(records: list[Record]) -> list[tuple[str, str]]:
     """Name and value of what the numbers depend on."""
-    measured = rungs(records)
+    measured = rungs_of(records)
     first = measured[0]["measured"]
     gradients = format_bytes(first["gradient_bytes"])
     return [
