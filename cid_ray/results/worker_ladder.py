@@ -68,7 +68,9 @@ class Advice:
         first, largest = rungs_of(records)[0], rungs_of(records)[-1]["count"]
         measured = first["measured"]
         limit = measured["max_workers"]
-        most = min(FURTHER * int(largest), int(limit or FURTHER * largest))
+        most = FURTHER * int(largest)
+        if limit is not None:
+            most = max(1, min(most, int(limit)))
         least = measured["min_efficiency"]
         workers = recommended_workers(law, most, least)
         low, high = recommended_interval(times_of(records), most, least, law.scaling)
