@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from cid_ray.cli.parser import make_parser, run_command
 from cid_ray.cli.printing import say
+from cid_ray.results.run_kind import refuse_ladder
 from cid_ray.search.repair import repair_run
 from cid_ray.storage.run_config import load_run_config
 from cid_ray.storage.run_dir import RunDir
@@ -24,6 +25,7 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     with RunDir(args.run) as run_dir:
         run_dir.pull()
+        refuse_ladder(run_dir)
         config = load_run_config(run_dir)
         run_dir.lock()
         for line in repair_run(run_dir, config):

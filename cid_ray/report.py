@@ -13,9 +13,9 @@ from cid_ray.cli.printing import say
 from cid_ray.cli.run_options import config_file
 from cid_ray.config import InputError, load_config
 from cid_ray.results.compact_records import CompactRecordReader
-from cid_ray.results.ladder import ladder_of
 from cid_ray.results.ladder_page import write_ladder_report
 from cid_ray.results.records import RECORDS_FILE, read_records
+from cid_ray.results.run_kind import ladder_in
 from cid_ray.results.text_report import write_report
 from cid_ray.storage.run_config import load_run_config
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
         config = load_config(
             config_file(args.config) or (own_config if own_config.exists() else None), args.changes
         )
-        if ladder_of(ladder := read_records(run_dir.local)):
+        if ladder_in(run_dir.local):
+            ladder = read_records(run_dir.local)
             write_ladder_report(run_dir.local, ladder, say, Path(args.out) if args.out else None)
             run_dir.push()
             return 0

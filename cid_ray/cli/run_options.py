@@ -8,6 +8,8 @@ from pathlib import Path
 from cid_ray.cli.parser import QUIET
 from cid_ray.cli.printing import say
 from cid_ray.config import Config, InputError, build_config, load_config
+from cid_ray.results.records import read_records
+from cid_ray.results.run_kind import LADDERS, check_ladder_folder, refuse_ladder
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.packaged import named_file
 from cid_ray.storage.run_config import load_run_config
@@ -21,7 +23,7 @@ def open_run(
 
     Args:
         args: options of `parser.add_config_options`.
-        name: the command's name, for the run folder of a run without a config file.
+        name: the command's or the ladder's name, for the run folder of a run without a config file.
         default: the config file that is used without --config.
 
     Returns:
@@ -32,7 +34,7 @@ def open_run(
         InputError: an option does not fit, or the run folder or its checkpoints cannot be used.
     """
     if args.resume:
-        return _open_existing_run(args)
+        return _open_existing_run(args, name)
     source = config_file(args.config or default, args.verbosity)
     config = resolve_paths(load_config(source, args.changes))
     run_dir = new_run_dir(args.out, Path(source or name).stem)
@@ -51,11 +53,15 @@ def config_file(name: str | Path | None, verbosity: int = QUIET) -> Path | None:
     return path
 
 
-def _open_existing_run(args: argparse.Namespace) -> tuple[Config, RunDir]:
+def _open_existing_run(args: argparse.Namespace, name: str) -> tuple[Config, RunDir]:
     if args.out:
         raise InputError("--resume DIR continues in DIR; leave out --out")
     run_dir = RunDir(args.resume)
     run_dir.pull()
+    if name in LADDERS:
+        check_ladder_folder(run_dir, name, read_records(run_dir.local))
+    else:
+        refuse_ladder(run_dir)
     kept = load_run_config(run_dir)
     source = config_file(args.config) or run_dir.local / CONFIG_FILE
     config = resolve_paths(load_config(source, args.changes))

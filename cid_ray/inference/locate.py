@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cid_ray.config import InputError
 from cid_ray.results.records import Record, of_event, read_records
+from cid_ray.results.run_kind import refuse_ladder
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, summarize
 from cid_ray.storage import paths
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
@@ -73,6 +74,7 @@ def find_checkpoint(name: PathOrUri) -> CheckpointSource:
                 "RUN:NAME or .../last.pt"
             )
         run_dir.pull()
+        refuse_ladder(run_dir)
         config = load_run_config(run_dir)
         records = read_records(run_dir.local)
         summaries = summarize(records, config.search.metric)

@@ -54,7 +54,7 @@ class Plan:
     notes: Sequence[str] = ()
 
     def records(self, nodes: Sequence[int]) -> list[Record]:
-        """One `plan` record per number of nodes; one of them is the recommended one.
+        """One `plan` record per number of nodes; at most one is the recommended one.
 
         Raises:
             InputError: a trial can never be placed, or its cost is unknown.
@@ -154,14 +154,17 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def recommended(records: list[Record], worth: float) -> Record:
-    """The fewest nodes past which a doubling saves less than `worth` of the time."""
+def recommended(records: list[Record], worth: float) -> Record | None:
+    """The fewest nodes past which a doubling saves less than `worth` of the time.
+
+    None: past the most nodes a doubling may still save as much.
+    """
     for record, larger in itertools.pairwise(records):
         doublings = math.log2(larger["nodes"] / record["nodes"])
         ratio = larger["makespan_s"]["median"] / record["makespan_s"]["median"]
         if 1 - ratio ** (1 / doublings) < worth:
             return record
-    return records[-1]
+    return None
 
 
 def parse_nodes(text: str) -> list[int]:

@@ -22,6 +22,7 @@ from cid_ray.resources.prices import Prices
 from cid_ray.results.plan_page import PAGE_FILE, write_plan_page
 from cid_ray.results.plan_text import describe_plan
 from cid_ray.results.records import RecordReader, RecordWriter
+from cid_ray.results.run_kind import refuse_ladder
 from cid_ray.storage import paths
 from cid_ray.storage.packaged import named_file
 from cid_ray.storage.run_config import load_run_config
@@ -89,6 +90,7 @@ def read_run(name: str, config: Config) -> tuple[TrialCosts, list[str]]:
     """The costs of a run's trials, and what is said about them."""
     with RunDir(name) as run_dir:
         run_dir.pull()
+        refuse_ladder(run_dir)
         if not (run_dir.local / "records.jsonl").is_file():
             raise InputError(f"--run {name} is not a run folder: it has no records.jsonl")
         reader = RecordReader(run_dir.local)

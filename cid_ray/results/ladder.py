@@ -96,6 +96,11 @@ def ladder_of(records: list[Record]) -> str:
     return next((str(record["ladder"]) for record in of_event(records, "ladder")), "")
 
 
+def rungs_of(records: list[Record]) -> list[Record]:
+    """The `ladder` records, the smallest count first."""
+    return sorted(of_event(records, "ladder"), key=lambda record: float(record["count"]))
+
+
 def failed_lines(records: list[Record]) -> list[str]:
     """A sentence about trainings that failed and were not finished by a resume; else nothing."""
     finished = {final["run"] for final in of_event(records, "final")}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from cid_ray.config import InputError
 from cid_ray.results import (
@@ -20,14 +20,35 @@ from cid_ray.results import (
 )
 from cid_ray.results.audit_page import page_templates
 from cid_ray.results.ladder import failed_lines, ladder_of
-from cid_ray.results.records import Record, of_event
+from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.results.report_page import rendered
 from cid_ray.storage import paths
 
 PAGE_FILE = "index.html"
-# Ladder -> its title, and the module with its table (HEADER, rows), sentences (lines) and figure
-# (draw), each made from records.
-KINDS: dict[str, tuple[str, Any]] = {
+
+
+class LadderKind(Protocol):
+    """What a module says about its kind of ladder, all of it made from the ladder's records."""
+
+    @property
+    def HEADER(self) -> tuple[str, ...]:
+        """The columns of the table."""
+
+    def rows(self, records: list[Record], /) -> list[tuple[str, ...]]:
+        """The table below HEADER."""
+
+    def lines(self, records: list[Record], /) -> list[str]:
+        """Sentences, the advice last."""
+
+    def draw(self, records: list[Record], /) -> str:
+        """The figure, SVG text."""
+
+    def conclusions(self, records: list[Record], /) -> list[Record]:
+        """The `forecast` and `recommendation` records, with every number that the others show."""
+
+
+# Ladder -> its title, and the module that speaks for it.
+KINDS: dict[str, tuple[str, LadderKind]] = {
     "labels": ("Test mIoU against labels", score_ladder),
     "pool": ("Test mIoU against the size of the pool", score_ladder),
     "batch": ("Images to a mIoU against the batch size", batch_ladder),
@@ -56,6 +77,28 @@ class LadderReport:
     rows: list[tuple[str, ...]]
     figure: str
     facts: list[tuple[str, str]]
+
+
+def append_conclusions(folder: Path) -> list[Record]:
+    """Append what a ladder says to its records: forecasts and recommendations; newer ones replace
+    the former.
+
+    Args:
+        folder: the run folder of a ladder.
+
+    Returns:
+        All its records.
+
+    Raises:
+        OSError: the records cannot be written.
+    """
+    records = read_records(folder)
+    name = ladder_of(records)
+    if name:
+        writer = RecordWriter(folder)
+        for record in KINDS[name][1].conclusions(records):
+            writer.append(record)
+    return read_records(folder)
 
 
 def ladder_report(records: list[Record]) -> LadderReport:

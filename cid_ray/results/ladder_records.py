@@ -1,16 +1,15 @@
-"""The records of a ladder: one for each count that was measured, one for each forecast."""
+"""The records of a ladder: its counts that were measured, its forecasts, and what it says."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from cid_ray.results.ladder import SCORE, count_of, curves_of, forecasts_of
-from cid_ray.results.laws import Forecast
+from cid_ray.results.ladder import SCORE, LadderForecast, count_of
 from cid_ray.results.records import Record, of_event
 
 Costs = dict[str, float]
-FORECAST_LADDERS = ("labels", "pool")  # whose scores follow a power law of the count
+Numbers = dict[str, float | None]
 
 
 def rung_record(
@@ -51,27 +50,48 @@ def rung_record(
     }
 
 
-def forecast_records(ladder: str, records: list[Record]) -> Iterator[Record]:
-    """The `forecast` records of all methods; none where a ladder has no law or too few counts."""
-    if ladder not in FORECAST_LADDERS:
-        return
-    for curve in curves_of(ladder, records):
-        for one in forecasts_of(curve):
-            yield forecast_record(ladder, curve.method, one.count, one.forecast, one.measured)
+def forecast_record(ladder: str, method: str, one: LadderForecast) -> Record:
+    """The `forecast` record of a law's answer; one of more counts replaces it.
 
-
-def forecast_record(
-    ladder: str, method: str, count: float, forecast: Forecast, measured: float | None
-) -> Record:
+    A ladder has two: of the largest count that was measured, and of its double.
+    """
+    where = "double" if one.measured is None else "largest"
     return {
-        **common_fields(f"{ladder}-forecast-{count:g}-{method}", "", method),
+        **common_fields(f"{ladder}-forecast-{where}-{method}", "", method),
         "event": "forecast",
         "ladder": ladder,
-        "count": count,
-        "value": forecast.score,
-        "low": forecast.low,
-        "high": forecast.high,
-        "measured": measured,
+        "count": one.count,
+        "value": one.forecast.score,
+        "low": one.forecast.low,
+        "high": one.forecast.high,
+        "measured": one.measured,
+    }
+
+
+def recommendation_record(
+    ladder: str,
+    method: str,
+    *,
+    numbers: Numbers | None = None,
+    by_count: dict[str, Numbers] | None = None,
+    chosen: Iterable[str] = (),
+) -> Record:
+    """The `recommendation` record of a method; a newer one replaces it.
+
+    Args:
+        ladder: its name.
+        method: of the trainings.
+        numbers: name -> what the sentences say.
+        by_count: count, or encoder -> what the table says of it.
+        chosen: the counts or encoders that are recommended.
+    """
+    return {
+        **common_fields(f"{ladder}-recommendation-{method}", "", method),
+        "event": "recommendation",
+        "ladder": ladder,
+        "chosen": list(chosen),
+        "numbers": numbers or {},
+        "by_count": by_count or {},
     }
 
 

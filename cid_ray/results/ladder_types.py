@@ -20,7 +20,10 @@ class LadderRecord(CommonFields):
 
 
 class ForecastRecord(CommonFields):
-    """What the law of a ladder expects at a count, from the smaller ones."""
+    """What the law of a ladder expects at a count, from the smaller ones.
+
+    A method has one of its largest count and one of the double; newer ones replace them.
+    """
 
     event: Literal["forecast"]
     ladder: str
@@ -29,3 +32,13 @@ class ForecastRecord(CommonFields):
     low: Number  # of its 95 % interval
     high: Number
     measured: Number | None  # the mean there; None: not measured
+
+
+class RecommendationRecord(CommonFields):
+    """What a ladder says, in numbers: all that its table and sentences add to the other records."""
+
+    event: Literal["recommendation"]
+    ladder: str
+    chosen: list[str]  # the counts that are recommended; of `model` the encoders that none beats
+    numbers: dict[str, Number | None]  # by name; docs/records.md has them
+    by_count: dict[str, dict[str, Number | None]]  # count -> the same of this count

@@ -19,6 +19,7 @@ from cid_ray.results.figure_data import curves_data, history_data
 from cid_ray.results.formatting import format_duration
 from cid_ray.results.records import RECORDS_FILE, Record
 from cid_ray.results.report_page import RenderedFigure, class_legend, render_figure, templates
+from cid_ray.results.run_kind import ladder_in, refuse_ladder
 from cid_ray.results.snapshot import BestRun, SearchSnapshot, snapshot
 from cid_ray.results.status import STATUS_FILE, read_status
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
@@ -60,6 +61,11 @@ class ServedRun:
     @property
     def folder(self) -> Path:
         return self.run_dir.local
+
+    @property
+    def ladder(self) -> str:
+        """The name of the ladder that the folder holds; "" of a search or a training."""
+        return ladder_in(self.folder)
 
     @property
     def has_report(self) -> bool:
@@ -142,7 +148,8 @@ def open_runs(run_dirs: Sequence[RunDir]) -> list[ServedRun]:
     """Prepare run folders for the site, each under a slug of its own.
 
     Raises:
-        InputError: a folder is no run folder, or its configuration is invalid.
+        InputError: a folder is no run folder, its configuration is invalid, or the only one is a
+            ladder's, whose page is not live.
     """
     runs: dict[str, ServedRun] = {}
     for run_dir in run_dirs:
@@ -152,6 +159,7 @@ def open_runs(run_dirs: Sequence[RunDir]) -> list[ServedRun]:
                 f"{run_dir} is not a run folder: it has neither {CONFIG_FILE} nor {RECORDS_FILE}"
             )
         if len(run_dirs) == 1:
+            refuse_ladder(run_dir)
             read_config(run_dir)  # an invalid one ends the command now, not a request later
         slug = _free_slug(run_dir.basename, taken=runs)
         runs[slug] = ServedRun(slug, run_dir)
@@ -204,8 +212,9 @@ def problem_page(path: str, error: Exception) -> str:
 
 
 def runs_page(runs: list[ServedRun]) -> str:
-    """All runs next to each other."""
-    searches = [(run, run.read()[0]) for run in runs]
+    """All runs next to each other; of a ladder a link to its page."""
+    ladders = [run for run in runs if run.ladder]
+    searches = [(run, run.read()[0]) for run in runs if run not in ladders]
     # (label count, ratio, method) -> slug -> the run's best
     best: dict[tuple[int, str, str], dict[str, BestRun]] = {}
     for run, search in searches:
@@ -223,6 +232,7 @@ def runs_page(runs: list[ServedRun]) -> str:
             title=f"{len(runs)} runs",
             runs=runs,
             searches=searches,
+            ladders=ladders,
             table=[(name, method, best[count, name, method]) for count, name, method in order],
             methods=METHOD_NAMES,
             state_text=STATE_TEXT,

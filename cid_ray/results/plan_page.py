@@ -14,6 +14,7 @@ from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.plan_text import (
     COLUMNS,
     hours_text,
+    main_record,
     method_text,
     path_text,
     plan_rows,
@@ -38,7 +39,7 @@ def write_plan_page(records: list[Record], out: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    best = next(record for record in records if record["recommended"])
+    best = main_record(records)
     content = {
         "first": records[0],
         "best": best,
@@ -64,11 +65,12 @@ def draw_plan(records: list[Record]) -> str:
         ("idle_percent", "idle share of paid slots, %", 1),
     ]
     figure, axes = new_figure(len(panels), size=(3.6, 3.2))
-    best = next(record for record in records if record["recommended"])
+    best = main_record(records)
     for axis, (field, label, size) in zip(axes, panels, strict=True):
         shown = [record for record in records if record[field] is not None]
         _draw_interval(axis, shown, field, size)
-        axis.axvline(best["nodes"], color=GRAY, ls="--", lw=1, label="recommended")
+        if best["recommended"]:
+            axis.axvline(best["nodes"], color=GRAY, ls="--", lw=1, label="recommended")
         axis.set_xscale("log", base=2)
         nodes = [record["nodes"] for record in records]
         axis.set_xticks(nodes[:: 1 + len(nodes) // 7], nodes[:: 1 + len(nodes) // 7])

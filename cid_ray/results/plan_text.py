@@ -38,9 +38,14 @@ def plan_table(records: list[Record]) -> list[str]:
     ]
 
 
+def main_record(records: list[Record]) -> Record:
+    """The recommended number of nodes; else the largest, past which a doubling may still pay."""
+    return next((record for record in records if record["recommended"]), records[-1])
+
+
 def recommendation(records: list[Record]) -> str:
     """ "16 gpu-spot nodes: 3.1 h (2.8 to 3.6), $41 ($38 to $45); past 16 nodes ..."."""
-    best = next(record for record in records if record["recommended"])
+    best = main_record(records)
     name = printable(best["node_type"])
     count = best["nodes"]
     nodes = f"{count} {name} node" + ("s" if count > 1 else "")

@@ -57,7 +57,7 @@ class PlanRecord(CommonFields):
     lost_s: Number  # mean; work done again after a loss
     failed: Number  # mean; trials lost more often than `search.retries` allows
     critical_path: list[ChainPart]  # of a simulation of median length
-    recommended: bool  # the fewest nodes past which a doubling saves less than `worth`
+    recommended: bool  # the fewest nodes past which a doubling saves less; or none
     worth: Number  # fraction of the time
     options: dict[str, Number]  # the overheads, by name
     notes: list[str]  # what else a reader of the numbers should know

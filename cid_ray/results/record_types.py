@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from cid_ray.results.common_fields import CommonFields
-from cid_ray.results.ladder_types import ForecastRecord, LadderRecord
+from cid_ray.results.ladder_types import ForecastRecord, LadderRecord, RecommendationRecord
 from cid_ray.results.noise_types import NoiseRecord
 from cid_ray.results.plan_types import PlanRecord
 from cid_ray.results.score_types import (
@@ -270,6 +270,7 @@ EVENTS: dict[str, type] = {
     "plan": PlanRecord,
     "ladder": LadderRecord,
     "forecast": ForecastRecord,
+    "recommendation": RecommendationRecord,
     "failed": FailedRecord,
     "storage_error": StorageErrorRecord,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from cid_ray.results.ladder import (
     ladder_of,
     with_repeat_noise,
 )
+from cid_ray.results.ladder_records import Numbers, forecast_record, recommendation_record
 from cid_ray.results.laws import forecast_score
 from cid_ray.results.records import Record
 from cid_ray.results.summary import COLORS, METHOD_NAMES
@@ -52,12 +54,38 @@ def rows(records: list[Record]) -> list[tuple[str, ...]]:
     return found
 
 
+def gain_of(curve: Curve, count: float, other: float) -> tuple[float, float | None]:
+    """The paired gain and half of its 95 % interval; None for a single repeat."""
+    return curve.gain(count, other) or (curve.mean(count) - curve.mean(other), None)
+
+
 def gain_text(curve: Curve, count: float, other: float) -> str:
     """ "+2.10 ± 0.80": the paired gain with its 95 % interval; without it for a single repeat."""
-    gain = curve.gain(count, other)
-    if gain is None:
-        return format_signed(curve.mean(count) - curve.mean(other))
-    return f"{format_signed(gain[0])} ± {gain[1]:.2f}"
+    gain, half = gain_of(curve, count, other)
+    return format_signed(gain) + ("" if half is None else f" ± {half:.2f}")
+
+
+def conclusions(records: list[Record]) -> list[Record]:
+    """The `forecast` records and the `recommendation` of each method."""
+    ladder = ladder_of(records)
+    found: list[Record] = []
+    for curve in curves_of(ladder, records):
+        forecasts = forecasts_of(curve)
+        found += [forecast_record(ladder, curve.method, one) for one in forecasts]
+        numbers: Numbers = {}
+        counts = curve.counts
+        if ladder == "labels" and forecasts:
+            numbers["gain_of_double"] = forecasts[-1].forecast.score - curve.mean(counts[-1])
+        if ladder == "pool" and len(counts) > 1:
+            numbers = gain_numbers(curve, counts[-1], counts[0])
+        steps = {f"{c:g}": gain_numbers(curve, c, b) for b, c in itertools.pairwise(counts)}
+        found.append(recommendation_record(ladder, curve.method, numbers=numbers, by_count=steps))
+    return found
+
+
+def gain_numbers(curve: Curve, count: float, other: float) -> Numbers:
+    gain, half = gain_of(curve, count, other)
+    return {"gain": gain, "gain_half_interval": half}
 
 
 def lines(records: list[Record]) -> list[str]:
@@ -124,10 +152,18 @@ def _pool_advice(curve: Curve) -> str:
     if gain[0] + gain[1] < 0:
         return f"{whole}: the larger pool hurts here"
     if gain[0] - gain[1] <= 0:
-        return f"{whole}: whether a larger pool pays cannot be told"
-    if last is not None and last[0] - last[1] > 0:
+        return f"{whole}: whether a larger pool pays cannot be told; {_power_text(gain[1])}"
+    if last is None:
+        return whole
+    if last[0] - last[1] > 0:
         return f"{whole}: the pool still pays at its full size; more unlabeled images may help"
-    return f"{whole}; its last step, from {before:g} images on: {gain_text(curve, largest, before)}"
+    step = f"its last step, from {before:g} images on: {gain_text(curve, largest, before)}"
+    return f"{whole}; {step}; {_power_text(last[1])}"
+
+
+def _power_text(half_interval: float) -> str:
+    """The smallest gain that is no noise: a smaller one may be there and was not seen."""
+    return f"these repeats cannot tell a gain below {half_interval:.2f} from none"
 
 
 def draw(records: list[Record]) -> str:

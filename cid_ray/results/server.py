@@ -110,8 +110,10 @@ class Site:
             return await self.page(request.path, lambda: run_page(runs[0], runs), runs)
         return await self.page(request.path, lambda: runs_page(runs), runs)
 
-    async def run(self, request: web.Request) -> web.Response:
+    async def run(self, request: web.Request) -> web.StreamResponse:
         run = self.requested_run(request)
+        if run.ladder:  # its report is its only page
+            return await self.report(request)
         runs = list(self.runs.values())
         return await self.page(request.path, lambda: run_page(run, runs), [run])
 
@@ -140,7 +142,7 @@ class Site:
         run = self.requested_run(request)
         file = paths.inside(run.folder, REPORT_FILE)
         if file is None:
-            raise web.HTTPNotFound(text="the report is written at the end of the search\n")
+            raise web.HTTPNotFound(text="the report is written at the end\n")
         return web.FileResponse(file, headers={"Content-Security-Policy": REPORT_POLICY})
 
     async def image(self, request: web.Request) -> web.StreamResponse:

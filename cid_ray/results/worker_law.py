@@ -19,7 +19,7 @@ Neither torch nor ray is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,7 @@ Floats = NDArray[np.float64]
 ALL_TERMS = (True, True, True, True)
 # a with b, with c, with d, and with all: which terms a fit may use.
 MODELS = ((True, True, False, False), (True, False, True, False), (True, False, False, True))
+EVERY_MODEL = (*MODELS, ALL_TERMS)
 PARAMETERS = 2  # of a model with one overhead
 MIN_STEPS = 2
 MIN_MISFIT = 0.02  # relative: the mean steps of two runs alike differ by so much
@@ -60,14 +61,13 @@ class WorkerLaw:
         terms = (self.shared, self.fixed, self.ring, self.latency)
         return float(_basis([n], self.scaling)[0] @ np.array(terms))
 
-    def speedup(self, n: int) -> float:
-        """How much more work n workers do in the same time than one does."""
-        work = n if self.scaling == "weak" else 1
-        return work * self.seconds(1) / self.seconds(n)
-
-    def marginal_efficiency(self, n: int) -> float:
-        """What the last of n workers adds, as a fraction of what the first one does."""
-        return self.speedup(n) - (self.speedup(n - 1) if n > 1 else 0.0)
+    def speedups(self, counts: NDArray[np.int64]) -> Floats:
+        """How much more work these numbers of workers do in the same time than one does."""
+        terms = np.array((self.shared, self.fixed, self.ring, self.latency))
+        seconds = _basis(counts, self.scaling) @ terms
+        work = counts if self.scaling == "weak" else 1
+        found: Floats = work * self.seconds(1) / seconds
+        return found
 
 
 def fit_worker_law(times: Times, scaling: Scaling = "strong") -> WorkerLaw:
@@ -123,19 +123,13 @@ def forecast_step(
     counts = sorted(times)
     means = np.array([np.mean(times[k]) for k in counts])
     at_n = _basis([n], scaling)[0]
-    models = (*MODELS, ALL_TERMS)
-    fits = [_fit(counts, means, terms, scaling) for terms in models]
+    fits = [_fit(counts, means, terms, scaling) for terms in EVERY_MODEL]
     expected = float(np.mean([at_n @ fit for fit in fits]))
-    misfit = min(_misfit(counts, means, fit, scaling) for fit in fits)
-    random = np.random.default_rng(seed)
     lows, highs = [], []
-    for _ in range(samples):
-        resampled = [random.choice(np.asarray(times[k]), len(times[k])).mean() for k in counts]
-        drawn = np.array(resampled) * np.exp(misfit * random.standard_normal(len(counts)))
-        found = [at_n @ _fit(counts, drawn, terms, scaling) for terms in models]
-        factor = math.exp(misfit * random.standard_normal())
-        lows.append(min(found) * factor)
-        highs.append(max(found) * factor)
+    for drawn, factor in _bootstrap(times, scaling, samples, seed):
+        found = drawn @ at_n * factor
+        lows.append(found.min())
+        highs.append(found.max())
     tail = (1 - level) / 2
     return Forecast(expected, float(np.quantile(lows, tail)), float(np.quantile(highs, 1 - tail)))
 
@@ -153,10 +147,70 @@ def recommended_workers(law: WorkerLaw, most: int, min_efficiency: float) -> int
         >>> recommended_workers(law, most=64, min_efficiency=0.5)
         4
     """
-    number = 1
-    while number < most and law.marginal_efficiency(number + 1) >= min_efficiency:
-        number += 1
-    return number
+    speedups = law.speedups(np.arange(1, most + 1))
+    too_little = np.diff(speedups) < min_efficiency
+    return int(too_little.argmax()) + 1 if too_little.any() else most
+
+
+def recommended_interval(
+    times: Times,
+    most: int,
+    min_efficiency: float,
+    scaling: Scaling = "strong",
+    level: float = 0.95,
+    samples: int = 300,
+    seed: int = 0,
+) -> tuple[int, int]:
+    """The fewest and the most workers that other steps and other laws would recommend.
+
+    As of a forecast, the interval encloses the law with each of its terms, over a bootstrap.
+
+    Args:
+        times: as for `fit_worker_law`.
+        most: as for `recommended_workers`.
+        min_efficiency: as for `recommended_workers`.
+        scaling: as for `fit_worker_law`.
+        level: how often the interval should enclose the truth.
+
+    Raises:
+        ValueError: as for `fit_worker_law`.
+
+    Example:
+        >>> times = {1: [1.0, 1.02], 2: [0.55, 0.56], 4: [0.33, 0.33]}
+        >>> low, high = recommended_interval(times, most=16, min_efficiency=0.5)
+        >>> low <= recommended_workers(fit_worker_law(times), 16, 0.5) <= high
+        True
+    """
+    _check(times)
+    lows, highs = [], []
+    for drawn, _ in _bootstrap(times, scaling, samples, seed):
+        found = [
+            recommended_workers(WorkerLaw(a, b, c, d, scaling), most, min_efficiency)
+            for a, b, c, d in drawn.tolist()
+        ]
+        lows.append(min(found))
+        highs.append(max(found))
+    tail = (1 - level) / 2
+    return math.floor(np.quantile(lows, tail)), math.ceil(np.quantile(highs, 1 - tail))
+
+
+def _bootstrap(
+    times: Times, scaling: Scaling, samples: int, seed: int
+) -> Iterator[tuple[Floats, float]]:
+    """[models, 4]: the fits to resampled steps, with a factor that a new count misses the law by.
+
+    The means of the steps are moved by what the best law misses at the measured counts.
+    """
+    counts = sorted(times)
+    means = np.array([np.mean(times[k]) for k in counts])
+    fits = [_fit(counts, means, terms, scaling) for terms in EVERY_MODEL]
+    misfit = min(_misfit(counts, means, fit, scaling) for fit in fits)
+    random = np.random.default_rng(seed)
+    for _ in range(samples):
+        resampled = [random.choice(np.asarray(times[k]), len(times[k])).mean() for k in counts]
+        drawn = np.array(resampled) * np.exp(misfit * random.standard_normal(len(counts)))
+        found = [_fit(counts, drawn, terms, scaling) for terms in EVERY_MODEL]
+        yield np.stack(found), math.exp(misfit * random.standard_normal())
 
 
 def _check(times: Times) -> None:
@@ -170,7 +224,7 @@ def _check(times: Times) -> None:
             )
 
 
-def _basis(counts: Sequence[int], scaling: Scaling) -> Floats:
+def _basis(counts: Sequence[int] | NDArray[np.int64], scaling: Scaling) -> Floats:
     """[len(counts), 4]: the four terms at each count."""
     n = np.asarray(counts, dtype=float)
     shared, fixed = 1 / n, np.ones_like(n)

@@ -12,11 +12,12 @@ from typing import Any
 from cid_ray.config import Config, InputError, build_config
 from cid_ray.resources import ray_session
 from cid_ray.resources.capacity import ClusterCapacity, Resources
+from cid_ray.results.ladder_page import append_conclusions
 from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.ladders import Training
 from cid_ray.scaling.ray_trainings import run_trainings
-from cid_ray.scaling.training_ladder import Log, check_same_ladder
+from cid_ray.scaling.training_ladder import Log
 from cid_ray.search.plan import Placement
 from cid_ray.storage.checkpoint_paths import remove_checkpoints
 from cid_ray.storage.run_config import load_run_config, write_config
@@ -46,7 +47,6 @@ class ConcurrencyLadder:
     def __init__(self, config: Config, run_dir: RunDir, resumed: bool):
         if resumed:
             preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
-            check_same_ladder("concurrency", run_dir)
         if not config.scale.concurrent:
             raise InputError("scale.concurrent is empty: the ladder 'concurrency' needs its counts")
         if config.distributed.max_workers > 1:
@@ -76,7 +76,7 @@ class ConcurrencyLadder:
                 run_dir.push()
             done += count
             advance(done, f"{count} at a time")
-        return read_records(run_dir.local)
+        return append_conclusions(run_dir.local)
 
     def _train(self, count: int, resources: Resources) -> list[Record]:
         """The record of a count; where a training fails, as without enough memory, only that."""

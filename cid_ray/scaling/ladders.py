@@ -57,15 +57,18 @@ class Ladder:
 def _batch_changes(size: int, config: Config) -> Changes:
     """A batch of labeled images; the run sees as many images in all.
 
+    Steps and the pool's batch are whole numbers, so the images differ by half a step at most.
     The learning rate follows the batch: for SGD in proportion (P. Goyal et al.,
     arXiv:1706.02677), for Adam and AdamW by its square root (S. Malladi et al., arXiv:2205.10287).
     """
     factor = size / config.data.batch_size
     rate = factor if config.optim.name == "sgd" else math.sqrt(factor)
+    from_pool = max(1, round(config.data.batch_size_u * factor))
+    per_step = size + (from_pool if config.uses_unlabeled else 0)
     return {
         "data.batch_size": size,
-        "data.batch_size_u": max(1, round(config.data.batch_size_u * factor)),
-        "train.steps": max(1, round(config.train.steps / factor)),
+        "data.batch_size_u": from_pool,
+        "train.steps": max(1, round(config.train.steps * config.images_per_step / per_step)),
         "optim.lr": config.optim.lr * rate,
     }
 

@@ -14,7 +14,8 @@ from cid_ray.config import Config, InputError
 from cid_ray.resources import ray_session
 from cid_ray.results.formatting import format_duration, format_score
 from cid_ray.results.ladder import SCORE
-from cid_ray.results.ladder_records import Costs, forecast_records, rung_record
+from cid_ray.results.ladder_page import append_conclusions
+from cid_ray.results.ladder_records import Costs, rung_record
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.ladders import LADDERS, Training, ladder_trainings
 from cid_ray.scaling.network_costs import network_costs
@@ -52,7 +53,6 @@ class TrainingLadder:
     def __init__(self, name: str, config: Config, run_dir: RunDir, resumed: bool):
         if resumed:
             preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
-            check_same_ladder(name, run_dir)
         self.name, self.config, self.run_dir = name, config, run_dir
         self.trainings = ladder_trainings(config, name)
         self.total = sum(training.config.train.steps for training in self.trainings)
@@ -96,9 +96,7 @@ class TrainingLadder:
                     remove_checkpoints(self.config, run_dir.uri, record["run"])
                 run_dir.push()
         self._write_rungs(writer)
-        for forecast in forecast_records(name, read_records(run_dir.local)):
-            writer.append(forecast)
-        return read_records(run_dir.local)
+        return append_conclusions(run_dir.local)
 
     def _write_rungs(self, writer: RecordWriter) -> None:
         """The `ladder` records that are missing or older than the finished trainings."""
@@ -111,18 +109,6 @@ class TrainingLadder:
             if rung is not None and not same:
                 known[rung["run"]] = rung
                 writer.append(rung)
-
-
-def check_same_ladder(name: str, run_dir: RunDir) -> None:
-    """Raise InputError when the run folder holds another ladder, a search or a training."""
-    runs = [record["run"] for record in read_records(run_dir.local)]
-    others = [run for run in runs if not run.startswith(f"{name}-")]
-    if others or (run_dir.local / "study.journal").exists():
-        what = f"{others[0]!r}" if others else "a search"
-        raise InputError(
-            f"--resume {run_dir} is not the folder of a ladder {name!r}: it holds {what}; choose "
-            "another --out"
-        )
 
 
 def check_counts(ladder: str, found: list[preflight.Preflight], trainings: list[Training]) -> None:

@@ -15,11 +15,11 @@ from cid_ray.resources import ray_session
 from cid_ray.resources.capacity import Resources
 from cid_ray.resources.prices import Prices
 from cid_ray.resources.requests import worker_resources
-from cid_ray.results import worker_ladder
+from cid_ray.results.ladder_page import append_conclusions
 from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.step_times import MEASURED_PARTS, time_steps, worker_config
-from cid_ray.scaling.training_ladder import Log, check_same_ladder
+from cid_ray.scaling.training_ladder import Log
 from cid_ray.storage.packaged import packaged_file
 from cid_ray.storage.run_config import load_run_config, write_config
 from cid_ray.storage.run_dir import RunDir
@@ -56,7 +56,6 @@ class WorkerLadder:
     ):
         if resumed:
             preflight.check_resumed_config(config, load_run_config(run_dir), run_dir.uri)
-            check_same_ladder("workers", run_dir)
         if not config.scale.workers:
             raise InputError("scale.workers is empty: the ladder 'workers' needs its counts")
         self.config, self.run_dir = config, run_dir
@@ -97,9 +96,7 @@ class WorkerLadder:
                     log(f"{count} workers: {step:.0f} ms per step ({done + 1} of {self.total})")
                 done += 1
                 advance(done, f"{count} workers")
-        for forecast in worker_ladder.forecast_records(read_records(run_dir.local)):
-            writer.append(forecast)
-        return read_records(run_dir.local)
+        return append_conclusions(run_dir.local)
 
     def _check_equal_conditions(self, resources: Resources) -> None:
         """Raise InputError when earlier counts were measured with other workers or scaling."""

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cid_ray.config import InputError
 from cid_ray.results.records import Record, RecordReader, of_event
+from cid_ray.results.run_kind import refuse_ladder
 from cid_ray.search import order
 from cid_ray.search.space import Space
 from cid_ray.search.study_store import StudyStore
@@ -161,6 +162,7 @@ def warm_start_points(
     folder = Path(path).parent if Path(path).is_file() else path
     with RunDir(folder) as run_dir:
         run_dir.pull()
+        refuse_ladder(run_dir)
         if not (run_dir.local / "records.jsonl").is_file():
             raise InputError(f"--warm-start {path} is not a run folder: it has no records.jsonl")
         reader = RecordReader(run_dir.local)

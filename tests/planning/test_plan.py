@@ -56,7 +56,6 @@ def test_plan_writes_typed_records_and_prints_only_their_numbers(
         low, high = record["makespan_s"]["low"], record["makespan_s"]["high"]
         assert low <= record["makespan_s"]["median"] <= high
         assert low - 0.1 <= path <= high + 0.1
-    assert sum(record["recommended"] for record in records) == 1
     # All lines about the plan are made of the records alone.
     assert "\n".join(describe_plan(records)) in shown
 
@@ -167,12 +166,26 @@ def test_recommended_is_the_last_size_that_pays() -> None:
         return {"nodes": nodes, "makespan_s": {"median": seconds}}
 
     records = [record(1, 100), record(2, 55), record(4, 50), record(8, 49)]
-    assert recommended(records, 0.1)["nodes"] == 2
-    assert recommended(records, 0.05)["nodes"] == 4
-    assert recommended(records, 0.001)["nodes"] == 8
+    assert recommended(records, 0.1) == records[1]
+    assert recommended(records, 0.05) == records[2]
+    assert recommended(records, 0.001) is None
     # From 1 to 4 nodes are two doublings, of which each saves 10 %.
-    assert recommended([record(1, 100), record(4, 80.9)], 0.1)["nodes"] == 4
-    assert recommended([record(1, 100), record(4, 81.1)], 0.1)["nodes"] == 1
+    assert recommended([record(1, 100), record(4, 80.9)], 0.1) is None
+    assert recommended([record(1, 100), record(4, 81.1)], 0.1) == record(1, 100)
+
+
+@pytest.mark.parametrize(("worth", "marked"), [("0.9", [1]), ("0.0001", [])])
+def test_number_of_nodes_is_marked_only_where_the_sentence_recommends_it(
+    tmp_path: Path, worth: str, marked: list[int]
+) -> None:
+    """The trials of the kept run keep four nodes busy, so less than a thousandth is worth them."""
+    records = plan(tmp_path / "plan", "--worth", worth)
+    page = (tmp_path / "plan" / PAGE_FILE).read_text()
+    assert [record["nodes"] for record in records if record["recommended"]] == marked
+    assert ("a doubling may still save" in recommendation(records)) == (not marked)
+    for sign in ("* recommended", "1 *", ">recommended<"):
+        assert (sign in page) == bool(marked), sign
+    assert not marked or "4 *" not in page
 
 
 # ---- bad input ----

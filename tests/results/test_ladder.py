@@ -3,65 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from cid_ray.config import Config, InputError
-from cid_ray.resources.capacity import Resources
-from cid_ray.results import batch_ladder
+from cid_ray.config import InputError
+from cid_ray.results import batch_ladder, score_ladder
 from cid_ray.results.batch_ladder import images_to
 from cid_ray.results.ladder import curves_of, failed_lines, forecasts_of, paired_gain
-from cid_ray.results.ladder_page import ladder_report, write_ladder_report
-from cid_ray.results.ladder_records import forecast_records, rung_record
-from cid_ray.results.laws import PowerLaw
+from cid_ray.results.ladder_page import append_conclusions, ladder_report, write_ladder_report
 from cid_ray.results.record_lines import parse_line
-from cid_ray.results.records import Record, RecordWriter, read_records
-from cid_ray.scaling.concurrency_ladder import count_record
-from tests.helpers import records as made
+from cid_ray.results.records import Record, of_event
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, Skeleton
-
-LAW = PowerLaw(150, 0.6, 15)
-
-
-def final(method: str, labels: int, seed: int, score: float, **fields: Any) -> Record:
-    own = {
-        "run": f"labels-{labels}-{method}-{seed}",
-        "ratio": str(labels),
-        "label_count": labels,
-        "pool_count": 192 - labels,
-        "seed": seed,
-        "seconds": 10.0,
-        "test/miou_teacher": score,
-        "params": {"data.ratio": str(labels)},
-    }
-    return made.final(method, labels, **{**own, **fields})
-
-
-def rung_of(*arguments: Any) -> Record:
-    rung = rung_record(*arguments)
-    assert rung is not None
-    return rung
-
-
-def label_ladder(counts: tuple[int, ...] = (12, 24, 48, 96), sd: float = 0.3) -> list[Record]:
-    random = np.random.default_rng(0)
-    finals = [
-        final("cid", n, seed, LAW.score(n) + sd * random.standard_normal())
-        for seed in range(3)
-        for n in counts
-    ]
-    rungs = [rung_of("labels", finals, one, str(one["label_count"])) for one in finals]
-    return [*finals, *rungs]
-
-
-def pool_ladder(scores: dict[int, list[float]]) -> list[Record]:
-    return [
-        final("cid", 12, seed, score, pool_count=pool, run=f"pool-{pool}-cid-{seed}")
-        for pool, own in scores.items()
-        for seed, score in enumerate(own)
-    ]
+from tests.helpers.ladders import (
+    LAW,
+    batch_ladder_records,
+    concurrency_rung,
+    encoder_rung,
+    final,
+    label_ladder,
+    pool_ladder,
+    rung_of,
+    write_ladder,
+)
 
 
 def test_curve_has_mean_and_spread_of_the_repeats() -> None:
@@ -106,8 +70,15 @@ def test_three_counts_forecast_but_cannot_check_it_and_two_say_why_not() -> None
     ("scores", "said"),
     [
         ({10: [40, 50, 60], 20: [45, 55, 65.1], 40: [50, 60.2, 70]}, "still pays at its full size"),
-        ({10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]}, "from 20 images on: +0.00"),
-        ({10: [50.2, 59.9, 70], 40: [50, 60, 70.1]}, "cannot be told"),
+        (
+            {10: [40, 50, 60], 20: [49.9, 60.2, 70], 40: [50, 60, 70.1]},
+            # sd of 0.1, -0.2, 0.1, over the root of 3, times 4.303
+            "+0.00 ± 0.43; these repeats cannot tell a gain below 0.43 from none",
+        ),
+        (
+            {10: [50.2, 59.9, 70], 40: [50, 60, 70.1]},
+            "cannot be told; these repeats cannot tell a gain below 0.43 from none",
+        ),
         ({10: [50.2, 59.9, 70], 40: [45, 55, 65.1]}, "the larger pool hurts here"),
         ({10: [50], 40: [50.1]}, "from one repeat"),
     ],
@@ -115,9 +86,7 @@ def test_three_counts_forecast_but_cannot_check_it_and_two_say_why_not() -> None
 def test_pool_advice_says_no_more_than_the_paired_gains(
     scores: dict[int, list[float]], said: str
 ) -> None:
-    records = pool_ladder(scores)
-    rungs = [rung_of("pool", records, one, str(one["pool_count"])) for one in records]
-    assert said in "; ".join(ladder_report([*records, *rungs]).lines)
+    assert said in "; ".join(ladder_report(pool_ladder(scores)).lines)
 
 
 def falling(sd: float) -> list[Record]:
@@ -166,7 +135,8 @@ def test_failure_that_a_resume_has_mended_is_no_failure() -> None:
 
 def test_every_forecast_that_is_said_is_in_a_record() -> None:
     records = label_ladder()
-    forecasts = list(forecast_records("labels", records))
+    forecasts = of_event(score_ladder.conclusions(records), "forecast")
+    assert len(forecasts) == 2
     report = ladder_report(records)
     said = "".join(report.lines)
     for record in forecasts:
@@ -179,10 +149,7 @@ def test_every_forecast_that_is_said_is_in_a_record() -> None:
 
 def test_records_of_a_ladder_are_read_back(tmp_path: Path) -> None:
     records = label_ladder()
-    writer = RecordWriter(tmp_path)
-    for record in (*records, *forecast_records("labels", records)):
-        writer.append(record)
-    found = read_records(tmp_path)
+    found = append_conclusions(write_ladder(tmp_path, records))
     assert [r["event"] for r in found].count("ladder") == 4  # the last of each count
     assert [r["event"] for r in found].count("forecast") == 2
     assert ladder_report(found).lines == ladder_report(records).lines
@@ -224,39 +191,49 @@ def test_a_damaged_record_of_a_ladder_is_refused() -> None:
 # ---- batch, model, concurrency ----
 
 
-def batch_ladder_records(finals_at: dict[int, int]) -> list[Record]:
-    """Batch size -> images to 50 mIoU on val: curves that rise in proportion from 40."""
-    records = []
-    for size, images in finals_at.items():
-        params = {"data.batch_size": size}
-        for step, score in ((1, 40.0), (3, 60.0)):
-            seen = images // 2 if step == 1 else images // 2 * 3
-            own = {"run": f"batch-{size}-cid-0", "images_seen": seen, "step": seen // (2 * size)}
-            records.append({**made.rung("cid", 12, 0, step, score, params=params), **own})
-        end = final("cid", 12, 0, 55.0, run=f"batch-{size}-cid-0", params=params)
-        records.append(end)
-        records.append(rung_of("batch", records, end, str(size)))
-    return records
-
-
 def test_batch_ladder_finds_the_images_to_the_same_score() -> None:
     assert images_to(50, [(100, 40.0), (200, 60.0)]) == 150.0
     assert images_to(50, [(100, 55.0)]) == 100.0
     assert images_to(50, [(100, 40.0), (200, 49.9)]) is None
-    records = batch_ladder_records({4: 4096, 16: 6144})
-    found = batch_ladder.mean_images(records)
+    records = batch_ladder_records({4: [6144], 16: [9216]})
+    found = batch_ladder.images_of(records)
     assert batch_ladder.target_of(records) == 60.0
-    assert found == {4.0: 6144.0, 16.0: 9216.0}
+    assert found == {4.0: {0: 6144.0}, 16.0: {0: 9216.0}}
     (line,) = ladder_report(records).lines
-    assert "1.50 times the images with a batch of 16 as with 4" in line
+    assert "1.50 (one repeat) times the images with a batch of 16 as with 4" in line
     assert "4 times the workers are about 2.7 times as fast" in line
     assert [row[-1] for row in ladder_report(records).rows] == ["768", "288"]
 
 
-def encoder_rung(name: str, latency: float, score: float) -> Record:
-    costs = {"parameters": latency, "gflops": 1.0, "latency_ms": latency}
-    end = final("cid", 12, 0, score, run=f"model-{name}-cid-0", params={"model.encoder": name})
-    return rung_of("model", [end], end, name, costs)
+def test_batch_ladder_says_that_steps_are_whole() -> None:
+    """A batch of 16 ends a step later, and its steps have a pool image less."""
+    records = batch_ladder_records({4: [6144], 16: [9216]})
+    assert [row[1] for row in ladder_report(records).rows] == ["9,248", "9,248"]
+    for record in records:
+        if record["run"] == "batch-16-cid-0":
+            record["images_seen"] = record["step"] * 31
+    report = ladder_report(records)
+    assert [row[1] for row in report.rows] == ["9,248", "8,959"]
+    assert report.lines[0].endswith(
+        "saw 8,959 to 9,248 images in all, because steps and the pool's batch are whole numbers"
+    )
+    assert [row[-1] for row in report.rows] == ["768", "288"]  # by the steps of each size
+
+
+def test_batch_ladder_says_how_far_repeats_differ() -> None:
+    """Both repeats take half as many images again, whatever they take: the ratio is exact."""
+    records = batch_ladder_records({4: [6144, 12288], 16: [9216, 18432]})
+    report = ladder_report(records)
+    assert [row[-2:] for row in report.rows] == [
+        ("9,216 ± 4,344", "1,152 ± 543"),
+        ("13,824 ± 6,517", "432 ± 204"),
+    ]
+    assert "takes 1.50 (1.50 to 1.50) times the images" in report.lines[0]
+    unequal = batch_ladder_records({4: [6144, 6144], 16: [6144, 12288]})
+    own = batch_ladder.to_target(unequal)[16.0]
+    assert own is not None and own.factor == pytest.approx(2**0.5)
+    half = 12.706 * np.log(2) / 2  # t of one degree of freedom times the standard error
+    assert own.factor_high == pytest.approx(2**0.5 * np.exp(half), rel=1e-3)
 
 
 def test_model_ladder_names_the_encoders_that_none_beats() -> None:
@@ -268,11 +245,6 @@ def test_model_ladder_names_the_encoders_that_none_beats() -> None:
     report = ladder_report(rungs)
     assert report.lines[0] == "no other encoder is both faster and better than small, large"
     assert [row[-1] for row in report.rows] == ["", "small", ""]
-
-
-def concurrency_rung(count: int, per_hour: float) -> Record:
-    end = {**final("cid", 12, 0, 40.0), "seconds": 3600 * count / per_hour}
-    return count_record(Config(), count, Resources(2 / count, 1 / count), [end] * count, 10**9)
 
 
 def test_concurrency_ladder_recommends_the_fewest_that_finish_most() -> None:

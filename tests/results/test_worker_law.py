@@ -12,6 +12,7 @@ from cid_ray.results.worker_law import (
     WorkerLaw,
     fit_worker_law,
     forecast_step,
+    recommended_interval,
     recommended_workers,
 )
 
@@ -90,10 +91,28 @@ def test_recommendation_is_the_last_worker_that_adds_enough() -> None:
     assert recommended_workers(WorkerLaw(1.0, 0.0, 0.0, 0.0), 32, 1.0 - 1e-9) == 32
 
 
+@pytest.mark.parametrize(("counts", "scaling"), [((1, 2, 4), "strong"), ((1, 2), "weak")])
+def test_interval_covers_the_best_number_at_its_rate_over_200_ladders(
+    counts: tuple[int, ...], scaling: Scaling
+) -> None:
+    random = np.random.default_rng(0)
+    inside = widths = 0
+    for seed in range(200):
+        fixed, ring, latency = random.exponential(0.1, 3) * random.integers(0, 2, 3)
+        truth = WorkerLaw(1.0, 0.0 if scaling == "weak" else fixed, ring, latency, scaling)
+        times = ladder(truth, counts, seed)
+        low, high = recommended_interval(times, 16, 0.5, scaling, 0.9, samples=40)
+        inside += low <= recommended_workers(truth, 16, 0.5) <= high
+        widths += high - low
+        assert low <= recommended_workers(fit_worker_law(times, scaling), 16, 0.5) <= high
+    assert inside / 200 >= 0.9 - 3 * (0.9 * 0.1 / 200) ** 0.5
+    assert widths / 200 < 14, "it encloses everything"
+
+
 def test_weak_scaling_counts_the_work_of_all_workers() -> None:
     perfect = WorkerLaw(1.0, 0.0, 0.0, 0.0, "weak")
     assert perfect.seconds(8) == perfect.seconds(1)
-    assert perfect.speedup(8) == 8
+    assert perfect.speedups(np.array([1, 8])).tolist() == [1, 8]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,17 @@ def test_batch_ladder_sees_as_many_images_at_each_size(optimizer: str, rate: flo
         assert one.config.train.steps * one.config.images_per_step == 12 * 8
 
 
+@pytest.mark.parametrize("method", ["cid", "supervised"])
+def test_batch_that_does_not_divide_the_images_misses_by_half_a_step_at_most(method: str) -> None:
+    """30 steps of 4 and 6 images: a batch of 3 has 4 or 5 of the pool, one of 7 has 10 or 11."""
+    changes = {"method": method, "train.steps": 30, "data.batch_size_u": 6, "scale.repeats": 1}
+    base = build_config(TINY, {**changes, "scale.batch_sizes": [3, 5, 7, 9]})
+    total = base.train.steps * base.images_per_step
+    for one in ladder_trainings(base, "batch"):
+        own = one.config.images_per_step
+        assert abs(one.config.train.steps * own - total) <= own / 2
+
+
 @pytest.mark.parametrize("name", LADDERS)
 def test_count_is_in_the_hyperparameters_of_its_records(name: str) -> None:
     settings = {"encoders": ["test_efficientnet", "test_byobnet"], "repeats": 1}
