@@ -261,5 +261,5 @@ def draw(records: list[Record]) -> str:
     axis.axhline(target_of(records), color=GRAY, ls="--", lw=1, label="target")
     axis.set_xlabel("images seen")
     axis.set_ylabel("mIoU on val images, %")
-    add_legend(axis, 8, loc="lower right")
+    add_legend(axis)
     return to_svg(figure)

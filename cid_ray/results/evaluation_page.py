@@ -90,7 +90,7 @@ def draw_reliability(calibration: dict[str, Any]) -> str:
     axis.set_ylim(0, 100)
     axis.set_xlabel("confidence, %")
     axis.set_ylabel("accuracy, fraction of pixels, %")
-    add_legend(axis, 8, loc="upper left")
+    add_legend(axis)
     return to_svg(figure)
 
 

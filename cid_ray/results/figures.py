@@ -55,7 +55,7 @@ def draw_history(summaries: list[RatioSummary]) -> str:
         axis.set_title(summary.name + note, fontsize=10)
         axis.set_xlabel("CID trial")
         axis.set_ylabel("val mIoU at its last rung, %")
-        add_legend(axis, 7)
+        add_legend(axis)
     return to_svg(figure)
 
 
@@ -96,7 +96,7 @@ def draw_curves(summaries: list[RatioSummary]) -> str:
         axis.set_title(", ".join([summary.name, *notes]), fontsize=10)
         axis.set_xlabel("images seen")
         axis.set_ylabel("val mIoU, %")
-        add_legend(axis, 7, loc="lower right")
+        add_legend(axis)
     return to_svg(figure)
 
 
@@ -151,7 +151,7 @@ def draw_slices(summaries: list[RatioSummary]) -> str | None:
         axis.set_xlabel(key)
     for axis in axes[len(slices) :]:
         axis.set_visible(False)
-    add_legend(axes[0], 7)
+    add_legend(axes[0])
     figure.supylabel("val mIoU, %", fontsize=10)
     largest = max(len(points) for by_ratio in slices.values() for points in by_ratio.values())
     note = f", {len(thinned(range(largest)))} of {largest} at a ratio"
@@ -206,7 +206,7 @@ def draw_pareto(summaries: list[RatioSummary]) -> str | None:
         axis.set_title(summary.name, fontsize=10)
         axis.set_xlabel(cost_label(summary))
         axis.set_ylabel("val mIoU, %")
-        add_legend(axis, 7)
+        add_legend(axis)
     return to_svg(figure)
 
 
@@ -230,7 +230,7 @@ def new_figure(
     return figure, axes
 
 
-def add_legend(axis: Any, fontsize: int = 9, loc: str = "outside lower center") -> None:
+def add_legend(axis: Any) -> None:
     """One legend for all panels of the figure, below them: it lies over no line."""
     figure = axis.figure
     for legend in list(figure.legends):

@@ -34,7 +34,7 @@ def draw_label_curve(summaries: list[RatioSummary]) -> str:
     axis.set_ylabel("mIoU on test images, %")
     if bar:
         axis.set_title("bars that do not touch differ above noise (one comparison)", fontsize=10)
-    add_legend(axis, 9)
+    add_legend(axis)
     return to_svg(figure)
 
 

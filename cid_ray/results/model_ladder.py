@@ -91,5 +91,5 @@ def draw(records: list[Record]) -> str:
     )
     axis.set_xlabel("latency of an image, ms")
     axis.set_ylabel("mIoU on test images, %")
-    add_legend(axis, 8)
+    add_legend(axis)
     return to_svg(figure)

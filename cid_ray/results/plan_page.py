@@ -78,7 +78,7 @@ def draw_plan(records: list[Record]) -> str:
         axis.set_ylim(bottom=0)
         axis.set_xlabel("nodes")
         axis.set_ylabel(label if shown else f"{label}: price unknown")
-    add_legend(axes[0], 8)
+    add_legend(axes[0])
     return to_svg(figure)
 
 

@@ -188,7 +188,7 @@ def draw(records: list[Record]) -> str:
     axis.set_xlabel(UNITS[ladder])
     axis.set_ylabel("mIoU on test images, %")
     axis.plot([], [], "--", color=GRAY, label="forecast, 95 % interval of its mean")
-    add_legend(axis, 8)
+    add_legend(axis)
     return to_svg(figure)
 
 

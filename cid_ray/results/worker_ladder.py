@@ -255,7 +255,7 @@ def draw(records: list[Record]) -> str:
     axis.set_xlabel("workers")
     axis.set_ylabel("images per second")
     axis.xaxis.get_major_locator().set_params(integer=True)
-    add_legend(axis, 8, loc="upper left")
+    add_legend(axis)
     return to_svg(figure)
 
 
