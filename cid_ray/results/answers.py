@@ -10,7 +10,7 @@ from typing import Any
 from cid_ray.config.search_schema import PricesConfig
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
 from cid_ray.results.spending import Spending, recommendation, ways_to_spend
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared
 from cid_ray.results.tries import equal_tries_text
 
 NO_CURVE = (
@@ -137,7 +137,7 @@ def answer(
         if target is not None:
             methods = dict.fromkeys([SUPERVISED, *(worth.method for worth in worths)])
             needed = {method: curve.labels_for(target, method) for method in methods}
-    searched = [summary for summary in summaries if not summary.is_supervised_only]
+    searched = compared(summaries)
     ways = ways_to_spend(searched[-1], curve, prices) if searched else []
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
     return Answers(curve, worths, ways, tries, target, needed)

@@ -13,7 +13,7 @@ from cid_ray.results.formatting import (
     gain_text,
     repeats_text,
 )
-from cid_ray.results.summary import RatioSummary, result_table
+from cid_ray.results.summary import RatioSummary, compared, result_table
 from cid_ray.results.tables import hyperparameter_table, pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict
 
@@ -21,7 +21,7 @@ from cid_ray.results.verdict import caution, network_in_use, verdict
 def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     """The report as Markdown, for a README or a pull request."""
     lines = _main_table(summaries)
-    for summary in summaries:
+    for summary in compared(summaries):
         lines += ["", f"**{_escape(summary.name)}.** {_escape(verdict(summary))}"]
         if summary.name in answers.tries:
             lines += ["", _escape(answers.tries[summary.name])]

@@ -35,7 +35,7 @@ from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary, result_table, summarize
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared, result_table, summarize
 from cid_ray.results.tables import (
     MAX_ROWS,
     first_rows,
@@ -80,7 +80,7 @@ def write_page(
         "answers": answers,
         "config": config.to_yaml(),
         "ratios": [summary.name for summary in summaries],
-        "summaries": [_ratio_section(summary, folder, config) for summary in summaries],
+        "summaries": [_ratio_section(each, folder, config) for each in compared(summaries)],
         "lines": result_table(summaries),
         "has_repeats": any(summary.repeats for summary in summaries),
         "caution": caution(summaries),
@@ -151,7 +151,7 @@ def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
     return {
         "label_curve": render_figure(draw_label_curve, with_chosen),
         "history": render_figure(figures.draw_history, with_cid),
-        "curves": render_figure(figures.draw_curves, summaries),
+        "curves": render_figure(figures.draw_curves, compared(summaries)),
         "importances": render_figure(figures.draw_importances, summaries),
         "slices": render_figure(figures.draw_slices, summaries),
         "pareto": render_figure(figures.draw_pareto, summaries),

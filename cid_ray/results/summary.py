@@ -78,7 +78,7 @@ class RatioSummary:
 
     @property
     def is_supervised_only(self) -> bool:
-        """Whether the finished search had no other method at this ratio: a point of the curve."""
+        """Whether the finished search had no other method here: a point of the label curve."""
         return set(self.searches) == {"supervised"}
 
     @property
@@ -232,6 +232,11 @@ def _is_chosen(record: Record, searches: dict[str, Record]) -> bool:
     if search is None or (search.get("best") is None and record["method"] != "cid"):
         return True
     return bool(record["run"] == search.get("best"))
+
+
+def compared(summaries: list[RatioSummary]) -> list[RatioSummary]:
+    """The ratios at which methods are compared, without further points of the label curve."""
+    return [summary for summary in summaries if not summary.is_supervised_only]
 
 
 def result_table(summaries: list[RatioSummary]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, PublishedTable, published_tables
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
-from cid_ray.results.summary import RatioSummary, result_table, summarize
+from cid_ray.results.summary import RatioSummary, compared, result_table, summarize
 from cid_ray.results.tables import pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
@@ -63,10 +63,8 @@ def write_report(
         )
     log(comparison_table(summaries))
     answers = answer(summaries, config.prices, target)
-    for summary in summaries:
+    for summary in compared(summaries):
         log(f"{summary.name}: {verdict(summary)}")
-        if summary.is_supervised_only:
-            continue
         if summary.name in answers.tries:
             log(f"  {answers.tries[summary.name]}")
         log(f"  {network_in_use(summary)}")

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cid_ray.results.formatting import format_mean, format_score
 from cid_ray.results.noise import Comparison, Noise
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary, significance
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared, significance
 
 CAUTION = (
     "One seed and one label draw each: the spread between seeds was not measured here. "
@@ -35,8 +34,6 @@ def verdict(summary: RatioSummary) -> str:
     Example:
         >>> print(verdict(summarize(read_records("runs/demo"))[0]))
     """
-    if summary.is_supervised_only:
-        return _of_curve_point(summary)
     return _of_repeats(summary) if summary.has_noise_floor else _of_single_runs(summary)
 
 
@@ -77,8 +74,7 @@ def caution(summaries: list[RatioSummary]) -> str:
         "noise means p < 0.05 after Holm's correction for all comparisons with one method at a "
         "ratio."
     )
-    judged = [s for s in summaries if not s.is_supervised_only]
-    others = ", ".join(s.name for s in judged if not s.has_noise_floor)
+    others = ", ".join(s.name for s in compared(summaries) if not s.has_noise_floor)
     return f"{text} {others}: {CAUTION[0].lower()}{CAUTION[1:]}" if others else text
 
 
@@ -92,14 +88,6 @@ def _how_measured(summary: RatioSummary) -> str:
         f"on {fresh}, the same for all candidates of a repeat; noise floor {noise.floor:.2f} with "
         f"{noise.df} degrees of freedom."
     )
-
-
-def _of_curve_point(summary: RatioSummary) -> str:
-    noise = summary.noise("test")
-    run = summary.repeated_runs(noise).get("supervised")
-    score = format_mean(noise.mean(run), noise.sd(run)) if run else None
-    single = format_score(summary.score("supervised", "test"))
-    return f"Supervised only, for the label curve: {score or single} on {summary.test_split}."
 
 
 def _of_repeats(summary: RatioSummary) -> str:

@@ -14,10 +14,11 @@ from cid_ray.config.search_schema import PricesConfig
 from cid_ray.report import main as report
 from cid_ray.results.answers import NO_CURVE, answer
 from cid_ray.results.label_worth import Gain
+from cid_ray.results.markdown import markdown
 from cid_ray.results.records import Record, RecordWriter
 from cid_ray.results.report_page import write_page
 from cid_ray.results.spending import Spending, expected_maximum, recommendation, ways_to_spend
-from cid_ray.results.summary import RatioSummary, summarize
+from cid_ray.results.summary import RatioSummary, compared, result_table, summarize
 from tests.helpers.records import full_trial, repeated_search, rung, search
 
 SCORES = {4: 40.0, 8: 46.0, 16: 50.0}  # supervised; CID with 8 labels has what 16 bring
@@ -48,6 +49,15 @@ def test_worth_of_the_pool_is_said_for_each_searched_ratio() -> None:
         "mean teacher",
         "supervised, pool through batch norm",
     }
+
+
+def test_points_of_the_label_curve_have_a_line_in_the_table_and_no_verdict() -> None:
+    records = search_with_a_curve()
+    summaries = summarize(records)
+    assert [summary.ratio for summary in compared(summaries)] == ["1/8"]
+    assert [line["ratio"] for line in result_table(summaries)].count("1/4 (4)") == 1
+    text = markdown(summaries, answer(summaries, PricesConfig()))
+    assert "**1/8 (8).**" in text and "**1/4 (4).**" not in text
 
 
 def test_target_is_answered_alone_and_with_the_pool() -> None:
