@@ -86,9 +86,28 @@ def check_data(config: Config, variants: Iterable[Config] | None = None) -> Pref
         "the weights file": weights_hash(config) or config.model.weights,
     }
     uncached = describe_uncached(table, config.data.image_size, config.data.cache_mb)
-    lines = (uncached, describe_small_quota(), *describe_frozen_encoder(config))
+    mixed = describe_mixed_groups(config, table, splits)
+    lines = (uncached, describe_small_quota(), mixed, *describe_frozen_encoder(config))
     messages = [line for line in lines if line]
     return Preflight(table, splits, content_hashes, messages, disk)
+
+
+def describe_mixed_groups(config: Config, table: Table, splits: dict[str, Split]) -> str:
+    """A warning where a label curve would change its domain on the way; "" where it does not."""
+    if config.data.label_from != "one_group" or len(splits) < 2:
+        return ""
+    groups = {
+        split.ratio_name: len(set(table.groups(split.labeled).tolist()))
+        for split in sorted(splits.values(), key=lambda split: len(split.labeled))
+    }
+    least = min(groups.values())
+    mixed = [f"{name} from {number}" for name, number in groups.items() if number > least]
+    if not mixed:
+        return ""
+    return (
+        f"data.label_from=one_group: {next(iter(groups))} is drawn from {least} of the table's "
+        f"groups, {', '.join(mixed)}: their scores differ by the groups too; name fewer labels"
+    )
 
 
 def describe_frozen_encoder(config: Config) -> Iterator[str]:
