@@ -1,4 +1,4 @@
-"""A label curve of one group's labels comes with a warning where larger ratios take other groups."""
+"""A label curve of one group's labels has a warning where larger ratios take other groups too."""
 
 from __future__ import annotations
 
