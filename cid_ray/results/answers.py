@@ -1,14 +1,15 @@
 """What a team with few labels asks, answered from records: what the pool is worth in labels, how
-many labels a target needs, and what to spend on next.
+many labels a target needs, what to spend on next, and how hyperparameters move with the labels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cid_ray.config.search_schema import PricesConfig
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
+from cid_ray.results.movements import Movement, movements
 from cid_ray.results.spending import Spending, recommendation, ways_to_spend
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared
 from cid_ray.results.tries import equal_tries_text
@@ -38,6 +39,7 @@ class Answers:
         curve: the supervised label curve; None without one.
         worths: of every method that uses the pool, at every searched ratio.
         ways: to spend the next money, at the ratio with the most labels.
+        movements: of hyperparameters along the label axis.
         tries: for each ratio where methods had different tries, what that means.
         target: the score of `needed`, in percent.
         needed: method -> labels for the target.
@@ -46,6 +48,7 @@ class Answers:
     curve: LabelCurve | None
     worths: list[Worth]
     ways: list[Spending]
+    movements: list[Movement]
     tries: dict[str, str]
     target: float | None
     needed: dict[str, Labels]
@@ -107,6 +110,7 @@ class Answers:
             "target": self.target,
             "needed": {method: labels.record() for method, labels in self.needed.items()},
             "ways_to_spend": [way.record() for way in self.ways],
+            "movements": [asdict(movement) for movement in self.movements],
             "equal_tries": self.tries,
         }
 
@@ -140,7 +144,7 @@ def answer(
     searched = compared(summaries)
     ways = ways_to_spend(searched[-1], curve, prices) if searched else []
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
-    return Answers(curve, worths, ways, tries, target, needed)
+    return Answers(curve, worths, ways, movements(searched), tries, target, needed)
 
 
 def _times_text(times: Labels) -> str:

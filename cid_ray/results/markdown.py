@@ -35,6 +35,7 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     lines += ["", _escape(caution(summaries))]
     lines += _answers(answers)
     lines += _hyperparameters(summaries)
+    lines += [line for each in answers.movements for line in ("", f"- {_escape(each.text())}")]
     lines += _pareto(summaries)
     return "\n".join([*lines, ""])
 

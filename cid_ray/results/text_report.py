@@ -83,6 +83,9 @@ def write_report(
             log(text)
     for way in answers.ways:
         log(f"  {way.text()}")
+    for movement in answers.movements:
+        if movement.moves:
+            log(movement.text())
     for point in pareto_table(summaries):
         score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")
