@@ -44,6 +44,7 @@ from cid_ray.results.tables import (
     repeat_table,
 )
 from cid_ray.results.tries import equal_tries_text
+from cid_ray.results.tries_figure import draw_tries
 from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
 
@@ -150,6 +151,7 @@ def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
     with_cid = [s for s in summaries if history_data(s)]
     return {
         "label_curve": render_figure(draw_label_curve, with_chosen),
+        "tries": render_figure(draw_tries, compared(summaries)),
         "history": render_figure(figures.draw_history, with_cid),
         "curves": render_figure(figures.draw_curves, compared(summaries)),
         "importances": render_figure(figures.draw_importances, summaries),

@@ -172,7 +172,7 @@ def test_report_page_is_one_file_that_escapes_data(tmp_path: Path) -> None:
         without_namespaces = without_namespaces.replace(namespace, "")
     assert "http://" not in without_namespaces
     assert 'src="http' not in page and "<script" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     for line in result_table(summarize(records)):
         assert f"{line['test']:.2f}" in page
     assert "44.80" in markdown(summarize(records), answer(summarize(records), PricesConfig()))

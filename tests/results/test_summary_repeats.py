@@ -275,7 +275,7 @@ def test_page_markdown_and_terminal_show_the_same_judgement(tmp_path: Path) -> N
     ):
         assert f"{line['mean']:.2f} ± {line['sd']:.2f}" in text
         assert "+2.20" in text and "above noise" in text
-    assert page.count("<svg") == 6 and "a measure &lt;of&gt; some kind" in page
+    assert page.count("<svg") == 7 and "a measure &lt;of&gt; some kind" in page
     assert "One seed and one label draw" not in page + markdown(
         summaries, answer(summaries, PricesConfig())
     )

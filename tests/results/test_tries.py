@@ -10,6 +10,7 @@ import pytest
 from cid_ray.results.records import Record
 from cid_ray.results.summary import RatioSummary, summarize
 from cid_ray.results.tries import at_equal_tries, best_of_tries, equal_tries_text, scores_of_tries
+from cid_ray.results.tries_figure import draw_tries
 from tests.helpers.records import finished, rung, search
 
 SCORES = [44.0, 51.5, 51.0, 39.5, 51.0, 47.25]
@@ -76,6 +77,16 @@ def test_method_with_nothing_to_tune_takes_no_tries_from_the_others() -> None:
     equal = at_equal_tries(more)
     assert equal["supervised"].mean == 46.0 and equal["cid"].tries == 2
     assert "Tries differ: mean teacher 2, CID 3. At 2 tries each" in equal_tries_text(more)
+
+
+def test_figure_has_a_line_for_each_method_and_a_panel_for_each_ratio() -> None:
+    records = searched("supervised", [46.0]) + searched("cid", [40.0, 50.0, 45.0])
+    fixed = search("supervised", 16, None, hyperparameters=[])
+    svg = draw_tries([summary_of([*records, fixed])])
+    assert svg is not None
+    for text in ("1/16 (16)", "supervised only", ">CID<", "expected best val mIoU, %"):
+        assert text in svg
+    assert draw_tries([summary_of(searched("supervised", [46.0]))]) is None
 
 
 def test_failed_trials_are_no_tries_and_pruned_ones_are() -> None:
