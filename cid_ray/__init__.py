@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cid_ray.inference.load import load_model
     from cid_ray.inference.predictor import Prediction, Predictor
     from cid_ray.results.records import RecordWriter, of_event, read_records
+    from cid_ray.results.run_comparison import compare_runs
     from cid_ray.results.summary import summarize
     from cid_ray.search.controller import Search
     from cid_ray.search.stop_rules import Decision
@@ -36,6 +37,7 @@ __all__ = [
     "Search",
     "__version__",
     "build_config",
+    "compare_runs",
     "load_config",
     "load_model",
     "of_event",
@@ -55,6 +57,7 @@ _MODULE_OF = {
     "RunDir": "cid_ray.storage.run_dir",
     "Search": "cid_ray.search.controller",
     "build_config": "cid_ray.config",
+    "compare_runs": "cid_ray.results.run_comparison",
     "load_config": "cid_ray.config",
     "load_model": "cid_ray.inference.load",
     "of_event": "cid_ray.results.records",

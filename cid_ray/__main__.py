@@ -23,7 +23,7 @@ COMMANDS = {
     "label_next": "which images of the pool to label next, with masks to correct",
     "export": "a trained network as ONNX, torch.export or safetensors, compared with torch",
     "dashboard": "live page of one run or several, during a search and after it",
-    "report": "rebuild the table and the page of a run from its records",
+    "report": "rebuild the table and the page of a run from its records; compare several runs",
     "repair": "make the records and studies of a damaged run agree again",
     "cluster": "does a search fit on a cluster, how many trials concurrently, cost per hour",
     "doctor": "is this machine ready? a line per check, OK or what to do",

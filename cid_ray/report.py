@@ -1,4 +1,4 @@
-"""`python -m cid_ray.report`: rebuild a run's table and page from its records.
+"""`python -m cid_ray.report`: rebuild a run's table and page from its records, or compare several.
 
 It needs neither torch nor ray.
 """
@@ -8,34 +8,30 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cid_ray.cli.parser import add_config_options, make_parser, run_command
+from cid_ray.cli.parser import run_command
 from cid_ray.cli.printing import say
+from cid_ray.cli.report_options import compared_metric, parse_arguments
 from cid_ray.cli.run_options import config_file
 from cid_ray.config import InputError, load_config
 from cid_ray.results.compact_records import CompactRecordReader
+from cid_ray.results.comparison_page import PAGE_FILE, write_comparison
+from cid_ray.results.comparison_text import terminal_text
 from cid_ray.results.ladder_page import write_ladder_report
+from cid_ray.results.recorded_run import names_of, read_run
 from cid_ray.results.records import RECORDS_FILE, read_records
+from cid_ray.results.run_comparison import compare
 from cid_ray.results.run_kind import ladder_in
 from cid_ray.results.text_report import write_report
+from cid_ray.storage import paths
 from cid_ray.storage.run_config import load_run_config
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir
 
-EXAMPLES = """
-  python -m cid_ray.report runs/camvid-20260101-120000
-  python -m cid_ray.report runs/camvid-20260101-120000 --target 60 --set prices.label=2
-  python -m cid_ray.report runs/camvid-20260101-120000 --set search.metric=val/miou --out page
-"""
-
 
 def main(argv: list[str]) -> int:
-    parser = make_parser("report", __doc__ or "", EXAMPLES)
-    parser.add_argument("run", metavar="RUN", help="a run folder")
-    add_config_options(parser, "where index.html is written (default RUN/report)", resume=False)
-    parser.add_argument(
-        "--target", type=percent, metavar="MIOU", help="say how many labels this test mIoU needs"
-    )
-    args = parser.parse_args(argv)
-    with RunDir(args.run) as run_dir:
+    args = parse_arguments(argv, __doc__ or "")
+    if len(args.runs) > 1:
+        return compare_folders(args)
+    with RunDir(args.runs[0]) as run_dir:
         run_dir.pull()
         run_dir.pull("samples")
         if not (run_dir.local / RECORDS_FILE).is_file():
@@ -66,14 +62,26 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def percent(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text} must be a mIoU in percent, between 0 and 100")
-    return value
+def compare_folders(args: argparse.Namespace) -> int:
+    """Print what differs between the runs, and write it with --out."""
+    metric = compared_metric(args)
+    runs = []
+    for folder, name in zip(args.runs, names_of(args.runs), strict=True):
+        with RunDir(folder) as run_dir:
+            run_dir.pull()
+            reader = CompactRecordReader(run_dir.local)
+            run = read_run(run_dir, name, reader, metric)
+            from cid_ray.search.consistency import check_run_folder  # loads Optuna
+
+            for note in check_run_folder(run_dir, reader, run.config.search):
+                say(f"warning: {note}")
+        runs.append(run)
+    comparison = compare(runs)
+    say(terminal_text(comparison))
+    if args.out:
+        write_comparison(comparison, args.out)
+        say(f"wrote {paths.join(args.out, PAGE_FILE)}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -22,17 +22,17 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     """The report as Markdown, for a README or a pull request."""
     lines = _main_table(summaries)
     for summary in compared(summaries):
-        lines += ["", f"**{_escape(summary.name)}.** {_escape(verdict(summary))}"]
+        lines += ["", f"**{escape_markdown(summary.name)}.** {escape_markdown(verdict(summary))}"]
         if summary.name in answers.tries:
-            lines += ["", _escape(answers.tries[summary.name])]
-        lines += ["", _escape(network_in_use(summary))]
+            lines += ["", escape_markdown(answers.tries[summary.name])]
+        lines += ["", escape_markdown(network_in_use(summary))]
         params = summary.chosen.get("cid", {}).get("params", {})
         if params:
             values = ", ".join(
                 _code(f"{key}={format_value(value)}") for key, value in params.items()
             )
             lines += ["", f"Best CID hyperparameters: {values}"]
-    lines += ["", _escape(caution(summaries))]
+    lines += ["", escape_markdown(caution(summaries))]
     lines += _answers(answers)
     lines += _hyperparameters(summaries)
     lines += [line for each in answers.movements for line in ("", f"- {_escape(each.text())}")]
@@ -42,9 +42,9 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
 
 def _answers(answers: Answers) -> list[str]:
     sentences = [*answers.worth_sentences(), answers.target_sentence(), answers.next_sentence()]
-    lines = [line for text in sentences if text for line in ("", _escape(text))]
+    lines = [line for text in sentences if text for line in ("", escape_markdown(text))]
     for way in answers.ways:
-        lines += ["", f"- {_escape(way.text())}"]
+        lines += ["", f"- {escape_markdown(way.text())}"]
     return lines
 
 
@@ -70,7 +70,7 @@ def _main_table(summaries: list[RatioSummary]) -> list[str]:
         cells.append(
             [line["ratio"], name, *scores, *middle, format_score(line["best_on_val_test"])]
         )
-    return _table(head, cells)
+    return markdown_table(head, cells)
 
 
 def _hyperparameters(summaries: list[RatioSummary]) -> list[str]:
@@ -82,7 +82,7 @@ def _hyperparameters(summaries: list[RatioSummary]) -> list[str]:
         "(best trial, and the best quarter of completed trials):"
     )
     head = ["hyperparameter", *(summary.name for summary in summaries)]
-    return ["", title, "", *_table(head, [[key, *cells] for key, cells in table], code=0)]
+    return ["", title, "", *markdown_table(head, [[key, *cells] for key, cells in table], code=0)]
 
 
 def _pareto(summaries: list[RatioSummary]) -> list[str]:
@@ -100,12 +100,17 @@ def _pareto(summaries: list[RatioSummary]) -> list[str]:
         ]
         for p in points
     ]
-    return ["", title, "", *_table(["labels", "run", "val mIoU", "cost", "hyperparameters"], cells)]
+    return [
+        "",
+        title,
+        "",
+        *markdown_table(["labels", "run", "val mIoU", "cost", "hyperparameters"], cells),
+    ]
 
 
-def _table(head: list[str], cells: list[list[str]], code: int | None = None) -> list[str]:
+def markdown_table(head: list[str], cells: list[list[str]], code: int | None = None) -> list[str]:
     """The lines of a table; the cells of column `code` are code."""
-    escaped = [list(map(_escape, row)) for row in (head, *cells)]
+    escaped = [list(map(escape_markdown, row)) for row in (head, *cells)]
     if code is not None:
         for row, shown in zip(cells, escaped[1:], strict=True):
             shown[code] = _code(row[code])
@@ -113,7 +118,7 @@ def _table(head: list[str], cells: list[list[str]], code: int | None = None) -> 
     return [lines[0], "|" + "---|" * len(head), *lines[1:]]
 
 
-def _escape(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Text from data that Markdown shows as it is: neither HTML, links nor another cell."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*\[\]|!])", r"\\\1", " ".join(printable(text).split()))

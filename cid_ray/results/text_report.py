@@ -125,7 +125,7 @@ def comparison_table(summaries: list[RatioSummary]) -> str:
         table.add_row(
             printable(line["ratio"]), name, *scores, *middle, _score(line["best_on_val_test"])
         )
-    return _render(table)
+    return render_table(table)
 
 
 def published_table(published: PublishedTable) -> str:
@@ -136,11 +136,11 @@ def published_table(published: PublishedTable) -> str:
         table.add_column(name, justify="left" if is_text else "right")
     for row in published.rows:
         table.add_row(row.method, row.backbone, *map(_score, row.scores), row.source)
-    return f"published numbers, {published.title}. {NOTE}\n{_render(table)}"
+    return f"published numbers, {published.title}. {NOTE}\n{render_table(table)}"
 
 
-def _render(table: Table) -> str:
-    # Plain text: a name in square brackets is no markup, and a log file gets no colours.
+def render_table(table: Table) -> str:
+    """Plain text: a name in square brackets is no markup, and a log file gets no colours."""
     console = Console(
         width=TERMINAL_WIDTH, force_terminal=False, highlight=False, markup=False, emoji=False
     )

@@ -41,6 +41,8 @@ def run_module(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
         ("cid_ray.train --stepz 3", "--stepz"),
         ("cid_ray.train --set data.table=tables/absent", "tables/absent"),
         ("cid_ray.report norun", "norun"),
+        ("cid_ray.report norun other", "norun"),
+        ("cid_ray.report norun ./norun", "name each run once"),
         ("cid_ray.prepare split tables/absent --out here", "tables/absent"),
         ("cid_ray.prepare", "--help"),
         ("cid_ray tunee", "did you mean tune?"),

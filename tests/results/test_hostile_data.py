@@ -21,12 +21,16 @@ from hypothesis import strategies as st
 from cid_ray.config import Config, build_config
 from cid_ray.config.search_schema import PricesConfig
 from cid_ray.results.answers import answer
+from cid_ray.results.comparison_page import write_comparison
+from cid_ray.results.comparison_text import comparison_markdown
 from cid_ray.results.live_page import open_runs, run_page, runs_page
 from cid_ray.results.markdown import markdown
-from cid_ray.results.records import RecordWriter
+from cid_ray.results.records import RecordWriter, read_records
 from cid_ray.results.report_page import class_legend, write_page
+from cid_ray.results.run_comparison import compare_runs
 from cid_ray.results.summary import summarize
 from cid_ray.storage.run_dir import RunDir
+from tests.helpers.dashboard_client import KEPT_RUN
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, STYLE, Skeleton
 from tests.helpers.records import common_fields, finished, repeated_search
 
@@ -111,8 +115,6 @@ def make_config(mark: str) -> Config:
 
 
 def report(folder: Path) -> str:
-    from cid_ray.results.records import read_records
-
     config = make_config(HARMLESS)
     return write_page(folder, folder / "report", read_records(folder), config).read_text()
 
@@ -126,7 +128,12 @@ def compared(folder: Path) -> str:
     return runs_page(open_runs([RunDir(folder), RunDir(folder)]))
 
 
-@pytest.mark.parametrize("page", [report, live, compared])
+def compared_with_kept_run(folder: Path) -> str:
+    write_comparison(compare_runs([KEPT_RUN, folder]), folder / "comparison")
+    return (folder / "comparison" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("page", [report, live, compared, compared_with_kept_run])
 def test_hostile_data_adds_no_element_and_no_attribute(
     page: Callable[[Path], str], tmp_path: Path
 ) -> None:
@@ -173,14 +180,22 @@ def test_color_in_a_style_is_six_hex_digits_or_none_at_all(color: Any) -> None:
         assert css == "transparent" and "color is not [r, g, b]" in name
 
 
-def test_markdown_of_hostile_data_has_the_lines_and_cells_of_harmless_data() -> None:
-    def made(mark: str) -> list[str]:
-        records = [marked(record, mark) for record in repeated_search(16)]
-        return markdown(summarize(records), answer(summarize(records), PricesConfig())).splitlines()
+def report_markdown(folder: Path) -> str:
+    summaries = summarize(read_records(folder))
+    return markdown(summaries, answer(summaries, PricesConfig()))
 
-    expected = made(HARMLESS)
+
+def markdown_compared_with_kept_run(folder: Path) -> str:
+    return comparison_markdown(compare_runs([KEPT_RUN, folder]))
+
+
+@pytest.mark.parametrize("text_of", [report_markdown, markdown_compared_with_kept_run])
+def test_markdown_of_hostile_data_has_the_lines_and_cells_of_harmless_data(
+    text_of: Callable[[Path], str], tmp_path: Path
+) -> None:
+    expected = text_of(make_run(tmp_path / "run-harmless", HARMLESS)).splitlines()
     for name, mark in HOSTILE.items():
-        lines = made(mark)
+        lines = text_of(make_run(tmp_path / f"run-{name}", mark)).splitlines()
         assert len(lines) == len(expected), name
         for line, other in zip(lines, expected, strict=True):
             assert re.sub(r"\\.", "", line).count("|") == other.count("|"), (name, line)

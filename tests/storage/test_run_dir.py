@@ -23,6 +23,7 @@ from cid_ray.storage import paths
 from cid_ray.storage.run_config import write_config
 from cid_ray.storage.run_dir import RAY_JOB_WORKING_DIR, RunDir, new_run_dir
 from cid_ray.tune import main as tune_main
+from tests.helpers.dashboard_client import KEPT_RUN
 from tests.helpers.object_store import BUCKET, serving
 from tests.helpers.small_search import space_file
 
@@ -166,6 +167,22 @@ def test_search_in_store_killed_resumes_on_another_machine(
         tune_main(["--config", str(space), "--out", uri])
     assert report_main([uri, "--out", str(tmp_path / "page")]) == 0
     assert (tmp_path / "page" / "index.html").stat().st_size > 10_000
+
+
+@pytest.mark.process
+def test_report_compares_a_run_in_a_store_with_a_local_one(
+    store: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"{BUCKET}/run_dirs/kept"
+    with RunDir(uri) as run_dir:
+        run_dir.local.mkdir(parents=True)
+        for name in ("config.yaml", "records.jsonl"):
+            (run_dir.local / name).write_bytes((KEPT_RUN / name).read_bytes())
+        run_dir.push()
+    assert report_main([uri, str(KEPT_RUN), "--out", str(tmp_path / "page")]) == 0
+    text = capsys.readouterr().out
+    assert "The same configuration." in text and uri in text
+    assert uri in (tmp_path / "page" / "comparison.md").read_text()
 
 
 def check_finished_search(folder: Path, secret: str) -> None:
