@@ -35,7 +35,9 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     lines += ["", escape_markdown(caution(summaries))]
     lines += _answers(answers)
     lines += _hyperparameters(summaries)
-    lines += [line for each in answers.movements for line in ("", f"- {_escape(each.text())}")]
+    lines += [
+        line for each in answers.movements for line in ("", f"- {escape_markdown(each.text())}")
+    ]
     lines += _pareto(summaries)
     return "\n".join([*lines, ""])
 
