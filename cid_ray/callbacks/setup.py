@@ -18,6 +18,7 @@ from cid_ray.callbacks.console import SearchConsole
 from cid_ray.callbacks.experiment_logger import ExperimentLogger, SearchHistory, records_by_run
 from cid_ray.callbacks.footprint import FootprintCheck
 from cid_ray.callbacks.mlflow import MLflowLogger
+from cid_ray.callbacks.pool_alarm import PoolAlarm
 from cid_ray.callbacks.prometheus import PrometheusMetrics
 from cid_ray.callbacks.status_file import StatusFile
 from cid_ray.callbacks.tensorboard import TensorBoardLogger
@@ -117,8 +118,8 @@ def add_default_callbacks(
     """
     status = SearchStatus(search.store, plan.ratio_names)  # first: the console's table shows it
     footprint = FootprintCheck(plan.disk, placement.processes, placement.gpu_processes)
-    own = [status, SearchConsole(console, status), footprint, PrometheusMetrics(), StatusFile()]
-    for callback in (*own, *make_loggers(search)):
+    shown = [status, SearchConsole(console, status), footprint, PoolAlarm()]
+    for callback in (*shown, PrometheusMetrics(), StatusFile(), *make_loggers(search)):
         search.add_callback(callback)
 
 
