@@ -70,7 +70,12 @@ NEEDS_RAY = ("cid_ray.tune", "cid_ray.scale labels", "num_workers=")
 # Added to every `train` and `tune`, so that they take seconds.
 SHORT_TRAINING = ("train.steps=2", "train.rungs=[1.0]", "train.num_sample_images=1")
 SMALL_BATCHES = ("data.batch_size=2", "data.batch_size_u=4")
-SHORT_SEARCH = ("search.ratios=[1/2]", "search.trials=1", "search.baselines=[supervised]")
+SHORT_SEARCH = (
+    "search.ratios=[1/2]",
+    "search.supervised_ratios=[]",
+    "search.trials=1",
+    "search.baselines=[supervised]",
+)
 TINY_MODEL = (
     "model.encoder=test_efficientnet",
     "model.decoder=fpn",
@@ -169,6 +174,8 @@ def shortened(command: CommandLine) -> list[str]:
             changes.append("data.table=small-demo")
         if command.name == "tune":
             changes += SHORT_SEARCH
+            if not any("search.repeats" in part for part in command.args):
+                changes += ("search.repeats.n=0",)
         elif not {"--config", "model.decoder=dpt"} & set(command.args):
             changes += TINY_MODEL
     return [*command.args, *(f"--set={change}" for change in changes)]

@@ -27,6 +27,8 @@ SHORT_SEARCH = (
     "--set=search.trials=1",
     "--set=search.ratios=[1/8]",
     "--set=search.baselines=[supervised]",
+    "--set=search.supervised_ratios=[]",
+    "--set=search.repeats.n=0",
     "--set=train.steps=2",
     "--set=train.num_sample_images=1",
 )

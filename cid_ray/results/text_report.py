@@ -31,7 +31,7 @@ from cid_ray.results.verdict import caution, network_in_use, verdict
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.run_dir import RunDir
 
-TERMINAL_WIDTH = 140
+TERMINAL_WIDTH = 160
 
 
 def write_report(

@@ -137,7 +137,6 @@ def test_unreadable_mlflow_run_of_another_search_is_left(
     (file,) = (tmp_path / "mlruns").glob(f"*/{damaged}/meta.yaml")
     file.write_text("")
     run_search(tmp_path / "run", {"mlflow": loggers["mlflow"]})
-    assert removed_callbacks(tmp_path / "run") == ["mlflow"]
     assert file.read_text() == ""
 
 
