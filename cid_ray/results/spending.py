@@ -18,7 +18,7 @@ from cid_ray.results.formatting import format_duration
 from cid_ray.results.label_worth import LEVEL, Gain, LabelCurve
 from cid_ray.results.laws import Ladder, forecast_score
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary
-from cid_ray.results.tries import is_tuned
+from cid_ray.results.tries import is_tuned, scores_of_tries
 
 BUDGET_USD = 100.0
 MIN_TRIES = 4
@@ -126,12 +126,8 @@ def _labels(
 
 
 def _tries(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending:
-    scores = [
-        score.value
-        for score in summary.last_scores()
-        if score.method == method and summary.states[score.run] == "complete"
-    ]
-    tries = sum(summary.method_of(run) == method for run in summary.rungs)
+    scores = scores_of_tries(summary).get(method, [])
+    tries = len(scores)
     seconds = _seconds_per_try(summary, method)
     more = max(tries, 1)
     if prices.hour is not None:
@@ -139,7 +135,7 @@ def _tries(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending
     usd = None if prices.hour is None else prices.hour * seconds / 3600 * more
     tries_text = "try" if more == 1 else "tries"
     what = f"{more} more {tries_text} of {METHOD_NAMES[method]} ({format_duration(seconds * more)})"
-    missing = f"{MIN_TRIES} completed trials tell (search.trials)"
+    missing = f"{MIN_TRIES} trials tell (search.trials)"
     if len(scores) < MIN_TRIES or more < 1:
         return Spending("tries", what, usd, None, "val", missing)
     per_sd = expected_maximum(tries + more) - expected_maximum(tries)
