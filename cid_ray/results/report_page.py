@@ -190,9 +190,9 @@ def _weights_folder(config: Config, folder: Path, run: str) -> str:
 
 
 def _sample_images(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
-    """For each test image: image, label, prediction of supervised only and of CID, as data URIs."""
+    """For each test image: image, label and the prediction of each method, as data URIs."""
     by_image: dict[str, dict[str, str]] = {}
-    for method in ("supervised", "cid"):
+    for method in METHOD_NAMES:
         for sample in summary.chosen.get(method, {}).get("samples", []):
             named = [paths.inside(folder, sample[k]) for k in ("image", "label", "prediction")]
             files = [file for file in named if file is not None]
