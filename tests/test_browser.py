@@ -45,6 +45,15 @@ FOCUS = f"""() => [
     getComputedStyle(document.activeElement).outlineStyle]"""
 BACKGROUND = "getComputedStyle(document.body).backgroundColor"
 WHITE = "rgb(255, 255, 255)"
+# Pixels of each text on the screen: of the page, and of figures, which are scaled.
+TEXT_SIZES = """() => [...document.querySelectorAll('body *')].filter(
+    box => [...box.childNodes].some(node => node.nodeType === 3 && node.data.trim())
+    && box.getClientRects().length && !box.closest('style, script')).map(box => {
+        const svg = box.ownerSVGElement
+        const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1
+        return [parseFloat(getComputedStyle(box).fontSize) * scale, box.textContent.slice(0, 30)]
+    })"""
+MIN_TEXT_PIXELS = 11
 # Two of each of the 20 images that an audit shows, three of each of 6 that an evaluation does.
 NUM_IMAGES = {"running": 16, "audit": 40, "evaluation": 18}
 
@@ -105,6 +114,8 @@ def test_page_in_browser_is_complete_and_accessible(
     assert len(images) == NUM_IMAGES.get(name, 0)
     assert all(complete and natural > 0 and alt for complete, natural, alt in images), images
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    small = [(size, text) for size, text in page.evaluate(TEXT_SIZES) if size < MIN_TEXT_PIXELS]
+    assert not small, small[:5]
     page.evaluate("document.querySelectorAll('details').forEach(box => (box.open = true))")
     assert not page.evaluate(UNREACHABLE_SCROLL)
     check_tab_reaches_everything(page)
