@@ -17,7 +17,7 @@ help:                  ## print this list
 	$(BIN)/pip install -q -e '.[dev]'
 	@touch .venv
 
-demo: .venv            ## search the generated data set, about five minutes on 2 cores
+demo: .venv            ## search the generated data set, about six minutes on 2 cores
 	$(BIN)/python -m cid_ray.tune
 
 test: .venv            ## the tests of CI; CID_RAY_DATA=DIR adds those on real data

@@ -32,7 +32,7 @@ COMMANDS = {
 LOAD_TORCH = ("train", "tune", "scale", "evaluate", "predict", "label_next")  # which takes seconds
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
-`cid-ray tune` without options searches a generated data set: about five minutes on 2 CPU cores."""
+`cid-ray tune` without options searches a generated data set: about six minutes on 2 CPU cores."""
 
 
 def main(argv: list[str] | None = None) -> None:
