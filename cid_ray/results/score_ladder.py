@@ -10,8 +10,8 @@ import numpy as np
 
 from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.formatting import format_duration, format_mean, format_signed
+from cid_ray.results.label_worth import MIN_COUNTS, SUPERVISED, LabelCurve, Labels
 from cid_ray.results.ladder import (
-    MIN_COUNTS,
     Curve,
     LadderForecast,
     curves_of,
@@ -69,6 +69,7 @@ def conclusions(records: list[Record]) -> list[Record]:
     """The `forecast` records and the `recommendation` of each method."""
     ladder = ladder_of(records)
     found: list[Record] = []
+    ruler = label_curve_of(ladder, records)
     for curve in curves_of(ladder, records):
         forecasts = forecasts_of(curve)
         found += [forecast_record(ladder, curve.method, one) for one in forecasts]
@@ -79,6 +80,12 @@ def conclusions(records: list[Record]) -> list[Record]:
         if ladder == "pool" and len(counts) > 1:
             numbers = gain_numbers(curve, counts[-1], counts[0])
         steps = {f"{c:g}": gain_numbers(curve, c, b) for b, c in itertools.pairwise(counts)}
+        if ruler is not None:
+            numbers |= {"reach_low": ruler.reach[0], "reach_high": ruler.reach[1]}
+        for count, labels in _worths(ruler, curve).items():
+            steps[f"{count:g}"] = steps.get(f"{count:g}", {}) | {
+                f"supervised_labels_{end}": number for end, number in labels.record().items()
+            }
         found.append(recommendation_record(ladder, curve.method, numbers=numbers, by_count=steps))
     return found
 
@@ -88,12 +95,47 @@ def gain_numbers(curve: Curve, count: float, other: float) -> Numbers:
     return {"gain": gain, "gain_half_interval": half}
 
 
+def label_curve_of(ladder: str, records: list[Record]) -> LabelCurve | None:
+    """The supervised label curve of a label ladder, with what other methods have on it.
+
+    None without supervised at three counts, or without two repeats that all counts share.
+    """
+    curves = {curve.method: curve for curve in curves_of(ladder, records)}
+    supervised = curves.get(SUPERVISED)
+    if ladder != "labels" or supervised is None or len(supervised.counts) < MIN_COUNTS:
+        return None
+    every = [set(own) for curve in curves.values() for own in curve.scores.values()]
+    shared = sorted(set.intersection(*every))
+    if len(shared) < 2:
+        return None
+    return LabelCurve(
+        {
+            method: {int(n): [own[i] for i in shared] for n, own in curve.scores.items()}
+            for method, curve in curves.items()
+        }
+    )
+
+
+def _worths(ruler: LabelCurve | None, curve: Curve) -> dict[float, Labels]:
+    """Count -> the supervised labels with the same score; {} for supervised itself."""
+    if ruler is None or curve.method == SUPERVISED:
+        return {}
+    return {count: ruler.worth(curve.method, int(count)) for count in curve.counts}
+
+
 def lines(records: list[Record]) -> list[str]:
     """Sentences: how good the law was, what it expects, and what that means."""
     ladder = ladder_of(records)
     found: list[str] = []
+    ruler = label_curve_of(ladder, records)
     for curve in curves_of(ladder, records):
         found += _curve_lines(ladder, curve)
+        found += [
+            f"{METHOD_NAMES[curve.method]}: {count:g} labels do the work of {ruler.text(labels)} "
+            "supervised labels"
+            for count, labels in _worths(ruler, curve).items()
+            if ruler is not None
+        ]
     return [*found, *failed_lines(records)]
 
 

@@ -51,6 +51,21 @@ def label_ladder(counts: tuple[int, ...] = (12, 24, 48, 96), sd: float = 0.3) ->
     return [*finals, *rungs]
 
 
+def label_ladder_of_two(
+    factor: float = 2.0, counts: tuple[int, ...] = (12, 24, 48, 96)
+) -> list[Record]:
+    """Supervised, and a method that makes of n labels what supervised makes of factor * n."""
+    random = np.random.default_rng(0)
+    finals = [
+        final(method, n, seed, LAW.score(times * n) + 0.2 * random.standard_normal())
+        for method, times in (("supervised", 1.0), ("cid", factor))
+        for seed in range(3)
+        for n in counts
+    ]
+    rungs = [rung_of("labels", finals, one, str(one["label_count"])) for one in finals]
+    return [*finals, *rungs]
+
+
 def pool_ladder(scores: dict[int, list[float]]) -> list[Record]:
     """Pool images -> score of each repeat; the largest is the whole pool."""
     whole = max(scores)

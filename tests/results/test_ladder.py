@@ -14,6 +14,7 @@ from cid_ray.results.ladder import curves_of, failed_lines, forecasts_of, paired
 from cid_ray.results.ladder_page import append_conclusions, ladder_report, write_ladder_report
 from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record, of_event
+from cid_ray.results.score_ladder import label_curve_of
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, Skeleton
 from tests.helpers.ladders import (
     LAW,
@@ -22,6 +23,7 @@ from tests.helpers.ladders import (
     encoder_rung,
     final,
     label_ladder,
+    label_ladder_of_two,
     pool_ladder,
     rung_of,
     write_ladder,
@@ -131,6 +133,20 @@ def test_equal_encoders_do_not_beat_each_other() -> None:
 def test_failure_that_a_resume_has_mended_is_no_failure() -> None:
     lost = {**final("cid", 12, 0, 0.0), "event": "failed", "reason": "NaN"}
     assert failed_lines([lost, *label_ladder()]) == []
+
+
+def test_label_ladder_says_what_a_method_is_worth_in_supervised_labels() -> None:
+    records = label_ladder_of_two(2.0)
+    said = " ".join(ladder_report(records).lines)
+    curve = label_curve_of("labels", records)
+    assert curve is not None
+    worth = curve.worth("cid", 24)
+    assert worth.low < 48 < worth.high
+    assert f"CID: 24 labels do the work of {curve.text(worth)} supervised labels" in said
+    assert "supervised only: 24 labels do the work" not in said
+    assert label_curve_of("labels", label_ladder()) is None
+    single = [r for r in records if r.get("seed", 0) == 0]
+    assert label_curve_of("labels", single) is None
 
 
 def test_every_forecast_that_is_said_is_in_a_record() -> None:

@@ -22,6 +22,7 @@ from tests.helpers.ladders import (
     concurrency_rung,
     encoder_rung,
     label_ladder,
+    label_ladder_of_two,
     pool_ladder,
     worker_rung,
     write_ladder,
@@ -39,6 +40,7 @@ def models() -> list[Record]:
 
 MADE = {
     "labels": label_ladder,
+    "labels with a pool": label_ladder_of_two,
     "pool": lambda: pool_ladder(
         {11: [51.3, 49.2, 53.1], 47: [52.9, 50.4, 53.2], 181: [53.4, 51.7, 54.9]}
     ),
@@ -98,8 +100,10 @@ def test_records_of_a_ladder_have_their_types(name: str, tmp_path: Path) -> None
         for record in of_event(records, event):
             assert record.keys() == get_type_hints(EVENTS[event]).keys()
             TypeAdapter(EVENTS[event]).validate_python(record, strict=True)
-    (recommendation,) = of_event(records, "recommendation")
-    assert recommendation["ladder"] == name
+    recommendations = of_event(records, "recommendation")
+    methods = {record["method"] for record in of_event(records, "ladder")}
+    assert len(recommendations) == len(methods)
+    assert {recommendation["ladder"] for recommendation in recommendations} == {name.split()[0]}
 
 
 def test_recommendation_of_a_resumed_ladder_replaces_the_former(tmp_path: Path) -> None:
