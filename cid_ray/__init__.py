@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cid_ray.data.sources import open_table
     from cid_ray.inference.load import load_model
     from cid_ray.inference.predictor import Prediction, Predictor
+    from cid_ray.results.answers import answer
     from cid_ray.results.records import RecordWriter, of_event, read_records
     from cid_ray.results.run_comparison import compare_runs
     from cid_ray.results.summary import summarize
@@ -36,6 +37,7 @@ __all__ = [
     "RunDir",
     "Search",
     "__version__",
+    "answer",
     "build_config",
     "compare_runs",
     "load_config",
@@ -56,6 +58,7 @@ _MODULE_OF = {
     "RecordWriter": "cid_ray.results.records",
     "RunDir": "cid_ray.storage.run_dir",
     "Search": "cid_ray.search.controller",
+    "answer": "cid_ray.results.answers",
     "build_config": "cid_ray.config",
     "compare_runs": "cid_ray.results.run_comparison",
     "load_config": "cid_ray.config",

@@ -116,19 +116,23 @@ class Answers:
 
 
 def answer(
-    summaries: list[RatioSummary], prices: PricesConfig, target: float | None = None
+    summaries: list[RatioSummary], prices: PricesConfig | None = None, target: float | None = None
 ) -> Answers:
     """Answer from the summaries of a search.
 
     Args:
         summaries: as `summarize` returns them.
-        prices: of a label and of an hour, where known.
+        prices: the section `prices` of a configuration; None: no price is known.
         target: mIoU in percent; how many labels it needs is answered too.
 
+    Returns:
+        The answers, as numbers, sentences and a record.
+
     Example:
-        >>> answers = answer(summarize(read_records("runs/demo")), PricesConfig(label=2.0))
+        >>> answers = answer(summarize(read_records("runs/demo")), target=52)
         >>> print(*answers.worth_sentences())
     """
+    prices = prices or PricesConfig()
     curve = label_curve(summaries)
     worths: list[Worth] = []
     needed: dict[str, Labels] = {}

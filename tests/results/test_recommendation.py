@@ -6,7 +6,7 @@ References: the sentences and tables themselves, taken apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def models() -> list[Record]:
     return rungs
 
 
-MADE = {
+MADE: dict[str, Callable[[], list[Record]]] = {
     "labels": label_ladder,
     "labels with a pool": label_ladder_of_two,
     "pool": lambda: pool_ladder(
