@@ -113,9 +113,10 @@ def test_winner_of_each_ratio_is_best_on_val_at_last_step(finished: Path) -> Non
 def test_report_page_after_search_shows_table_curves_and_images(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
     assert page.count("<svg") >= 3
-    assert page.count("data:image/png;base64,") == 2 * 2 * 4
+    # two ratios, two images: image, label and the prediction of each of four methods
+    assert page.count("data:image/png;base64,") == 2 * 2 * 6
     assert "supervised, pool through batch norm" in page
-    assert "(baseline)" in page
+    assert "All but CID are baselines" in page
 
 
 def test_tensorboard_files_after_search_agree_with_records(finished: Path) -> None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 from statistics import mean
+
+import numpy as np
 
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore
 
 TAIL = 0.025
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,14 @@ def best_of_tries(scores: Sequence[float], tries: int) -> BestOfTries:
     """
     if not 1 <= tries <= len(scores):
         raise ValueError(f"tries must be from 1 to {len(scores)}, got {tries}")
-    ordered = sorted(scores)
-    total = comb(len(ordered), tries)
-    mean, below = 0.0, 0
-    low = high = ordered[-1]
-    for rank, score in enumerate(ordered, start=1):
-        up_to = comb(rank, tries)  # subsets whose best is at most this score
-        mean += score * (up_to - below) / total
-        if below / total <= TAIL < up_to / total:
-            low = score
-        if below / total < 1 - TAIL <= up_to / total:
-            high = score
-        below = up_to
-    return BestOfTries(tries, mean, low, high)
+    ordered = np.sort(np.array(scores, float))
+    ranks = np.arange(len(ordered) + 1)
+    at_most = np.ones(len(ranks))  # the chance that the best is among so many of the lowest
+    for taken in range(tries):
+        at_most *= np.maximum(ranks - taken, 0) / (len(ordered) - taken)
+    low = ordered[np.argmax(at_most[1:] > TAIL + ROUNDING)]
+    high = ordered[np.argmax(at_most[1:] >= 1 - TAIL - ROUNDING)]
+    return BestOfTries(tries, float(ordered @ np.diff(at_most)), float(low), float(high))
 
 
 def scores_of_tries(summary: RatioSummary) -> dict[str, list[float]]:
