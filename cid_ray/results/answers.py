@@ -16,7 +16,7 @@ from cid_ray.results.tries import equal_tries_text
 
 NO_CURVE = (
     "What the pool is worth in labels cannot be told: supervised must be repeated at three ratios "
-    "or more (search.supervised_ratios, search.repeats.n)."
+    "or more (search.supervised_ratios, search.repeats.n), and rise with the labels."
 )
 
 

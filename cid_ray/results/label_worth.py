@@ -27,6 +27,7 @@ REACH = 2.0  # the curve tells of half its smallest to twice its largest count
 GRID_POINTS = 400
 SAMPLES = 1000
 MIN_COUNTS = 3  # of the supervised curve
+MIN_RISE = 0.1  # points of mIoU over the reach
 SUPERVISED = "supervised"
 
 
@@ -107,6 +108,12 @@ class LabelCurve:
         errors = np.stack([self._errors[SUPERVISED][count] for count in self.counts], 1)
         ladder = Ladder({float(count): own for count, own in scores[SUPERVISED].items()})
         self._curves = ladder.curves(self._grid, np.maximum(errors, 0))
+
+    @property
+    def rises(self) -> bool:
+        """Whether the supervised score rises with its labels; else it is no ruler."""
+        scores = self.law()[1]
+        return bool(scores[-1] - scores[0] > MIN_RISE)
 
     def methods_at(self, count: int) -> list[str]:
         """The methods other than supervised that have scores at a count."""
@@ -194,7 +201,7 @@ def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:
         summaries: as `summarize` returns them.
 
     Returns:
-        None where supervised was not repeated at three ratios or more.
+        None where supervised was not repeated at three ratios or more, or does not rise.
 
     Example:
         >>> curve = label_curve(summarize(read_records("runs/demo")))
@@ -207,7 +214,8 @@ def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:
         scores.setdefault(method, {})[int(count)] = own
     if len(scores.get(SUPERVISED, {})) < MIN_COUNTS or not paired.df:
         return None
-    return LabelCurve(scores)
+    curve = LabelCurve(scores)
+    return curve if curve.rises else None
 
 
 def shared_repeats(summaries: list[RatioSummary]) -> Noise:

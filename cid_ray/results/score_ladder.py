@@ -98,7 +98,8 @@ def gain_numbers(curve: Curve, count: float, other: float) -> Numbers:
 def label_curve_of(ladder: str, records: list[Record]) -> LabelCurve | None:
     """The supervised label curve of a label ladder, with what other methods have on it.
 
-    None without supervised at three counts, or without two repeats that all counts share.
+    None without supervised at three counts, without two repeats that all counts share, or where
+    supervised does not rise.
     """
     curves = {curve.method: curve for curve in curves_of(ladder, records)}
     supervised = curves.get(SUPERVISED)
@@ -108,12 +109,13 @@ def label_curve_of(ladder: str, records: list[Record]) -> LabelCurve | None:
     shared = sorted(set.intersection(*every))
     if len(shared) < 2:
         return None
-    return LabelCurve(
+    ruler = LabelCurve(
         {
             method: {int(n): [own[i] for i in shared] for n, own in curve.scores.items()}
             for method, curve in curves.items()
         }
     )
+    return ruler if ruler.rises else None
 
 
 def _worths(ruler: LabelCurve | None, curve: Curve) -> dict[float, Labels]:

@@ -91,6 +91,14 @@ def test_what_the_curve_cannot_tell_is_said() -> None:
     assert noisy.text(noisy.worth("cid", 24)).endswith(" to more than 96)")
 
 
+def test_supervised_curve_that_does_not_rise_is_no_ruler() -> None:
+    falling = {6: [52.0, 52.1], 12: [51.0, 51.1], 24: [50.0, 50.1]}
+    assert not LabelCurve({"supervised": falling, "cid": {12: [51.0, 51.1]}}).rises
+    assert LabelCurve(simulated(1.0, 0.1)).rises
+    records = repeated_search(4, supervised=52.0) + repeated_search(8, supervised=51.0)
+    assert label_curve(summarize(records + repeated_search(16, supervised=50.0))) is None
+
+
 @pytest.mark.parametrize(
     "scores",
     [
@@ -104,9 +112,9 @@ def test_curve_of_too_few_counts_or_repeats_is_refused(scores: Scores) -> None:
 
 
 def test_label_curve_of_a_search_needs_three_ratios_with_shared_repeats() -> None:
-    records = repeated_search(16) + repeated_search(8)
+    records = repeated_search(16) + repeated_search(8, supervised=45.0)
     assert label_curve(summarize(records)) is None
-    records += repeated_search(4)
+    records += repeated_search(4, supervised=40.0)
     summaries = summarize(records)
     curve = label_curve(summaries)
     assert curve is not None and curve.counts == (4, 8, 16)
