@@ -87,7 +87,11 @@ class Answers:
             for method, labels in self.needed.items()
             if method != SUPERVISED
         ]
-        return f"{self.target:g} mIoU on test needs {', or '.join([f'{alone} labels', *pool])}."
+        needs = ", or ".join([f"{alone} labels", *pool])
+        return (
+            f"{self.target:g} mIoU on test needs {needs}, with the seeds and draws of these "
+            "repeats."
+        )
 
     def next_sentence(self) -> str:
         return recommendation(self.ways)

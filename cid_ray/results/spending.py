@@ -110,7 +110,7 @@ def _labels(
     summary: RatioSummary, method: str, curve: LabelCurve | None, prices: PricesConfig
 ) -> Spending:
     count = summary.label_count
-    more = count if prices.label is None else min(count, int(BUDGET_USD / prices.label))
+    more = _affordable(count, prices.label)
     usd = None if prices.label is None else more * prices.label
     gain = None
     missing = "supervised at three ratios or more with repeats tells (search.supervised_ratios)"
@@ -125,23 +125,35 @@ def _labels(
     return Spending("labels", f"{more} more labels", usd, gain, "test", missing)
 
 
+def _affordable(most: int, usd_each: float | None) -> int:
+    """How many of at most so many the budget buys; all where no price is known."""
+    if usd_each is None or usd_each * most <= BUDGET_USD:
+        return most
+    return int(BUDGET_USD / usd_each)
+
+
 def _tries(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending:
     scores = scores_of_tries(summary).get(method, [])
     tries = len(scores)
     seconds = _seconds_per_try(summary, method)
     more = max(tries, 1)
-    if prices.hour is not None:
-        more = min(more, int(BUDGET_USD / (prices.hour * seconds / 3600)))
+    more = _affordable(more, None if prices.hour is None else prices.hour * seconds / 3600)
     usd = None if prices.hour is None else prices.hour * seconds / 3600 * more
     tries_text = "try" if more == 1 else "tries"
     what = f"{more} more {tries_text} of {METHOD_NAMES[method]} ({format_duration(seconds * more)})"
     missing = f"{MIN_TRIES} trials tell (search.trials)"
+    if more < 1:
+        missing = f"a try costs more than ${BUDGET_USD:.0f}"
     if len(scores) < MIN_TRIES or more < 1:
         return Spending("tries", what, usd, None, "val", missing)
     per_sd = expected_maximum(tries + more) - expected_maximum(tries)
-    luck = summary.noise("val").variance or 0.0
-    gain = Gain(*(_part_without_luck(sd, luck) * per_sd for sd in _sd_with_interval(scores)))
-    return Spending("tries", what, usd, gain, "val, without luck" if luck else "val")
+    luck = summary.noise("val").variance
+    points, low, high = (
+        _part_without_luck(sd, luck or 0.0) * per_sd for sd in _sd_with_interval(scores)
+    )
+    if luck is None:  # all of it may be luck
+        return Spending("tries", what, usd, Gain(points, 0.0, high), "val, luck not measured")
+    return Spending("tries", what, usd, Gain(points, low, high), "val, without luck")
 
 
 def _sd_with_interval(scores: list[float]) -> tuple[float, float, float]:

@@ -115,7 +115,7 @@ def test_more_tries_bring_what_normal_scores_would() -> None:
     gain = ways["tries"].gain
     assert gain is not None
     expected = np.std(values, ddof=1) * (expected_maximum(10) - expected_maximum(5))
-    assert gain.points == pytest.approx(expected) and 0 < gain.low < gain.points < gain.high
+    assert gain.points == pytest.approx(expected) and 0 == gain.low < gain.points < gain.high
     assert ways["tries"].what.startswith("5 more tries of CID (")
 
 
@@ -126,6 +126,16 @@ def test_budget_limits_what_is_bought_and_prices_are_said() -> None:
     assert (ways["labels"].what, ways["labels"].usd) == ("10 more labels", 100.0)
     assert ways["tries"].what.startswith("3 more tries") or ways["tries"].what.startswith("2 more")
     assert all(way.usd is not None and way.usd <= 100.01 for way in ways.values())
+
+
+@pytest.mark.parametrize(("price", "labels"), [(1e-320, 16), (1e9, 0)])
+def test_extreme_prices_buy_all_or_nothing(price: float, labels: int) -> None:
+    prices = PricesConfig(label=price, hour=price)
+    ways = {way.kind: way for way in ways_to_spend(tuned([50.0, 52.0, 54.0, 51.0]), None, prices)}
+    assert ways["labels"].what == f"{labels} more labels"
+    assert (ways["tries"].gain is None) == (labels == 0)
+    if not labels:
+        assert "a try costs more than $100" in ways["tries"].text()
 
 
 def test_method_with_nothing_to_tune_gets_no_more_tries() -> None:
