@@ -87,11 +87,8 @@ class Answers:
             for method, labels in self.needed.items()
             if method != SUPERVISED
         ]
-        needs = ", or ".join([f"{alone} labels", *pool])
-        return (
-            f"{self.target:g} mIoU on test needs {needs}, with the seeds and draws of these "
-            "repeats."
-        )
+        needs = ", or ".join([f"{alone} labels with supervised only", *pool])
+        return f"{self.target:g} mIoU on test needs {needs}."
 
     def next_sentence(self) -> str:
         return recommendation(self.ways)

@@ -7,8 +7,9 @@ What they do to all scores alike cancels, as in noise.py; the residual of all me
 together is the noise. The interval is a parametric bootstrap over that noise and both laws: it
 reaches from the low end of one law to the high end of the other.
 
-At counts that were not searched, a method is taken to multiply labels by one factor: the geometric
-mean of its factors at the counts that were.
+The labels for a target are another question: new labels are another draw. So that interval adds
+what repeats show seed and draw to do to all scores. Between the counts of a method the factor by
+which it multiplies labels is interpolated; beyond them it stays.
 """
 
 from __future__ import annotations
@@ -103,6 +104,9 @@ class LabelCurve:
             }
             for method, by_count in scores.items()
         }
+        blocks = np.mean(list(noise.scores.values()), axis=0)
+        self._block_error = float(np.std(blocks, ddof=1) / np.sqrt(len(blocks)))
+        self._block_shift = np.concatenate([[0.0], random.standard_t(len(blocks) - 1, SAMPLES)])
         self.reach = self.counts[0] / REACH, self.counts[-1] * REACH
         self._grid: Floats = np.geomspace(*self.reach, GRID_POINTS)
         errors = np.stack([self._errors[SUPERVISED][count] for count in self.counts], 1)
@@ -121,32 +125,19 @@ class LabelCurve:
 
     def worth(self, method: str, count: int) -> Labels:
         """The supervised labels with the score that a method has with `count` labels."""
-        return self._labels(self._errors[method][count])
+        return _labels(self._inverted(self._errors[method][count]))
 
     def labels_for(self, score: float, method: str = SUPERVISED) -> Labels:
-        """The labels that a method needs for a score in percent."""
-        target = np.full(SAMPLES + 1, PERFECT - score)
+        """The labels that a method needs for a score in percent, of a new seed and draw."""
+        supervised = self._inverted(PERFECT - score + self._block_error * self._block_shift)
         if method == SUPERVISED:
-            return self._labels(target)
+            return _labels(supervised)
         counts = self._errors[method]
+        worths = np.stack([self._inverted(errors) for errors in counts.values()])
+        worths[(worths == 0) | np.isinf(worths)] = np.nan  # what they are cannot be told
         with np.errstate(divide="ignore", invalid="ignore"):
-            factors = [np.log(self._inverted(self._errors[method][n]) / n) for n in counts]
-            return self._labels(target, np.mean(factors, 0))
-
-    def _labels(self, errors: Floats, log_factors: Floats | float = 0.0) -> Labels:
-        """The labels for errors f[1 + samples], where a method multiplies labels by a factor."""
-        with np.errstate(invalid="ignore"):
-            found = self._inverted(errors) / np.exp(log_factors)
-        tail = (1 - LEVEL) / 2
-        # What cannot be said counts against both ends.
-        lows = np.nan_to_num(found[:2, 1:], nan=0.0, posinf=np.inf).min(0)
-        highs = np.nan_to_num(found[:2, 1:], nan=np.inf, posinf=np.inf).max(0)
-        ends = (
-            found[2, 0],
-            np.quantile(lows, tail, method="lower"),
-            np.quantile(highs, 1 - tail, method="higher"),
-        )
-        return Labels(*map(float, ends))
+            found = _inverse(np.log(supervised), np.log(list(counts)), np.log(worths))
+        return _labels(np.exp(found))
 
     def gain(self, method: str, count: int, more: int) -> Gain | None:
         """What `more` labels add to a method's score at `count`, in points.
@@ -192,6 +183,34 @@ class LabelCurve:
         place = (curves > errors[:, None]).sum(-1)
         inside = self._grid[np.minimum(place, GRID_POINTS - 1)]
         return np.where(place == 0, 0.0, np.where(place == GRID_POINTS, np.inf, inside))
+
+
+def _inverse(wanted: Floats, log_counts: Floats, log_worths: Floats) -> Floats:
+    """Log labels f[3, samples] whose worth is `wanted`, by the worths f[counts, 3, samples].
+
+    Linear between the counts; beyond them with the factor of the last one.
+    """
+    worths = np.maximum.accumulate(log_worths, 0)  # more labels are worth no less
+    found = wanted + log_counts[0] - worths[0]
+    for i in range(len(log_counts) - 1):
+        part = np.clip((wanted - worths[i]) / (worths[i + 1] - worths[i]), 0, 1)
+        between = log_counts[i] + part * (log_counts[i + 1] - log_counts[i])
+        found = np.where(wanted > worths[i], between, found)
+    return np.where(wanted > worths[-1], wanted + log_counts[-1] - worths[-1], found)
+
+
+def _labels(found: Floats) -> Labels:
+    """The expected labels and their interval, of f[3, 1 + samples] as `_inverted` has them."""
+    tail = (1 - LEVEL) / 2
+    # What cannot be told counts against both ends.
+    lows = np.nan_to_num(found[:2, 1:], nan=0.0, posinf=np.inf).min(0)
+    highs = np.nan_to_num(found[:2, 1:], nan=np.inf, posinf=np.inf).max(0)
+    ends = (
+        np.nan_to_num(found[2, 0], nan=np.inf, posinf=np.inf),
+        np.quantile(lows, tail, method="lower"),
+        np.quantile(highs, 1 - tail, method="higher"),
+    )
+    return Labels(*map(float, ends))
 
 
 def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:

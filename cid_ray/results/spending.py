@@ -3,7 +3,7 @@
 Each kind is a doubling, or less where $100 buys less. Labels: the label curve (label_worth.py).
 Tries: the best of more tries, as if the scores of trials were normal; what repeats show to be luck
 of seeds is taken off. Longer training: the two power laws (laws.py) through the rungs of the chosen
-run. What cannot be told has no number, and the text says what would have to be measured.
+run. Where the records do not suffice, the text says what to measure.
 """
 
 from __future__ import annotations

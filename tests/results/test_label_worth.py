@@ -80,6 +80,33 @@ def test_labels_for_a_score_invert_the_curve_and_divide_by_the_factor() -> None:
     assert with_pool.low < 20 < with_pool.high
 
 
+@pytest.mark.parametrize("draw_sd", [0.0, 3.0])
+def test_interval_of_a_target_holds_what_a_new_draw_does(draw_sd: float) -> None:
+    """The scores of all repeats are high or low together; the target is that of the mean draw."""
+    enclosed = []
+    for seed in range(80):
+        scores = simulated(2.0, 0.5, seed=seed)
+        draws = np.random.default_rng(seed + 500).normal(0, draw_sd, 3)
+        moved = {
+            method: {n: list(np.array(own) + draws) for n, own in by.items()}
+            for method, by in scores.items()
+        }
+        curve = LabelCurve(moved, seed)
+        for method, labels in (("supervised", 20.0), ("cid", 10.0)):
+            found = curve.labels_for(truth(20), method)
+            enclosed.append(found.low <= labels <= found.high)
+    assert np.mean(enclosed) >= 0.92
+
+
+def test_target_that_a_method_has_reached_needs_the_labels_that_it_had() -> None:
+    scores = simulated(2.0, 0.02)
+    scores["cid"][24] = [s - 2 for s in scores["cid"][24]]  # the factor falls with the labels
+    curve = LabelCurve(scores)
+    for count in (12, 24):
+        reached = float(np.mean(scores["cid"][count]))
+        assert curve.labels_for(reached, "cid").count == pytest.approx(count, rel=0.03)
+
+
 def test_what_the_curve_cannot_tell_is_said() -> None:
     curve = LabelCurve(simulated(1.0, 0.1))
     assert curve.reach == (3, 96)
