@@ -60,7 +60,7 @@ class Answers:
         with_cid = [worth for worth in self.worths if worth.method == "cid"]
         return [
             f"With the pool ({METHOD_NAMES[worth.method]}), {worth.label_count} labels do the work "
-            f"of {self.curve.text(worth.labels)} supervised labels."
+            f"of {self.curve.text(worth.labels)} supervised labels{_doubt(worth)}."
             for worth in with_cid or self.worths
         ]
 
@@ -150,6 +150,10 @@ def answer(
     ways = ways_to_spend(searched[-1], curve, prices) if searched else []
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
     return Answers(curve, worths, ways, movements(searched), tries, target, needed)
+
+
+def _doubt(worth: Worth) -> str:
+    return ", not shown to be more than its own" if worth.labels.low <= worth.label_count else ""
 
 
 def _times_text(times: Labels) -> str:

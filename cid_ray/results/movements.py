@@ -18,7 +18,7 @@ from cid_ray.results.formatting import format_p, format_value
 from cid_ray.results.noise import ALPHA, holm
 from cid_ray.results.summary import RatioSummary
 
-MIN_TRIALS = 8  # completed ones at a ratio
+MIN_TRIALS = 16  # completed ones at a ratio; with 8 chance moves one in twelve
 TOP_FRACTION = 0.25
 SAMPLES = 4000  # fewer of many trials: a large search stays a matter of seconds
 MAX_SAMPLED_TRIALS = 2_000_000

@@ -122,7 +122,8 @@ def _labels(
             f"the label curve ends at {curve.reach[1]:.0f} supervised labels: add a larger ratio "
             "to search.supervised_ratios"
         )
-    return Spending("labels", f"{more} more labels", usd, gain, "test", missing)
+    what = f"{more} more {'label' if more == 1 else 'labels'}"
+    return Spending("labels", what, usd, gain, "test", missing)
 
 
 def _affordable(most: int, usd_each: float | None) -> int:

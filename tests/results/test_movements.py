@@ -64,7 +64,7 @@ def test_log_scaled_hyperparameter_has_a_geometric_mean() -> None:
 def test_too_few_trials_are_said() -> None:
     movement = moved(0.6, 0.9, MIN_TRIALS - 1, seed=0)["loss.conf_thresh"]
     assert movement.p is None and not movement.moves
-    assert movement.text() == "loss.conf_thresh: cannot be told from 7 and 7 completed trials"
+    assert movement.text() == "loss.conf_thresh: cannot be told from 15 and 15 completed trials"
 
 
 def test_categories_and_single_ratios_have_no_movement() -> None:
