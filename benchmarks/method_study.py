@@ -8,8 +8,9 @@ same seed and draw in every arm, so differences are paired.
     python -m benchmarks.method_study --name demo-12 --config FILE --tries 8 --repeats 3 \\
         --out benchmarks/results/method --set data.ratio=12
 
-Each training adds a line to OUT/NAME.jsonl; the same command continues. `--part 0/2` and
-`--part 1/2` share the arms between two processes. `--summary` prints the table of what is there.
+Each training adds a line to OUT/NAME.jsonl; the same command continues. `--processes` trainings run
+at the same time, on one GPU where there is one. `--summary` prints the table of what is there.
+`--tuned-in OTHER` takes each arm's tries from OUT/OTHER.jsonl, so that only its repeats run.
 The best of many arms looks better than it is. `--first-repeat 6` tests it again, on new repeats.
 """
 
@@ -18,10 +19,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +98,13 @@ def hyperparameters(arm: dict[str, Any], number: int) -> dict[str, Any]:
     return {**drawn, **arm}
 
 
-def train(config: Config, changes: dict[str, Any], seed: int) -> Line:
-    """Train once; scores of both networks on val and test at the last step.
+def train(config: Config, job: Line) -> Line:
+    """Train once; scores of both networks on val and test at the last step. A try has seed 0.
 
     Where test has several groups, also the teacher's on each of them.
     """
-    changes = {**changes, "train.seed": seed, "data.draw": seed, "train.num_sample_images": 0}
+    seed = job["number"] if job["stage"] == "repeat" else 0
+    changes = {**job["set"], "train.seed": seed, "data.draw": seed, "train.num_sample_images": 0}
     tree = config.model_dump(mode="json", exclude_unset=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="cid_ray-") as folder:
@@ -112,7 +116,7 @@ def train(config: Config, changes: dict[str, Any], seed: int) -> Line:
         for split in ("val", "test")
         for network, suffix in (("teacher", "_teacher"), ("student", ""))
     }
-    return {**scores, **by_group, "seconds": round(time.monotonic() - started, 1)}
+    return {**job, **scores, **by_group, "seconds": round(time.monotonic() - started, 1)}
 
 
 def score_groups(config: Config, run: Path) -> dict[str, float | None]:
@@ -123,11 +127,12 @@ def score_groups(config: Config, run: Path) -> dict[str, float | None]:
     if len(set(groups)) < 2:
         return {}
     predictor = load_model(run / "checkpoints" / "train" / "last.pt", num_threads=1)
+    device = next(predictor.net.parameters()).device
     matrices: dict[str, np.ndarray] = {}
     for group, row in zip(groups.tolist(), rows.tolist(), strict=True):
         image, mask = table.read(row, mask=True)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        pair = (pixels, torch.from_numpy(np.array(mask)))
+        pair = (pixels.to(device), torch.from_numpy(np.array(mask)).to(device))
         matrix = iou.confusion_matrix(predictor.net, [pair], table.num_classes, None)
         matrices[group] = matrices.get(group, 0) + matrix
     return {
@@ -136,24 +141,49 @@ def score_groups(config: Config, run: Path) -> dict[str, float | None]:
     }
 
 
-def run_arm(
-    config: Config, name: str, tries: int, repeats: range, lines: list[Line]
-) -> Iterator[Line]:
-    """The lines of an arm that are not there yet: its tries, then the repeats of the best."""
+def missing_jobs(name: str, tries: int, repeats: range, lines: list[Line]) -> list[Line]:
+    """What an arm has yet to train: its tries; when it has them, the repeats of the best."""
     arm = make_arms()[name]
     done = {(one["stage"], one["number"]): one for one in lines if one["arm"] == name}
-    for number in range(tries):
-        if ("try", number) not in done:
-            chosen = hyperparameters(arm, number)
-            facts = {"arm": name, "stage": "try", "number": number, "set": chosen}
-            done["try", number] = {**facts, **train(config, chosen, 0)}
-            yield done["try", number]
+    missing = [
+        {"arm": name, "stage": "try", "number": number, "set": hyperparameters(arm, number)}
+        for number in range(tries)
+        if ("try", number) not in done
+    ]
+    if missing:
+        return missing
     best = max(range(tries), key=lambda k: done["try", k]["val_teacher"])
-    for number in repeats:
-        if done.get(("repeat", number), {}).get("try") != best:
-            chosen = hyperparameters(arm, best)
-            facts = {"arm": name, "stage": "repeat", "number": number, "set": chosen, "try": best}
-            yield {**facts, **train(config, chosen, number)}
+    chosen = {"set": hyperparameters(arm, best), "try": best}
+    return [
+        {"arm": name, "stage": "repeat", "number": number, **chosen}
+        for number in repeats
+        if done.get(("repeat", number), {}).get("try") != best
+    ]
+
+
+def run_arms(
+    config: Config, args: argparse.Namespace, repeats: range, lines: list[Line]
+) -> Iterator[Line]:
+    """The lines that are not there yet, as they are trained; the first arms come first."""
+    lines = list(lines)
+    running: dict[Future[Line], Line] = {}
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(args.processes, context) as pool:
+        while True:
+            jobs = [
+                job
+                for name in args.arms
+                for job in missing_jobs(name, args.tries, repeats, lines)
+                if job not in running.values()
+            ]
+            for job in jobs[: args.processes - len(running)]:
+                running[pool.submit(train, config, job)] = job
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                lines.append(future.result())
+                yield lines[-1]
 
 
 def repeated(lines: list[Line], split: str) -> dict[str, list[float]]:
@@ -251,7 +281,8 @@ def main() -> None:
     parser.add_argument("--tries", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--first-repeat", type=int, default=1, help="leave out those before it")
-    parser.add_argument("--part", default="0/1", help="this process's part of the arms: K/N")
+    parser.add_argument("--processes", type=int, default=1, help="trainings at the same time")
+    parser.add_argument("--tuned-in", metavar="OTHER", help="take the tries of this study")
     parser.add_argument("--summary", action="store_true")
     args = parser.parse_args()
     file = StudyFile(args.out, args.name)
@@ -259,12 +290,12 @@ def main() -> None:
     if not args.summary:
         config = load_config(args.config, args.changes)
         file.start(config.result_affecting_values())
-        part, parts = (int(number) for number in args.part.split("/"))
-        for name in args.arms[part::parts]:
-            for line in run_arm(config, name, args.tries, repeats, file.read()):
-                file.append([line])
-                scores = (line[f"{split}_teacher"] for split in ("val", "test"))
-                print(name, line["stage"], line["number"], *scores, line["seconds"], flush=True)
+        tuned = StudyFile(args.out, args.tuned_in).read() if args.tuned_in else []
+        tuned = [one for one in tuned if one["stage"] == "try"]
+        for line in run_arms(config, args, repeats, [*tuned, *file.read()]):
+            file.append([line])
+            facts = (line[key] for key in ("arm", "stage", "number", "val_teacher", "test_teacher"))
+            print(*facts, line["seconds"], flush=True)
     lines = [one for one in file.read() if one["stage"] == "try" or one["number"] in repeats]
     print("\n".join(summarize(lines)))
     if len(repeated(lines, "test")) > 1:

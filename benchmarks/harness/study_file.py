@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cid_ray.results.provenance import provenance
 
 Line = dict[str, Any]
@@ -37,7 +39,9 @@ class StudyFile:
                     "set those of the .json file, or use another --name"
                 )
         self.facts.parent.mkdir(parents=True, exist_ok=True)
-        self.facts.write_text(json.dumps({"config": settings, **provenance()}, indent=1) + "\n")
+        gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        facts = {"config": settings, **provenance(), "gpu": gpu}
+        self.facts.write_text(json.dumps(facts, indent=1) + "\n")
 
     def read(self) -> list[Line]:
         if not self.path.exists():
