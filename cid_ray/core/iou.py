@@ -18,7 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cid_ray.core.calibration import Calibration
 from cid_ray.core.losses import IGNORE_INDEX
+
+CALIBRATION_STEP = 4  # every fourth row and column: neighbours say nearly the same
 
 
 @torch.no_grad()
@@ -98,6 +101,7 @@ def confusion_matrix(
     images: Iterable[tuple[Tensor, Tensor]],
     num_classes: int,
     window: int | None = None,
+    calibration: Calibration | None = None,
 ) -> np.ndarray:
     """Pixel counts i64[K,K] by (true class, predicted class). Ignored pixels (255) are not counted.
 
@@ -106,16 +110,30 @@ def confusion_matrix(
         images: pairs of an image u8[3,H,W] and its mask u8[H',W'], on the device of `net`.
         num_classes: K.
         window: as in `predict`.
+        calibration: gets confidences, of every fourth row and column.
     """
     total = np.zeros((num_classes, num_classes), np.int64)
     for image, mask in images:
-        pred = predict(net, image[None], (mask.shape[-2], mask.shape[-1]), window)[0]
+        scores = predict_scores(net, image[None], (mask.shape[-2], mask.shape[-1]), window)
+        pred = scores[0].argmax(1)[0]
+        if calibration is not None:
+            _add_confidences(calibration, *scores, pred, mask)
         labeled = mask != IGNORE_INDEX
         # One number per (truth, prediction), so that one bincount fills the matrix.
         pairs = mask[labeled].long() * num_classes + pred[labeled]
         counts = torch.bincount(pairs, minlength=num_classes**2)
         total += counts.reshape(num_classes, num_classes).cpu().numpy()
     return total
+
+
+def _add_confidences(
+    calibration: Calibration, scores: Tensor, are_probs: bool, pred: Tensor, mask: Tensor
+) -> None:
+    grid = (..., slice(None, None, CALIBRATION_STEP), slice(None, None, CALIBRATION_STEP))
+    confidence = probabilities(scores[grid], are_probs)[0].amax(0)
+    labeled = mask[grid] != IGNORE_INDEX
+    correct = (pred == mask)[grid]
+    calibration.add(confidence[labeled].cpu().numpy(), correct[labeled].cpu().numpy())
 
 
 def iou_scores(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from cid_ray.core import iou
+from cid_ray.core.calibration import Calibration
 from cid_ray.data.table import IGNORED
 from cid_ray.inference.boundary import boundary_f, boundary_tolerance
-from cid_ray.inference.calibration import Calibration
 
 
 class Scores:
@@ -117,7 +117,8 @@ class Scores:
         self.counts = [np.array(each, np.int64).reshape(3, -1) for each in state["counts"]]
         self.images = list(state["images"])
         self.tolerances = [float(value) for value in state["tolerances"]]
-        self.calibration.load_state_dict(state["calibration"])
+        self.calibration = Calibration()
+        self.calibration.add_state(state["calibration"])
         if len(self.counts) != len(self.images):
             raise ValueError(f"{len(self.counts)} counts of {len(self.images)} images")
 

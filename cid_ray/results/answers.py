@@ -10,6 +10,7 @@ from typing import Any
 from cid_ray.config.search_schema import PricesConfig
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
 from cid_ray.results.movements import Movement, movements
+from cid_ray.results.signals import Ranking, rankings
 from cid_ray.results.spending import Spending, recommendation, ways_to_spend
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared
 from cid_ray.results.tries import equal_tries_text
@@ -40,6 +41,7 @@ class Answers:
         worths: of every method that uses the pool, at every searched ratio.
         ways: to spend the next money, at the ratio with the most labels.
         movements: of hyperparameters along the label axis.
+        rankings: how well signals without labels rank the trials.
         tries: for each ratio where methods had different tries, what that means.
         target: the score of `needed`, in percent.
         needed: method -> labels for the target.
@@ -49,6 +51,7 @@ class Answers:
     worths: list[Worth]
     ways: list[Spending]
     movements: list[Movement]
+    rankings: list[Ranking]
     tries: dict[str, str]
     target: float | None
     needed: dict[str, Labels]
@@ -112,6 +115,7 @@ class Answers:
             "needed": {method: labels.record() for method, labels in self.needed.items()},
             "ways_to_spend": [way.record() for way in self.ways],
             "movements": [asdict(movement) for movement in self.movements],
+            "rankings": [asdict(ranking) for ranking in self.rankings],
             "equal_tries": self.tries,
         }
 
@@ -149,7 +153,8 @@ def answer(
     searched = compared(summaries)
     ways = ways_to_spend(searched[-1], curve, prices) if searched else []
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
-    return Answers(curve, worths, ways, movements(searched), tries, target, needed)
+    moved, ranked = movements(searched), rankings(searched)
+    return Answers(curve, worths, ways, moved, ranked, tries, target, needed)
 
 
 def _doubt(worth: Worth) -> str:

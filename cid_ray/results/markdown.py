@@ -13,6 +13,7 @@ from cid_ray.results.formatting import (
     gain_text,
     repeats_text,
 )
+from cid_ray.results.signals import ranking_sentence
 from cid_ray.results.summary import RatioSummary, compared, result_table
 from cid_ray.results.tables import hyperparameter_table, pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict
@@ -38,6 +39,8 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     lines += [
         line for each in answers.movements for line in ("", f"- {escape_markdown(each.text())}")
     ]
+    if answers.rankings:
+        lines += ["", escape_markdown(ranking_sentence(answers.rankings))]
     lines += _pareto(summaries)
     return "\n".join([*lines, ""])
 

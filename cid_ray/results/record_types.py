@@ -20,6 +20,7 @@ from cid_ray.results.score_types import (
     Color,
     Count,
     Number,
+    Percent,
     PositiveCount,
     Seconds,
     TestScores,
@@ -90,6 +91,18 @@ class GradientFields(TypedDict):
     norm: Number | None  # its length, relative to the supervised one's
 
 
+class PoolSignals(TypedDict):
+    """What the networks say of the same few pool images in every run; no label is read."""
+
+    images: PositiveCount
+    confidence: Percent  # of the teacher in its class, the mean over pixels
+    confident: Percent  # pixels where it is above 95 %
+    agreement: Percent  # pixels where student and teacher see the same class
+    prior_distance: Percent  # between the teacher's class shares and those of the labels
+    class_shares: dict[str, Percent]  # class -> pixels where the teacher sees it
+    label_shares: dict[str, Percent]  # class -> pixels of the labeled images
+
+
 class Memory(TypedDict):
     """Bytes of memory that training took, at most; None where the system does not say."""
 
@@ -113,6 +126,7 @@ class RungRecord(RunHeader, Progress, ValScores):
     event: Literal["rung"]
     losses: Losses
     gradients: NotRequired[dict[str, GradientFields]]  # by term; absent in older records
+    pool: NotRequired[PoolSignals | None]  # None without a pool; absent in older records
     samples: list[Sample]  # val images of the gallery
     colors: dict[str, Color]  # by class
     unreadable: Count  # pool images that could not be decoded and were replaced

@@ -35,6 +35,13 @@ from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
+from cid_ray.results.signals import NAMES as SIGNAL_NAMES
+from cid_ray.results.signals import (
+    class_share_table,
+    health_table,
+    ranking_sentence,
+    ranking_table,
+)
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared, result_table, summarize
 from cid_ray.results.tables import (
     MAX_ROWS,
@@ -90,6 +97,10 @@ def write_page(
         "published_note": NOTE,
         "hyperparameters": hyperparameter_table(summaries),
         "pareto_points": pareto_table(summaries),
+        "ranking_sentence": ranking_sentence(answers.rankings),
+        "ranking_ratios": list(dict.fromkeys(each.ratio for each in answers.rankings)),
+        "rankings": ranking_table(answers.rankings),
+        "signal_names": SIGNAL_NAMES,
         "legend": class_legend(records),
         "failures": [r for r in of_event(records, "trial") if r["state"] == "failed"],
         "warnings": sorted({w for r in of_event(records, "final") for w in r["warnings"]}),
@@ -166,6 +177,7 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
     iou = {m: summary.chosen[m].get(iou_key, {}) for m in methods}
     classes = list(next(iter(iou.values()), {}))
     cid = summary.chosen.get("cid")
+    share_columns, class_shares = class_share_table(summary)
     return {
         "name": summary.name,
         "verdict": verdict(summary),
@@ -179,6 +191,9 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
         "methods": [METHOD_NAMES[m] for m in methods],
         "classes": [(name, [iou[m].get(name) for m in methods]) for name in classes],
         "absent": next((r.get("test/absent", []) for r in summary.chosen.values()), []),
+        "health": health_table(summary),
+        "share_columns": share_columns,
+        "class_shares": class_shares,
         "samples": _sample_images(summary, folder),
     }
 

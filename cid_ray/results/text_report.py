@@ -25,6 +25,7 @@ from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, PublishedTable, published_tables
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
+from cid_ray.results.signals import ranking_sentence
 from cid_ray.results.summary import RatioSummary, compared, result_table, summarize
 from cid_ray.results.tables import pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict
@@ -86,6 +87,8 @@ def write_report(
     for movement in answers.movements:
         if movement.moves:
             log(movement.text())
+    if answers.rankings:
+        log(ranking_sentence(answers.rankings))
     for point in pareto_table(summaries):
         score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")

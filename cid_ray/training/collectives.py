@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from cid_ray.config import InputError
+from cid_ray.core.calibration import Calibration
 from cid_ray.core.distributed import world_size
 from cid_ray.storage.paths import PathOrUri
 
@@ -24,6 +25,14 @@ def sum_matrix(matrix: np.ndarray, device: torch.device) -> np.ndarray:
     total = torch.from_numpy(matrix).to(device)
     dist.all_reduce(total)
     return total.cpu().numpy()
+
+
+def sum_calibration(own: Calibration) -> Calibration:
+    """The pixels of all workers."""
+    total = Calibration()
+    for state in gather_objects(own.state_dict()):
+        total.add_state(state)
+    return total
 
 
 def mean_values(values: dict[str, float], device: torch.device) -> dict[str, float]:

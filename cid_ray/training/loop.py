@@ -21,6 +21,7 @@ from cid_ray.training.collectives import mean_values
 from cid_ray.training.final_scores import final_scores, latency_ms, score_fields
 from cid_ray.training.footprint import memory_fields
 from cid_ray.training.gradient_probe import gradient_fields
+from cid_ray.training.pool_signals import pool_signals
 from cid_ray.training.preemption import Preempted, PreemptionWatch
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.samples import save_samples
@@ -136,6 +137,7 @@ def finish_rung(trainer: Trainer, batch: Batch, terms: LossTerms, clock: Clock) 
         "losses": _finite(losses),
         "gradients": gradients,
         **score_fields("val", val),
+        "pool": pool_signals(trainer),
         "samples": save_samples(trainer, "val"),
         "colors": trainer.colors,
         **trainer.health.record_fields(),

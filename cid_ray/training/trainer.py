@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from cid_ray.config import InputError, Round, round_at, rounds_of
 from cid_ray.core import iou
+from cid_ray.core.calibration import Calibration
 from cid_ray.core.grad_cache import MicroBatched
 from cid_ray.core.method import LossTerms
 from cid_ray.core.model import make_teacher
@@ -30,8 +31,7 @@ from cid_ray.data.sampling import SamplingPlan
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split
 from cid_ray.results.records import Record
-from cid_ray.training import builders, checkpoint
-from cid_ray.training.collectives import check_same_step, gather_objects, sum_matrix
+from cid_ray.training import builders, checkpoint, collectives
 from cid_ray.training.device import Device
 from cid_ray.training.health import Health
 from cid_ray.training.optimizer import make_optimizer
@@ -39,9 +39,8 @@ from cid_ray.training.preflight import check_split
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.saved_state import STATE_FIELDS, check_saved_state
 
-Scores = dict[
-    str, dict[str, Any]
-]  # network ("teacher", "student") -> what core.iou.iou_scores gives
+# network ("teacher", "student") -> what core.iou.iou_scores gives, and `ece`
+Scores = dict[str, dict[str, Any]]
 
 
 class Trainer:
@@ -81,7 +80,7 @@ class Trainer:
             checkpoint.remove_partial_files(spec.last_checkpoint)
         if checkpoint.any_exists(spec.last_checkpoint):
             self.restore()
-        check_same_step(self.step, spec.last_checkpoint)
+        collectives.check_same_step(self.step, spec.last_checkpoint)
         # Last: DDP copies rank 0's weights to all workers, which must be the restored ones.
         self.wrapped_student = builders.wrap_student(self.student, config, spec.world_size)
         self._wrap_networks()
@@ -184,14 +183,15 @@ class Trainer:
         """Scores of teacher and student on val or test: every image once, over all workers."""
         scores: Scores = {}
         rows = self.eval_rows(split)[self.spec.rank :: self.spec.world_size]
-        window = self.config.train.sliding_window
+        window, num_classes = self.config.train.sliding_window, self.table.num_classes
         for name, net in (("teacher", self.teacher.module), ("student", self.student)):
             net.eval()
+            images, sums = self.eval_images(rows), Calibration()
             with self.device.autocast():
-                matrix = iou.confusion_matrix(
-                    net, self.eval_images(rows), self.table.num_classes, window
-                )
-            scores[name] = iou.iou_scores(sum_matrix(matrix, self.device.torch), self.table.classes)
+                matrix = iou.confusion_matrix(net, images, num_classes, window, sums)
+            total = collectives.sum_matrix(matrix, self.device.torch)
+            ece = collectives.sum_calibration(sums).ece
+            scores[name] = {**iou.iou_scores(total, self.table.classes), "ece": ece}
         self.student.train()
         return scores
 
@@ -208,7 +208,7 @@ class Trainer:
 
     def sync_unreadable(self) -> None:
         """Let every worker know the images that any worker could not read."""
-        for unreadable in gather_objects(self.health.state.unreadable):
+        for unreadable in collectives.gather_objects(self.health.state.unreadable):
             self.health.merge_unreadable(unreadable)
 
     def update_best(self, val: Scores) -> None:

@@ -18,6 +18,15 @@ RESIDUALS = {
     "cid": (-0.1, 0.2, -0.1),
 }
 PED_ANOVA = "PED-ANOVA over completed trials only"
+POOL_SIGNALS = {
+    "images": 8,
+    "confidence": 80.0,
+    "confident": 40.0,
+    "agreement": 95.0,
+    "prior_distance": 10.0,
+    "class_shares": {"sky": 60.0, "<road>": 40.0},
+    "label_shares": {"sky": 70.0, "<road>": 30.0},
+}
 STEPS = 10
 IMAGES_PER_STEP = 8
 TIMESTAMP = 1_000_000.0
@@ -80,6 +89,8 @@ def split_scores(prefix: str, student: float, teacher: float) -> Record:
         f"{prefix}/iou_teacher": {"sky": min(teacher, 100.0), "<road>": None},
         f"{prefix}/pixel_accuracy": 90.0,
         f"{prefix}/pixel_accuracy_teacher": 90.0,
+        f"{prefix}/ece": 8.0,
+        f"{prefix}/ece_teacher": 7.0,
         f"{prefix}/absent": ["<road>"],
     }
 
@@ -93,6 +104,7 @@ def rung(method: str, count: int, number: int, step: int, value: float, **fields
         **cost(step),
         "losses": losses,
         **split_scores("val", value - 1, value),
+        "pool": POOL_SIGNALS,
         "samples": [],
         "colors": {},
         "unreadable": 0,

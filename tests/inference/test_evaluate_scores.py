@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cid_ray.core import iou
+from cid_ray.core.calibration import Calibration
 from cid_ray.inference.bootstrap import paired_bootstrap, weighted_miou
 from cid_ray.inference.boundary import boundary_f, boundary_tolerance
-from cid_ray.inference.calibration import Calibration
 from cid_ray.inference.class_map import match_classes
 from cid_ray.inference.scores import Scores
 

@@ -54,11 +54,11 @@ class Calibration:
         """The sums as JSON values."""
         return {name: getattr(self, name).tolist() for name in SUMS}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from saved sums; an error of numpy if they are not of these bins."""
+    def add_state(self, state: dict[str, Any]) -> None:
+        """Add saved sums, or another worker's; an error of numpy if they are not of these bins."""
         for name in SUMS:
             own = getattr(self, name)
-            own[...] = np.array(state[name], own.dtype).reshape(own.shape)
+            own += np.array(state[name], own.dtype).reshape(own.shape)
 
     @property
     def ece(self) -> float:

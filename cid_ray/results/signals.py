@@ -1,0 +1,182 @@
+"""Health without labels: what the networks say of pool images, and would it have ranked the trials?
+
+The signals are those that training/pool_signals.py records at each rung, the share of pseudo-labels
+above their threshold, and the calibration error on val. Kendall's tau (tau-b) compares the order
+that a signal gives the trials of a ratio with that of their val mIoU: 1 is the same order, -1 the
+reverse, 0 chance. All signals at all ratios are one family, corrected by Holm as in noise.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from cid_ray.results.formatting import format_p
+from cid_ray.results.noise import ALPHA, holm
+from cid_ray.results.records import Record
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared
+
+NAMES = {
+    "agreement": "student and teacher agree",
+    "confidence": "mean confidence",
+    "confident": "confidence above 95 %",
+    "prior_distance": "class shares differ from the labels'",
+    "mask_ratio": "pseudo-labels above the threshold",
+    "ece": "calibration error on val",
+}
+WITHOUT_PSEUDO_LABELS = ("supervised", "pool_bn")
+MIN_TRIALS = 6  # the reverse of one pair among five trials would already be beyond 5 %
+MAX_TRIALS = 400  # of more trials evenly spaced ones: the interval compares all pairs
+SAMPLES = 2000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Kendall's tau between a signal and val mIoU.
+
+    Attributes:
+        signal: key of NAMES.
+        ratio: with its number of labels.
+        trials: completed ones, of all methods, that have both.
+        tau: -1 to 1.
+        low, high: 95 % interval, bootstrap over trials.
+        p: that the order is chance, after Holm's correction.
+    """
+
+    signal: str
+    ratio: str
+    trials: int
+    tau: float
+    low: float
+    high: float
+    p: float
+
+    @property
+    def above_noise(self) -> bool:
+        return self.p < ALPHA
+
+    def text(self) -> str:
+        """ "0.62 (0.21 to 0.88)"."""
+        return f"{self.tau:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def signals_of(rung: Record) -> dict[str, float]:
+    """Key of NAMES -> percent, of those that a rung's record has."""
+    pool: dict[str, Any] = rung.get("pool") or {}
+    found = {key: pool.get(key) for key in NAMES}
+    found["ece"] = rung.get("val/ece_teacher")
+    ratio = rung["losses"].get("mask_ratio")
+    if ratio is not None and rung["method"] not in WITHOUT_PSEUDO_LABELS:
+        found["mask_ratio"] = 100 * ratio
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def rankings(summaries: list[RatioSummary], seed: int = 0) -> list[Ranking]:
+    """How well each signal ranks the completed trials of each ratio; repeats are left out.
+
+    Example:
+        >>> for ranking in rankings(summarize(read_records("runs/demo"))):
+        ...     print(ranking.ratio, ranking.signal, ranking.text())
+    """
+    found = []
+    for summary in compared(summaries):
+        trials = _completed(summary)
+        for signal in NAMES:
+            pairs = [(found[signal], miou) for found, miou in trials if signal in found]
+            values, scores = np.array(pairs).T if pairs else (np.empty(0), np.empty(0))
+            if len(pairs) < MIN_TRIALS or np.ptp(values) == 0 or np.ptp(scores) == 0:
+                continue
+            tau, p = stats.kendalltau(values, scores)
+            low, high = _interval(values, scores, np.random.default_rng(seed))
+            found.append(Ranking(signal, summary.name, len(pairs), float(tau), low, high, float(p)))
+    adjusted = holm([each.p for each in found])
+    return [Ranking(**{**vars(each), "p": p}) for each, p in zip(found, adjusted, strict=True)]
+
+
+def _completed(summary: RatioSummary) -> list[tuple[dict[str, float], float]]:
+    """Signals and val mIoU of the trials that were trained to the end."""
+    scores = [score for score in summary.last_scores() if score.full_length]
+    evenly = np.linspace(0, len(scores) - 1, min(MAX_TRIALS, len(scores))).round().astype(int)
+    return [
+        (signals_of(summary.rungs[scores[i].run][-1]), scores[i].value) for i in evenly.tolist()
+    ]
+
+
+def _interval(
+    values: np.ndarray, scores: np.ndarray, rng: np.random.Generator
+) -> tuple[float, float]:
+    """95 % of tau over resampled trials.
+
+    A resample is a count for each trial, so tau-b is three quadratic forms of the counts.
+    """
+    one, other = (np.sign(each[:, None] - each) for each in (values, scores))
+    count = len(values)
+    draws = rng.multinomial(count, np.full(count, 1 / count), SAMPLES).astype(float)
+    agree, first, second = (
+        ((draws @ form) * draws).sum(1) for form in (one * other, one**2, other**2)
+    )
+    taus = agree / np.sqrt(np.maximum(first * second, 1e-12))
+    low, high = np.quantile(taus, [ALPHA / 2, 1 - ALPHA / 2]).tolist()
+    return low, high
+
+
+def ranking_sentence(found: list[Ranking]) -> str:
+    """Which signal one could have chosen by; "" without a signal."""
+    if not found:
+        return ""
+    best = max(found, key=lambda each: (each.above_noise, abs(each.tau)))
+    if not best.above_noise:
+        return "No signal without labels ranks these trials as val does, beyond chance."
+    reverse = " in reverse" if best.tau < 0 else ""
+    return (
+        f"Of the signals without labels, '{NAMES[best.signal]}' ranks trials most like val"
+        f"{reverse}: Kendall's tau {best.text()} over {best.trials} trials at {best.ratio}, "
+        f"{format_p(best.p)}."
+    )
+
+
+def ranking_table(found: list[Ranking]) -> list[tuple[str, dict[str, str]]]:
+    """Name of each signal, and for each ratio its tau; marked where it is above noise."""
+    return [
+        (
+            NAMES[signal],
+            {
+                each.ratio: f"{each.text()}{' *' if each.above_noise else ''}"
+                for each in found
+                if each.signal == signal
+            },
+        )
+        for signal in dict.fromkeys(each.signal for each in found)
+    ]
+
+
+def health_table(summary: RatioSummary) -> list[tuple[str, dict[str, float]]]:
+    """Name of each method with a chosen run, and the signals of its last rung."""
+    found = []
+    for method, final in summary.chosen.items():
+        rungs = summary.rungs.get(final["run"])
+        if rungs and (signals := signals_of(rungs[-1])):
+            found.append((METHOD_NAMES[method], signals))
+    return found
+
+
+def class_share_table(summary: RatioSummary) -> tuple[list[str], list[tuple[str, list[float]]]]:
+    """How often each class is seen, in percent of the pixels: in the labels, and in the pool.
+
+    Returns:
+        The columns, "labels" and then the methods with a chosen run, and a row for each class.
+    """
+    columns: dict[str, dict[str, float]] = {}
+    for method, final in summary.chosen.items():
+        rungs = summary.rungs.get(final["run"], [])
+        pool = (rungs[-1].get("pool") or {}) if rungs else {}
+        if pool:
+            columns.setdefault("labels", pool["label_shares"])
+            columns[METHOD_NAMES[method]] = pool["class_shares"]
+    classes = columns.get("labels", {})
+    return list(columns), [
+        (name, [shares[name] for shares in columns.values()]) for name in classes
+    ]
