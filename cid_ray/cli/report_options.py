@@ -6,6 +6,7 @@ import argparse
 
 from cid_ray.cli.parser import add_config_options, make_parser
 from cid_ray.config import InputError, load_config
+from cid_ray.results.answers import target_problem
 from cid_ray.results.recorded_run import Metric
 
 EXAMPLES = """
@@ -35,8 +36,8 @@ def percent(text: str) -> float:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value < 100:
-        raise argparse.ArgumentTypeError(f"{text} must be a mIoU in percent, between 0 and 100")
+    if problem := target_problem(value):
+        raise argparse.ArgumentTypeError(f"{text} {problem}")
     return value
 
 

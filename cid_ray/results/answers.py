@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cid_ray.config import InputError
 from cid_ray.config.search_schema import PricesConfig
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
 from cid_ray.results.movements import Movement, movements
@@ -19,6 +20,7 @@ NO_CURVE = (
     "What the pool is worth in labels cannot be told: supervised must be repeated at three ratios "
     "or more (search.supervised_ratios, search.repeats.n), and rise with the labels."
 )
+MIN_TARGET, MAX_TARGET = 1, 100  # below 1 % it is a fraction that was meant
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Answers:
     def worth_sentences(self) -> list[str]:
         """What the pool is worth with CID, else with every method; why not where there is none."""
         if self.curve is None:
-            return [NO_CURVE] if self.ways else []
+            return [NO_CURVE] if self.ways or self.target is not None else []
         with_cid = [worth for worth in self.worths if worth.method == "cid"]
         return [
             f"With the pool ({METHOD_NAMES[worth.method]}), {worth.label_count} labels do the work "
@@ -71,19 +73,22 @@ class Answers:
         """labels, method, supervised labels with the same score, how many times its own."""
         if self.curve is None:
             return []
-        rows = []
-        for worth in self.worths:
-            times = Labels(*(x / worth.label_count for x in worth.labels.ends))
-            name = METHOD_NAMES[worth.method]
-            rows.append((worth.name, name, self.curve.text(worth.labels), _times_text(times)))
-        return rows
+        return [
+            (
+                worth.name,
+                METHOD_NAMES[worth.method],
+                self.curve.text(worth.labels),
+                self.curve.times_text(worth.labels, worth.label_count),
+            )
+            for worth in self.worths
+        ]
 
     def target_sentence(self) -> str:
         """How many labels the target needs, alone and with each method; "" without a target."""
         if self.target is None:
             return ""
         if self.curve is None:
-            return f"Labels for {self.target:g} mIoU cannot be told. {NO_CURVE}"
+            return f"How many labels {self.target:g} mIoU needs cannot be told for the same reason."
         alone = self.curve.text(self.needed[SUPERVISED])
         pool = [
             f"{self.curve.text(labels)} with {METHOD_NAMES[method]}"
@@ -107,17 +112,22 @@ class Answers:
                     "method": worth.method,
                     "ratio": worth.ratio,
                     "label_count": worth.label_count,
-                    "supervised_labels": worth.labels.record(),
+                    "supervised_labels": self._labels_record(worth.labels),
                 }
                 for worth in self.worths
             ],
             "target": self.target,
-            "needed": {method: labels.record() for method, labels in self.needed.items()},
+            "needed": {m: self._labels_record(labels) for m, labels in self.needed.items()},
             "ways_to_spend": [way.record() for way in self.ways],
             "movements": [asdict(movement) for movement in self.movements],
             "rankings": [asdict(ranking) for ranking in self.rankings],
             "equal_tries": self.tries,
         }
+
+    def _labels_record(self, labels: Labels) -> dict[str, Any]:
+        assert self.curve is not None  # without a curve there are no labels
+        reach = self.curve.reach
+        return {**labels.record(reach), "beyond_reach": labels.beyond(reach)}
 
 
 def answer(
@@ -133,10 +143,15 @@ def answer(
     Returns:
         The answers, as numbers, sentences and a record.
 
+    Raises:
+        InputError: the target is no mIoU in percent.
+
     Example:
         >>> answers = answer(summarize(read_records("runs/demo")), target=52)
         >>> print(*answers.worth_sentences())
     """
+    if target is not None and (problem := target_problem(target)):
+        raise InputError(f"target is {target:g}, {problem}")
     prices = prices or PricesConfig()
     curve = label_curve(summaries)
     worths: list[Worth] = []
@@ -151,20 +166,26 @@ def answer(
             methods = dict.fromkeys([SUPERVISED, *(worth.method for worth in worths)])
             needed = {method: curve.labels_for(target, method) for method in methods}
     searched = compared(summaries)
-    ways = ways_to_spend(searched[-1], curve, prices) if searched else []
+    ways = []
+    if searched:
+        ways = ways_to_spend(searched[-1], label_curve(summaries, "val"), prices)
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
     moved, ranked = movements(searched), rankings(searched)
     return Answers(curve, worths, ways, moved, ranked, tries, target, needed)
 
 
+def target_problem(target: float) -> str:
+    """Why a number is no target, with the remedy; "" of a mIoU in percent.
+
+    Example:
+        >>> target_problem(0.52)
+        'must be a mIoU in percent, at least 1 and less than 100; did you mean 52?'
+    """
+    if MIN_TARGET <= target < MAX_TARGET:
+        return ""
+    meant = f"; did you mean {100 * target:g}?" if 0 < target < MIN_TARGET else ""
+    return f"must be a mIoU in percent, at least {MIN_TARGET} and less than {MAX_TARGET}{meant}"
+
+
 def _doubt(worth: Worth) -> str:
     return ", not shown to be more than its own" if worth.labels.low <= worth.label_count else ""
-
-
-def _times_text(times: Labels) -> str:
-    """ "1.7 (1.2 to 2.4)" times as many labels, with a sign where the curve ends."""
-    return f"{_end(times.count)} ({_end(times.low)} to {_end(times.high)})"
-
-
-def _end(times: float) -> str:
-    return "?" if not 0 < times < float("inf") else f"{times:.1f}"

@@ -1,5 +1,5 @@
 """How many labels the pool is worth: the number of labels with which supervised training alone
-reaches the same score.
+reaches the same score on test.
 
 The ruler is the label curve of supervised training, fitted by the two power laws of laws.py. All
 runs of one repeat share seed and label draw, and the draws of a repeat are nested over the counts.
@@ -14,7 +14,8 @@ which it multiplies labels is interpolated; beyond them it stays.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -36,7 +37,8 @@ SUPERVISED = "supervised"
 class Labels:
     """A number of labels with its 95 % interval.
 
-    0 and infinity stand for fewer and for more labels than the curve can tell of.
+    0 and infinity stand for fewer and for more labels than the curve can tell of, NaN for a number
+    that cannot be told.
     """
 
     count: float
@@ -47,9 +49,29 @@ class Labels:
     def ends(self) -> tuple[float, float, float]:
         return self.count, self.low, self.high
 
-    def record(self) -> dict[str, float | None]:
-        """The same for a record; None where the curve cannot tell."""
-        return {name: x if 0 < x < np.inf else None for name, x in asdict(self).items()}
+    def record(self, reach: tuple[float, float]) -> dict[str, float | None]:
+        """The same for a record: what is beyond the reach of the curve is at its end, NaN is None.
+
+        Example:
+            >>> Labels(41.0, 0.0, math.inf).record(reach=(3, 96))
+            {'count': 41.0, 'low': 3, 'high': 96}
+        """
+        least, most = reach
+        return {
+            name: None if math.isnan(x) else min(max(x, least), most)
+            for name, x in asdict(self).items()
+        }
+
+    def beyond(self, reach: tuple[float, float]) -> dict[str, str]:
+        """Which of the three are beyond the reach, and on which side: "fewer" or "more".
+
+        Example:
+            >>> Labels(41.0, 0.0, math.inf).beyond(reach=(3, 96))
+            {'low': 'fewer', 'high': 'more'}
+        """
+        least, most = reach
+        sides = {n: "fewer" if x <= least else "more" for n, x in asdict(self).items()}
+        return {n: sides[n] for n, x in asdict(self).items() if x <= least or x >= most}
 
 
 @dataclass(frozen=True)
@@ -107,7 +129,7 @@ class LabelCurve:
         blocks = np.mean(list(noise.scores.values()), axis=0)
         self._block_error = float(np.std(blocks, ddof=1) / np.sqrt(len(blocks)))
         self._block_shift = np.concatenate([[0.0], random.standard_t(len(blocks) - 1, SAMPLES)])
-        self.reach = self.counts[0] / REACH, self.counts[-1] * REACH
+        self.reach = float(math.ceil(self.counts[0] / REACH)), self.counts[-1] * REACH
         self._grid: Floats = np.geomspace(*self.reach, GRID_POINTS)
         errors = np.stack([self._errors[SUPERVISED][count] for count in self.counts], 1)
         ladder = Ladder({float(count): own for count, own in scores[SUPERVISED].items()})
@@ -119,9 +141,13 @@ class LabelCurve:
         scores = self.law()[1]
         return bool(scores[-1] - scores[0] > MIN_RISE)
 
+    def has(self, method: str, count: int) -> bool:
+        """Whether a method has scores at a count."""
+        return count in self._errors.get(method, {})
+
     def methods_at(self, count: int) -> list[str]:
         """The methods other than supervised that have scores at a count."""
-        return [m for m, own in self._errors.items() if m != SUPERVISED and count in own]
+        return [m for m in self._errors if m != SUPERVISED and self.has(m, count)]
 
     def worth(self, method: str, count: int) -> Labels:
         """The supervised labels with the score that a method has with `count` labels."""
@@ -166,14 +192,24 @@ class LabelCurve:
 
     def text(self, labels: Labels) -> str:
         """ "41 (30 to 58)", "41 (30 to more than 96)", "more than 96"."""
-        count, low, high = map(self._count_text, labels.ends)
-        return count if low == count == high else f"{count} ({low} to {high})"
+        return self._text(labels, lambda count: f"{count:.0f}")
 
-    def _count_text(self, count: float) -> str:
+    def times_text(self, labels: Labels, own: int) -> str:
+        """How many times a method's own labels that is: "1.7 (0.95 to more than 4.0)"."""
+        return self._text(labels, lambda n: f"{n / own:.1f}" if n >= own else f"{n / own:.2g}")
+
+    def _text(self, labels: Labels, number_text: Callable[[float], str]) -> str:
         least, most = self.reach
-        if count <= least:
-            return f"less than {least:.0f}"
-        return f"more than {most:.0f}" if count >= most else f"{count:.0f}"
+
+        def end_text(count: float) -> str:
+            if math.isnan(count):
+                return "an unknown number"
+            if count <= least:
+                return f"at most {number_text(least)}"
+            return f"more than {number_text(most)}" if count >= most else number_text(count)
+
+        count, low, high = map(end_text, labels.ends)
+        return count if low == count == high else f"{count} ({low} to {high})"
 
     def _inverted(self, errors: Floats) -> Floats:
         """f[3, 1 + samples]: the count with such an error by the law without a floor, by the law
@@ -202,22 +238,23 @@ def _inverse(wanted: Floats, log_counts: Floats, log_worths: Floats) -> Floats:
 def _labels(found: Floats) -> Labels:
     """The expected labels and their interval, of f[3, 1 + samples] as `_inverted` has them."""
     tail = (1 - LEVEL) / 2
-    # What cannot be told counts against both ends.
+    # A sample that cannot be told counts against both ends.
     lows = np.nan_to_num(found[:2, 1:], nan=0.0, posinf=np.inf).min(0)
     highs = np.nan_to_num(found[:2, 1:], nan=np.inf, posinf=np.inf).max(0)
     ends = (
-        np.nan_to_num(found[2, 0], nan=np.inf, posinf=np.inf),
+        found[2, 0],
         np.quantile(lows, tail, method="lower"),
         np.quantile(highs, 1 - tail, method="higher"),
     )
     return Labels(*map(float, ends))
 
 
-def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:
+def label_curve(summaries: list[RatioSummary], split: str = "test") -> LabelCurve | None:
     """The label curve of a search, from the repeats that all methods at all ratios share.
 
     Args:
         summaries: as `summarize` returns them.
+        split: whose scores are taken, test or val.
 
     Returns:
         None where supervised was not repeated at three ratios or more, or does not rise.
@@ -226,7 +263,7 @@ def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:
         >>> curve = label_curve(summarize(read_records("runs/demo")))
         >>> curve.worth("cid", 12)
     """
-    paired = shared_repeats(summaries)
+    paired = shared_repeats(summaries, split)
     scores: dict[str, dict[int, list[float]]] = {}
     for cell, own in paired.scores.items():
         method, count = cell.split()
@@ -237,10 +274,10 @@ def label_curve(summaries: list[RatioSummary]) -> LabelCurve | None:
     return curve if curve.rises else None
 
 
-def shared_repeats(summaries: list[RatioSummary]) -> Noise:
-    """The test scores of "METHOD COUNT" in the repeats that all methods at all ratios share."""
+def shared_repeats(summaries: list[RatioSummary], split: str = "test") -> Noise:
+    """The scores of "METHOD COUNT" in the repeats that all methods at all ratios share."""
     found: dict[str, dict[Hashable, float]] = {}
     for summary in summaries:
-        for method, run in summary.repeated_runs(summary.noise("test")).items():
-            found[f"{method} {summary.label_count}"] = summary.repeat_scores(run, "test")
+        for method, run in summary.repeated_runs(summary.noise(split)).items():
+            found[f"{method} {summary.label_count}"] = summary.repeat_scores(run, split)
     return paired_blocks(found)

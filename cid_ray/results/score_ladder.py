@@ -82,10 +82,11 @@ def conclusions(records: list[Record]) -> list[Record]:
         steps = {f"{c:g}": gain_numbers(curve, c, b) for b, c in itertools.pairwise(counts)}
         if ruler is not None:
             numbers |= {"reach_low": ruler.reach[0], "reach_high": ruler.reach[1]}
-        for count, labels in _worths(ruler, curve).items():
-            steps[f"{count:g}"] = steps.get(f"{count:g}", {}) | {
-                f"supervised_labels_{end}": number for end, number in labels.record().items()
-            }
+            for count, labels in _worths(ruler, curve).items():
+                steps[f"{count:g}"] = steps.get(f"{count:g}", {}) | {
+                    f"supervised_labels_{end}": number
+                    for end, number in labels.record(ruler.reach).items()
+                }
         found.append(recommendation_record(ladder, curve.method, numbers=numbers, by_count=steps))
     return found
 
@@ -118,9 +119,9 @@ def label_curve_of(ladder: str, records: list[Record]) -> LabelCurve | None:
     return ruler if ruler.rises else None
 
 
-def _worths(ruler: LabelCurve | None, curve: Curve) -> dict[float, Labels]:
+def _worths(ruler: LabelCurve, curve: Curve) -> dict[float, Labels]:
     """Count -> the supervised labels with the same score; {} for supervised itself."""
-    if ruler is None or curve.method == SUPERVISED:
+    if curve.method == SUPERVISED:
         return {}
     return {count: ruler.worth(curve.method, int(count)) for count in curve.counts}
 
@@ -132,12 +133,12 @@ def lines(records: list[Record]) -> list[str]:
     ruler = label_curve_of(ladder, records)
     for curve in curves_of(ladder, records):
         found += _curve_lines(ladder, curve)
-        found += [
-            f"{METHOD_NAMES[curve.method]}: {count:g} labels do the work of {ruler.text(labels)} "
-            "supervised labels"
-            for count, labels in _worths(ruler, curve).items()
-            if ruler is not None
-        ]
+        if ruler is not None:
+            found += [
+                f"{METHOD_NAMES[curve.method]}: {count:g} labels do the work of "
+                f"{ruler.text(labels)} supervised labels"
+                for count, labels in _worths(ruler, curve).items()
+            ]
     return [*found, *failed_lines(records)]
 
 

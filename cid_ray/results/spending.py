@@ -1,9 +1,14 @@
 """Labels or GPU-hours: what the next $100 would bring in labels, in tries and in longer training.
 
-Each kind is a doubling, or less where $100 buys less. Labels: the label curve (label_worth.py).
-Tries: the best of more tries, as if the scores of trials were normal; what repeats show to be luck
-of seeds is taken off. Longer training: the two power laws (laws.py) through the rungs of the chosen
-run. Where the records do not suffice, the text says what to measure.
+Each kind is a doubling, or less where $100 buys less. All gains are on val, so they can be
+compared: trials and rungs are scored there only, and test must not decide what to do next. Labels:
+the label curve of val (label_worth.py). Tries: the best of more tries, as if the scores of trials
+were normal; what repeats show to be luck of seeds is taken off. Longer training: the two power laws
+(laws.py) through the rungs of the chosen run. Where the records do not suffice, the text says what
+to measure.
+
+Ways are compared by their gain for the same budget, not by gain per dollar: the first try or label
+always brings the most per dollar, and the next ones bring less.
 """
 
 from __future__ import annotations
@@ -23,6 +28,8 @@ from cid_ray.results.tries import is_tuned, scores_of_tries
 BUDGET_USD = 100.0
 MIN_TRIES = 4
 MIN_RUNGS = 3
+SPLIT = "val"  # of all gains
+TOO_DEAR = f"costs more than ${BUDGET_USD:.0f}"
 
 
 @dataclass(frozen=True)
@@ -33,28 +40,29 @@ class Spending:
         kind: labels, tries or training.
         what: in words, such as "24 more labels".
         usd: what it costs; None: no price is known.
-        gain: None where it cannot be told.
-        split: of the gain: test or val.
-        missing: what to measure where it cannot be told.
+        gain: on val; None where it cannot be told.
+        missing: why there is no gain, and what to measure.
+        note: on how the gain is measured.
     """
 
     kind: str
     what: str
     usd: float | None
     gain: Gain | None
-    split: str
     missing: str = ""
+    note: str = ""
 
     def text(self) -> str:
-        """ "24 more labels ($48.00): +1.90 (+0.40 to +3.20) mIoU on test"."""
-        cost = "" if self.usd is None else f" (${self.usd:.2f})"
+        """ "24 more labels ($48.00): +1.90 (+0.40 to +3.20) mIoU on val"."""
+        cost = "" if self.usd is None else f" ({_usd_text(self.usd)})"
         if self.gain is None:
-            return f"{self.what}{cost}: cannot be told; {self.missing}"
+            return f"{self.what}{cost}: {self.missing}"
         points, low, high = self.gain.points, self.gain.low, self.gain.high
-        return f"{self.what}{cost}: {points:+.2f} ({low:+.2f} to {high:+.2f}) mIoU on {self.split}"
+        note = f", {self.note}" if self.note else ""
+        return f"{self.what}{cost}: {points:+.2f} ({low:+.2f} to {high:+.2f}) mIoU on {SPLIT}{note}"
 
     def record(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "split": SPLIT}
 
 
 def ways_to_spend(
@@ -64,7 +72,7 @@ def ways_to_spend(
 
     Args:
         summary: of the ratio.
-        curve: the label curve of the search, if there is one.
+        curve: the label curve of the search on val, if there is one.
         prices: of a label and of an hour.
     """
     method = best_method(summary)
@@ -99,62 +107,78 @@ def recommendation(ways: list[Spending]) -> str:
             "Next: no way to spend is shown to pay; more repeats (search.repeats.n) or points of "
             "the label curve (search.supervised_ratios) would tell."
         )
-    if all(way.usd for way in paying):
-        best = max(paying, key=lambda way: way.gain.points / way.usd)  # type: ignore[union-attr,operator]
-        return f"Next, as the most for its price: {best.text()}."
-    best = max(paying, key=lambda way: way.gain.points)  # type: ignore[union-attr]
-    return f"Next: {best.text()}. With prices.label and prices.hour the report weighs costs too."
+    priced = [way.usd is not None for way in paying]
+    if any(priced) and not all(priced):
+        return (
+            "Next: ways are not compared while only one of prices.label and prices.hour is known."
+        )
+    best, *others = sorted(paying, key=lambda way: -way.gain.points)  # type: ignore[union-attr]
+    reason = "No other way is shown to pay"
+    if others:
+        reason = "Of the ways that are shown to pay it is expected to gain most"
+        reason += f" for at most ${BUDGET_USD:.0f}" if all(priced) else " by a doubling"
+    remedy = "" if all(priced) else "; with prices.label and prices.hour costs are compared too"
+    return f"Next: {best.text()}. {reason}{remedy}."
 
 
 def _labels(
     summary: RatioSummary, method: str, curve: LabelCurve | None, prices: PricesConfig
 ) -> Spending:
     count = summary.label_count
-    more = _affordable(count, prices.label)
-    usd = None if prices.label is None else more * prices.label
+    more, usd = _affordable(count, prices.label)
     gain = None
-    missing = "supervised at three ratios or more with repeats tells (search.supervised_ratios)"
-    if more < 1:
-        missing = f"a label costs more than ${BUDGET_USD:.0f}"
-    elif curve is not None:
+    missing = "cannot be told; it needs a supervised label curve that rises on val"
+    if _is_too_dear(usd):
+        missing = TOO_DEAR
+    elif curve is not None and curve.has(method, count):
         gain = curve.gain(method, count, more)
         missing = (
-            f"the label curve ends at {curve.reach[1]:.0f} supervised labels: add a larger ratio "
-            "to search.supervised_ratios"
+            f"cannot be told; the label curve ends at {curve.reach[1]:.0f} supervised labels: add "
+            "a larger ratio to search.supervised_ratios"
         )
     what = f"{more} more {'label' if more == 1 else 'labels'}"
-    return Spending("labels", what, usd, gain, "test", missing)
+    return Spending("labels", what, usd, gain, "" if gain else missing)
 
 
-def _affordable(most: int, usd_each: float | None) -> int:
-    """How many of at most so many the budget buys; all where no price is known."""
-    if usd_each is None or usd_each * most <= BUDGET_USD:
-        return most
-    return int(BUDGET_USD / usd_each)
+def _affordable(most: int, usd_each: float | None) -> tuple[int, float | None]:
+    """How many of at most so many the budget buys, and what they cost; all where no price is known,
+    and one where it buys none.
+    """
+    if usd_each is None:
+        return most, None
+    more = most if usd_each * most <= BUDGET_USD else max(1, int(BUDGET_USD / usd_each))
+    return more, more * usd_each
+
+
+def _is_too_dear(usd: float | None) -> bool:
+    return usd is not None and round(usd, 2) > BUDGET_USD
+
+
+def _usd_text(usd: float) -> str:
+    return "less than $0.01" if usd < 0.01 else f"${usd:.2f}"
 
 
 def _tries(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending:
     scores = scores_of_tries(summary).get(method, [])
     tries = len(scores)
     seconds = _seconds_per_try(summary, method)
-    more = max(tries, 1)
-    more = _affordable(more, None if prices.hour is None else prices.hour * seconds / 3600)
-    usd = None if prices.hour is None else prices.hour * seconds / 3600 * more
+    usd_each = None if prices.hour is None else prices.hour * seconds / 3600
+    more, usd = _affordable(max(tries, 1), usd_each)
     tries_text = "try" if more == 1 else "tries"
     what = f"{more} more {tries_text} of {METHOD_NAMES[method]} ({format_duration(seconds * more)})"
-    missing = f"{MIN_TRIES} trials tell (search.trials)"
-    if more < 1:
-        missing = f"a try costs more than ${BUDGET_USD:.0f}"
-    if len(scores) < MIN_TRIES or more < 1:
-        return Spending("tries", what, usd, None, "val", missing)
+    if _is_too_dear(usd):
+        return Spending("tries", what, usd, None, TOO_DEAR)
+    if tries < MIN_TRIES:
+        missing = f"cannot be told; {MIN_TRIES} trials tell (search.trials)"
+        return Spending("tries", what, usd, None, missing)
     per_sd = expected_maximum(tries + more) - expected_maximum(tries)
     luck = summary.noise("val").variance
     points, low, high = (
         _part_without_luck(sd, luck or 0.0) * per_sd for sd in _sd_with_interval(scores)
     )
     if luck is None:  # all of it may be luck
-        return Spending("tries", what, usd, Gain(points, 0.0, high), "val, luck not measured")
-    return Spending("tries", what, usd, Gain(points, low, high), "val, without luck")
+        return Spending("tries", what, usd, Gain(points, 0.0, high), note="luck not measured")
+    return Spending("tries", what, usd, Gain(points, low, high), note="without luck")
 
 
 def _sd_with_interval(scores: list[float]) -> tuple[float, float, float]:
@@ -205,18 +229,19 @@ def _training(summary: RatioSummary, method: str, prices: PricesConfig) -> Spend
         for rung in summary.rungs.get(run, [])
         if rung[summary.metric] is not None
     }
-    factor, usd = 2.0, None
-    if prices.hour is not None:
-        cost = prices.hour * seconds / 3600
-        factor = min(2.0, 1 + BUDGET_USD / cost) if cost else 2.0
-        usd = cost * (factor - 1)
-    what = f"training {factor:.2g} times as long ({format_duration(seconds * (factor - 1))} more)"
+    steps = int(summary.chosen[method]["step"])
+    usd_each = None if prices.hour is None else prices.hour * seconds / 3600 / steps
+    more, usd = _affordable(steps, usd_each)
+    steps_text = "step" if more == 1 else "steps"
+    what = f"{more} more {steps_text} of training ({format_duration(seconds * more / steps)})"
+    if _is_too_dear(usd):
+        return Spending("training", what, usd, None, TOO_DEAR)
     if len(rungs) < MIN_RUNGS:
-        missing = f"{MIN_RUNGS} rungs tell (train.rungs)"
-        return Spending("training", what, usd, None, "val", missing)
+        missing = f"cannot be told; {MIN_RUNGS} rungs tell (train.rungs)"
+        return Spending("training", what, usd, None, missing)
     last = max(rungs)
-    then = forecast_score(rungs, factor * last)
+    then = forecast_score(rungs, last + more)
     law = Ladder(rungs)
     now = 100 - float(law.errors_at(last, law.mean_errors[None]).mean())
     gain = Gain(then.score - now, then.low - now, then.high - now)
-    return Spending("training", what, usd, gain, "val")
+    return Spending("training", what, usd, gain)

@@ -103,8 +103,23 @@ def at_equal_tries(summary: RatioSummary) -> dict[str, BestOfTries]:
 
 
 def is_tuned(summary: RatioSummary, method: str) -> bool:
-    """Whether the search space has a hyperparameter of a method."""
-    return summary.searches.get(method, {}).get("hyperparameters") != []
+    """Whether the records show that the search space has a hyperparameter of a method.
+
+    Its search record says so. Before the end of the search the trials do: what took two values in
+    them is searched, and what took one may be fixed.
+    """
+    searched = summary.searches.get(method, {}).get("hyperparameters")
+    if searched is not None:
+        return bool(searched)
+    values: dict[str, set[str]] = {}
+    read: set[str] = set()  # by the method
+    for rungs in summary.rungs.values():
+        params = rungs[-1].get("params") or {}
+        for key, value in params.items():
+            values.setdefault(key, set()).add(str(value))
+        if rungs[-1]["method"] == method:
+            read |= params.keys()
+    return any(len(values[key]) > 1 for key in read)
 
 
 def equal_tries_text(summary: RatioSummary) -> str:

@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cid_ray.cli.parser import run_command
 from cid_ray.config import Config, InputError, build_config
 from cid_ray.config.search_schema import PricesConfig
 from cid_ray.report import main as report
 from cid_ray.results.answers import NO_CURVE, answer
-from cid_ray.results.label_worth import Gain
+from cid_ray.results.label_worth import Gain, label_curve
 from cid_ray.results.markdown import markdown
 from cid_ray.results.records import Record, RecordWriter
 from cid_ray.results.report_page import write_page
 from cid_ray.results.spending import Spending, expected_maximum, recommendation, ways_to_spend
 from cid_ray.results.summary import RatioSummary, compared, result_table, summarize
-from tests.helpers.records import full_trial, repeated_search, rung, search
+from tests.helpers.records import full_trial, repeated_search, rung, search, small_search
 
+ENDS = ("count", "low", "high")
 SCORES = {4: 40.0, 8: 46.0, 16: 50.0}  # supervised; CID with 8 labels has what 16 bring
 
 
@@ -28,9 +30,13 @@ def search_with_a_curve() -> list[Record]:
     """CID at 8 labels reaches the supervised score at 16; at 4 labels only supervised was run."""
     records = repeated_search(8, supervised=SCORES[8], pool_bn=44.0, mean_teacher=47.0, cid=50.0)
     for count in (4, 16):
-        own = repeated_search(count, supervised=SCORES[count])
-        records += [r for r in own if r["method"] == "supervised"]
+        records += supervised_only(count, SCORES[count])
     return records
+
+
+def supervised_only(count: int, score: float) -> list[Record]:
+    """A point of the label curve."""
+    return [r for r in repeated_search(count, supervised=score) if r["method"] == "supervised"]
 
 
 def answers_of(records: list[Record], target: float | None = None, **prices: float) -> Any:
@@ -68,7 +74,15 @@ def test_target_is_answered_alone_and_with_the_pool() -> None:
     assert text.startswith("46 mIoU on test needs ") and " with CID" in text
     far = answers_of(search_with_a_curve(), target=99.0)
     assert "needs more than 32 labels" in far.target_sentence()
-    assert answers_of(repeated_search(), target=60.0).target_sentence().endswith(NO_CURVE)
+
+
+def test_missing_curve_is_explained_once_on_a_page() -> None:
+    summaries = summarize(repeated_search())
+    text = markdown(summaries, answer(summaries, PricesConfig(), 60.0))
+    assert text.count("must be repeated at three ratios or more") == 1
+    assert "60 mIoU needs cannot be told for the same reason" in text
+    running = answers_of([rung("cid", 16, 0, 5, 44.0)], target=60.0)  # the reason is said first
+    assert running.ways == [] and running.worth_sentences() == [NO_CURVE]
 
 
 def test_without_a_curve_the_remedy_is_said_and_no_number() -> None:
@@ -88,6 +102,24 @@ def test_answers_file_holds_every_number_that_is_said(tmp_path: Path) -> None:
     assert f"{cid['supervised_labels']['count']:.0f}" in answers.worth_sentences()[0]
     assert kept["needed"]["cid"]["count"] == answers.needed["cid"].count
     assert [way["kind"] for way in kept["ways_to_spend"]] == ["labels", "tries", "training"]
+    assert {way["split"] for way in kept["ways_to_spend"]} == {"val"}
+
+
+def test_record_tells_fewer_labels_than_the_curve_from_more() -> None:
+    far, near = (answers_of(search_with_a_curve(), target=x).record() for x in (99.0, 1.0))
+    more = {"count": 32, "low": 32, "high": 32, "beyond_reach": dict.fromkeys(ENDS, "more")}
+    fewer = {"count": 2, "low": 2, "high": 2, "beyond_reach": dict.fromkeys(ENDS, "fewer")}
+    assert (far["needed"]["supervised"], near["needed"]["supervised"]) == (more, fewer)
+    cid = next(worth for worth in far["worth"] if worth["method"] == "cid")
+    assert cid["supervised_labels"]["beyond_reach"] == {}
+
+
+def test_times_beyond_the_curve_are_said_as_its_ends() -> None:
+    records = repeated_search(8, supervised=46.0, pool_bn=20.0, cid=60.0)
+    records += [r for n in (4, 16) for r in supervised_only(n, SCORES[n])]
+    times = {row[1]: row[3] for row in answers_of(records).worth_table()}
+    assert times["CID"] == "more than 4.0"
+    assert times["supervised, pool through batch norm"] == "at most 0.25"
 
 
 # ---- labels or hours ----
@@ -96,7 +128,7 @@ def test_answers_file_holds_every_number_that_is_said(tmp_path: Path) -> None:
 def tuned(values: list[float], **fields: Any) -> RatioSummary:
     records: list[Record] = []
     for number, value in enumerate(values):
-        records += full_trial("cid", 16, number, value)
+        records += full_trial("cid", 16, number, value, **{"loss.relation_weight": 0.1 * number})
     best = records[4 * int(np.argmax(values)) + 2]["run"]
     (summary,) = summarize([*records, search("cid", 16, best, **fields)])
     return summary
@@ -128,14 +160,15 @@ def test_budget_limits_what_is_bought_and_prices_are_said() -> None:
     assert all(way.usd is not None and way.usd <= 100.01 for way in ways.values())
 
 
-@pytest.mark.parametrize(("price", "labels"), [(1e-320, 16), (1e9, 0)])
-def test_extreme_prices_buy_all_or_nothing(price: float, labels: int) -> None:
+@pytest.mark.parametrize(("price", "labels"), [(1e-320, "16 more labels"), (1e9, "1 more label")])
+def test_extreme_prices_buy_all_or_nothing(price: float, labels: str) -> None:
     prices = PricesConfig(label=price, hour=price)
     ways = {way.kind: way for way in ways_to_spend(tuned([50.0, 52.0, 54.0, 51.0]), None, prices)}
-    assert ways["labels"].what == f"{labels} more labels"
-    assert (ways["tries"].gain is None) == (labels == 0)
-    if not labels:
-        assert "a try costs more than $100" in ways["tries"].text()
+    assert ways["labels"].what == labels
+    assert (ways["tries"].gain is None) == (price > 1)
+    if price > 1:
+        for way in ways.values():
+            assert way.what.startswith("1 more ") and way.text().endswith("costs more than $100")
 
 
 def test_method_with_nothing_to_tune_gets_no_more_tries() -> None:
@@ -152,34 +185,110 @@ def test_longer_training_needs_three_rungs_and_follows_them() -> None:
     (summary,) = summarize([*records, search("cid", 16, records[-2]["run"])])
     way = ways_to_spend(summary, None, PricesConfig())[-1]
     assert way.gain is not None and 0 < way.gain.points < 10
-    assert way.what.startswith("training 2 times as long")
+    assert way.what.startswith("10 more steps of training")
 
 
-def test_recommendation_is_the_most_for_its_price() -> None:
-    labels = Spending("labels", "24 more labels", 48.0, Gain(2.0, 0.5, 3.0), "test")
-    tries = Spending("tries", "4 more tries", 0.5, Gain(0.4, 0.1, 0.9), "val")
-    unsure = Spending("training", "longer", 0.1, Gain(5.0, -1.0, 9.0), "val")
-    assert "most for its price: 4 more tries ($0.50): +0.40" in recommendation([labels, tries])
-    free = [Spending(w.kind, w.what, None, w.gain, w.split) for w in (labels, tries, unsure)]
+@pytest.mark.parametrize(("hour", "what"), [(1.0, "10 more steps"), (240_000.0, "5 more steps")])
+def test_longer_training_is_said_in_steps(hour: float, what: str) -> None:
+    """Ten steps took three seconds, so half of them cost $100 at $240,000 an hour."""
+    way = ways_to_spend(tuned([50.0]), None, PricesConfig(hour=hour))[-1]
+    assert way.what.startswith(f"{what} of training (") and (way.usd or 0) <= 100.01
+
+
+def with_val(records: list[Record]) -> list[Record]:
+    """Val rises half as fast with the labels as test does."""
+    for record in records:
+        if record["event"] == "final" and record["repeats_of"]:
+            record["val/miou_teacher"] = 20 + record["test/miou_teacher"] / 2
+    return records
+
+
+def test_gain_of_labels_is_on_val_as_all_gains_are() -> None:
+    records = repeated_search(8, supervised=46.0, pool_bn=44.0, mean_teacher=47.0, cid=48.0)
+    for count in (4, 16, 32):
+        records += supervised_only(count, {**SCORES, 32: 53.0}[count])
+    summaries = summarize(with_val(records))
+    labels = answer(summaries).ways[0]
+    on_val, on_test = label_curve(summaries, "val"), label_curve(summaries, "test")
+    assert on_val and on_test and labels.gain == on_val.gain("cid", 8, 8)
+    on_test_gain = on_test.gain("cid", 8, 8)
+    assert labels.gain and on_test_gain
+    assert labels.gain.points == pytest.approx(on_test_gain.points / 2, rel=0.2)
+    assert labels.text().endswith("mIoU on val")
+
+
+def test_method_that_is_not_on_the_curve_has_no_gain_of_labels() -> None:
+    records = repeated_search(8, repeats=1)  # was stopped: the others have three
+    for count in (4, 16, 32):
+        records += supervised_only(count, {**SCORES, 32: 53.0}[count])
+    answers = answers_of(records)
+    assert answers.curve and answers.curve.counts == (4, 16, 32)
+    assert answers.ways[0].gain is None
+
+
+def test_recommendation_gains_most_for_the_budget_and_not_per_dollar() -> None:
+    labels = Spending("labels", "24 more labels", 48.0, Gain(2.0, 0.5, 3.0))
+    tries = Spending("tries", "4 more tries", 0.5, Gain(0.4, 0.1, 0.9))
+    unsure = Spending("training", "longer", 0.1, Gain(5.0, -1.0, 9.0))
+    text = recommendation([tries, labels, unsure])
+    assert text == (
+        "Next: 24 more labels ($48.00): +2.00 (+0.50 to +3.00) mIoU on val. Of the ways that are "
+        "shown to pay it is expected to gain most for at most $100."
+    )
+    assert recommendation([tries, unsure]).endswith("on val. No other way is shown to pay.")
+    free = [Spending(w.kind, w.what, None, w.gain) for w in (labels, tries, unsure)]
     assert recommendation(free).startswith("Next: 24 more labels: +2.00 (+0.50 to +3.00)")
+    assert "gain most by a doubling; with prices.label" in recommendation(free)
+    assert "ways are not compared while only one" in recommendation([labels, free[1]])
     assert "no way to spend is shown to pay" in recommendation([unsure])
 
 
 # ---- the command ----
 
 
-def test_report_command_answers_a_target(tmp_path: Path, capsys: Any) -> None:
-    writer = RecordWriter(tmp_path)
-    for record in search_with_a_curve():
+def write_run(folder: Path, records: list[Record]) -> None:
+    writer = RecordWriter(folder)
+    for record in records:
         writer.append(record)
-    (tmp_path / "config.yaml").write_text(Config().to_yaml())
+    (folder / "config.yaml").write_text(Config().to_yaml())
+
+
+def test_report_command_answers_a_target(tmp_path: Path, capsys: Any) -> None:
+    write_run(tmp_path, search_with_a_curve())
     assert report([str(tmp_path), "--target", "46", "--set", "prices.label=2"]) == 0
     out = capsys.readouterr().out
     assert "8 labels do the work of" in out and "46 mIoU on test needs" in out
     assert (tmp_path / "report" / "answers.json").exists()
 
 
-@pytest.mark.parametrize("target", ["0", "100", "x"])
+@pytest.mark.parametrize(
+    "records", [small_search(), repeated_search(16)], ids=["one seed", "one count"]
+)
+def test_target_of_a_run_without_a_curve_is_one_sentence(
+    records: list[Record], tmp_path: Path, capsys: Any
+) -> None:
+    write_run(tmp_path, records)
+    prices = ["--set", "prices.label=2", "--set", "prices.hour=0.5"]
+    assert report([str(tmp_path), "--target", "52", *prices]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    about_target = [line for line in lines if "52 mIoU" in line]
+    assert about_target == ["How many labels 52 mIoU needs cannot be told for the same reason."]
+    assert lines[lines.index(about_target[0]) - 1] == NO_CURVE
+    assert [line for line in lines if line.startswith("  16 more labels ($32.00): cannot be told")]
+    assert "no way to spend is shown to pay" in lines[lines.index(about_target[0]) + 1]
+
+
+@pytest.mark.parametrize("target", ["0", "100", "-1", "101", "nan", "inf", "x"])
 def test_bad_target_is_refused_in_words(target: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"argument --target: {target} must be a mIoU in percent"):
-        report([str(tmp_path), "--target", target])
+        report([str(tmp_path), f"--target={target}"])
+
+
+def test_fraction_as_target_is_refused_with_the_percent_that_was_meant(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_command(report, ["runs/none", "--target", "0.52"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert "0.52 must be a mIoU in percent" in line and "did you mean 52?" in line
+    with pytest.raises(InputError, match=r"target is 0\.52, must be .*did you mean 52"):
+        answer(summarize(search_with_a_curve()), target=0.52)

@@ -112,10 +112,31 @@ def test_what_the_curve_cannot_tell_is_said() -> None:
     assert curve.reach == (3, 96)
     far, near = curve.labels_for(99.0), curve.labels_for(10.0)
     assert math.isinf(far.count) and near.count == 0
-    assert curve.text(far) == "more than 96" and curve.text(near) == "less than 3"
-    assert far.record() == near.record() == {"count": None, "low": None, "high": None}
+    assert curve.text(far) == "more than 96" and curve.text(near) == "at most 3"
+    assert far.record(curve.reach) == {"count": 96, "low": 96, "high": 96}
+    assert near.record(curve.reach) == {"count": 3, "low": 3, "high": 3}
+    assert set(far.beyond(curve.reach).values()) == {"more"}
+    assert set(near.beyond(curve.reach).values()) == {"fewer"}
     noisy = LabelCurve(simulated(4.0, 2.0))
     assert noisy.text(noisy.worth("cid", 24)).endswith(" to more than 96)")
+
+
+def test_reach_of_a_curve_from_one_label_on_ends_at_one_label() -> None:
+    supervised = {1: [30.0, 30.2], 2: [36.0, 36.1], 5: [42.0, 42.2]}
+    curve = LabelCurve({"supervised": supervised})
+    assert curve.reach == (1, 10) and curve.text(curve.labels_for(2.0)) == "at most 1"
+
+
+def test_factor_beyond_the_curve_makes_the_labels_for_a_target_unknown() -> None:
+    """What a method is worth above 96 supervised labels is not known to be much or little."""
+    scores = simulated(2.0, 0.02)
+    scores["cid"] = {n: [s + 30 for s in own] for n, own in scores["cid"].items()}
+    curve = LabelCurve(scores)
+    needed = curve.labels_for(truth(40), "cid")
+    assert math.isnan(needed.count)
+    assert curve.text(needed) == "an unknown number (at most 3 to more than 96)"
+    assert needed.record(curve.reach) == {"count": None, "low": 3, "high": 96}
+    assert needed.beyond(curve.reach) == {"low": "fewer", "high": "more"}
 
 
 def test_supervised_curve_that_does_not_rise_is_no_ruler() -> None:

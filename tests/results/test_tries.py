@@ -9,7 +9,13 @@ import pytest
 
 from cid_ray.results.records import Record
 from cid_ray.results.summary import RatioSummary, summarize
-from cid_ray.results.tries import at_equal_tries, best_of_tries, equal_tries_text, scores_of_tries
+from cid_ray.results.tries import (
+    at_equal_tries,
+    best_of_tries,
+    equal_tries_text,
+    is_tuned,
+    scores_of_tries,
+)
 from cid_ray.results.tries_figure import draw_tries
 from tests.helpers.records import finished, rung, search
 
@@ -40,10 +46,13 @@ def test_best_of_more_tries_than_there_are_is_refused(tries: int) -> None:
         best_of_tries(SCORES, tries)
 
 
-def searched(method: str, values: list[float], state: str = "complete") -> list[Record]:
+def searched(method: str, values: list[float], **fixed: float) -> list[Record]:
+    """Trials of a method whose weight is searched, or is fixed."""
     found: list[Record] = []
     for number, value in enumerate(values):
-        found += [rung(method, 16, number, 10, value), finished(method, 16, number, state=state)]
+        params = {"loss.pseudo_weight": 0.1 * (number + 1)} | fixed
+        found.append(rung(method, 16, number, 10, value, params=params))
+        found.append(finished(method, 16, number))
     return found
 
 
@@ -77,6 +86,26 @@ def test_method_with_nothing_to_tune_takes_no_tries_from_the_others() -> None:
     equal = at_equal_tries(more)
     assert equal["supervised"].mean == 46.0 and equal["cid"].tries == 2
     assert "Tries differ: mean teacher 2, CID 3. At 2 tries each" in equal_tries_text(more)
+
+
+def test_what_is_tuned_is_known_before_the_search_has_ended() -> None:
+    """Supervised has the fixed values of the space and none that is searched."""
+    records = [
+        rung("supervised", 16, 0, 10, 46.0, params={"train.ema_span": 0.5}),
+        finished("supervised", 16),
+        rung("pool_bn", 16, 0, 10, 46.0, params={}),
+        finished("pool_bn", 16),
+        *searched("mean_teacher", [48.0], **{"train.ema_span": 0.5}),
+        *searched("cid", [40.0, 50.0], **{"train.ema_span": 0.5}),
+    ]
+    summary = summary_of(records)
+    tuned = [method for method in scores_of_tries(summary) if is_tuned(summary, method)]
+    assert summary.searches == {} and tuned == ["mean_teacher", "cid"]
+    assert equal_tries_text(summary).startswith("Tries differ: mean teacher 1, CID 2. At 1 try")
+    first = summary_of(records[:4])
+    assert not is_tuned(first, "supervised") and not is_tuned(first, "pool_bn")
+    ended = summary_of([*records, search("supervised", 16, None, hyperparameters=["optim.lr"])])
+    assert is_tuned(ended, "supervised")
 
 
 def test_figure_has_a_line_for_each_method_and_a_panel_for_each_ratio() -> None:
