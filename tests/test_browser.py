@@ -7,6 +7,7 @@ CamVid run, and of the demo table.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,23 @@ def test_page_in_browser_is_complete_and_accessible(
     check_tab_reaches_everything(page)
     check_axe(page)
     assert not problems
+    page.close()
+
+
+def test_number_of_the_report_leads_to_its_record(chrome: Any, addresses: dict[str, str]) -> None:
+    """The record is folded: following the link unfolds it."""
+    page = chrome.new_page()
+    page.goto(addresses["report"])
+    link = page.locator("a.record[href^='#final-']").first
+    target = page.locator("[id='" + link.get_attribute("href")[1:] + "']")
+    assert not target.is_visible()
+    link.click()
+    target.wait_for(state="visible")
+    assert link.inner_text() in {
+        f"{value:.2f}"
+        for value in json.loads(target.inner_text()).values()
+        if isinstance(value, float)
+    }
     page.close()
 
 

@@ -10,7 +10,7 @@ Source: mIoU as in PASCAL VOC; the sliding window's stride is UniMatch's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,6 @@ def window_starts(length: int, window: int) -> list[int]:
     return sorted({*range(0, length - window, stride), length - window})
 
 
-@torch.no_grad()
 def confusion_matrix(
     net: nn.Module,
     images: Iterable[tuple[Tensor, Tensor]],
@@ -103,7 +102,22 @@ def confusion_matrix(
     window: int | None = None,
     calibration: Calibration | None = None,
 ) -> np.ndarray:
-    """Pixel counts i64[K,K] by (true class, predicted class). Ignored pixels (255) are not counted.
+    """The sum of `confusion_matrices`: pixel counts i64[K,K] of all images."""
+    matrices = confusion_matrices(net, images, num_classes, window, calibration)
+    return sum(matrices, np.zeros((num_classes, num_classes), np.int64))
+
+
+@torch.no_grad()
+def confusion_matrices(
+    net: nn.Module,
+    images: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    window: int | None = None,
+    calibration: Calibration | None = None,
+) -> Iterator[np.ndarray]:
+    """Pixel counts i64[K,K] of each image by (true class, predicted class).
+
+    Ignored pixels (255) are not counted.
 
     Args:
         net: as in `predict`.
@@ -112,7 +126,6 @@ def confusion_matrix(
         window: as in `predict`.
         calibration: gets confidences, of every fourth row and column.
     """
-    total = np.zeros((num_classes, num_classes), np.int64)
     for image, mask in images:
         scores = predict_scores(net, image[None], (mask.shape[-2], mask.shape[-1]), window)
         pred = scores[0].argmax(1)[0]
@@ -122,8 +135,7 @@ def confusion_matrix(
         # One number per (truth, prediction), so that one bincount fills the matrix.
         pairs = mask[labeled].long() * num_classes + pred[labeled]
         counts = torch.bincount(pairs, minlength=num_classes**2)
-        total += counts.reshape(num_classes, num_classes).cpu().numpy()
-    return total
+        yield counts.reshape(num_classes, num_classes).cpu().numpy()
 
 
 def _add_confidences(
@@ -145,16 +157,25 @@ def iou_scores(confusion: np.ndarray, classes: list[str]) -> dict[str, Any]:
         `miou` (None without any labeled pixel), `iou` by class name (None where absent), `absent`
         class names, and `pixel_accuracy` in percent.
     """
-    true_positives = np.diag(confusion).astype(float)
-    truth = confusion.sum(1)
-    predicted = confusion.sum(0)
-    union = truth + predicted - true_positives
-    present = truth > 0
-    iou = np.where(present, 100 * true_positives / np.maximum(union, 1), np.nan)
-    by_class = list(zip(classes, iou, present, strict=True))
+    iou = _class_iou(confusion)
+    true_positives, truth = np.diag(confusion), confusion.sum(1)
+    by_class = list(zip(classes, iou, truth > 0, strict=True))
     return {
-        "miou": float(np.nanmean(iou)) if present.any() else None,
+        "miou": mean_iou(confusion),
         "iou": {name: float(value) if occurs else None for name, value, occurs in by_class},
         "absent": [name for name, _, occurs in by_class if not occurs],
         "pixel_accuracy": float(100 * true_positives.sum() / max(1, truth.sum())),
     }
+
+
+def mean_iou(confusion: np.ndarray) -> float | None:
+    """mIoU in percent of counts [K,K]; None without any labeled pixel."""
+    return float(np.nanmean(_class_iou(confusion))) if confusion.any() else None
+
+
+def _class_iou(confusion: np.ndarray) -> np.ndarray:
+    """IoU of each class in percent, f64[K]; NaN for a class without ground truth."""
+    true_positives = np.diag(confusion).astype(float)
+    truth = confusion.sum(1)
+    union = truth + confusion.sum(0) - true_positives
+    return np.where(truth > 0, 100 * true_positives / np.maximum(union, 1), np.nan)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cid_ray.results.audit_page import page_templates
+from cid_ray.results.confusions import largest_confusions
 from cid_ray.results.evaluation_text import tolerance_text
 from cid_ray.results.figures import GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.report_page import legend_entry, rendered
@@ -18,7 +19,6 @@ from cid_ray.results.summary import COLORS
 from cid_ray.storage import paths
 
 MAX_MATRIX = 30  # classes; of more only the largest confusions are shown
-MAX_CONFUSIONS = 15
 
 
 def write_evaluation_page(report: dict[str, Any], worst: list[Any], out: Path) -> None:
@@ -38,7 +38,7 @@ def write_evaluation_page(report: dict[str, Any], worst: list[Any], out: Path) -
         "report": report,
         "legend": legend,
         "matrix": confusion_percentages(report) if len(legend) <= MAX_MATRIX else [],
-        "confusions": largest_confusions(report),
+        "confusions": largest_confusions(report["classes"], report["confusion"]),
         "reliability": rendered(draw_reliability(report["calibration"])),
         "tolerance": tolerance_text(report["boundary_tolerance"]),
         "worst": worst,
@@ -56,18 +56,6 @@ def confusion_percentages(report: dict[str, Any]) -> list[tuple[str, list[float 
         total = sum(row)
         found.append((name, [100 * pixels / total if total else None for pixels in row]))
     return found
-
-
-def largest_confusions(report: dict[str, Any]) -> list[tuple[str, str, int, float]]:
-    """(true class, predicted class, pixels, percent of the true class), most pixels first."""
-    names = report["classes"]
-    found = [
-        (name, names[number], pixels, 100 * pixels / sum(row))
-        for name, row in zip(names, report["confusion"], strict=True)
-        for number, pixels in enumerate(row)
-        if pixels and names[number] != name
-    ]
-    return sorted(found, key=lambda one: -one[2])[:MAX_CONFUSIONS]
 
 
 def draw_reliability(calibration: dict[str, Any]) -> str:

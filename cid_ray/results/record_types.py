@@ -18,6 +18,7 @@ from cid_ray.results.plan_types import PlanRecord
 from cid_ray.results.score_types import (
     BestScores,
     Color,
+    Confusion,
     Count,
     Number,
     Percent,
@@ -80,6 +81,8 @@ class Sample(TypedDict):
     image: str
     label: str
     prediction: str
+    confidence: NotRequired[str]  # of the teacher, white is 100 %; test images only
+    miou: NotRequired[Percent | None]  # of the image; the worst test images only
 
 
 class GradientFields(TypedDict):
@@ -145,6 +148,8 @@ class FinalRecord(RunHeader, Progress, ValScores, TestScores, BestScores):
     test_is_val: NotRequired[bool]  # the split behind `test/*` also chose the hyperparameters
     test_seconds: NotRequired[Number]  # wall-clock of the test
     samples: NotRequired[list[Sample]]  # test images of the gallery
+    worst_samples: NotRequired[list[Sample]]  # test images with the teacher's lowest mIoU
+    confusions: NotRequired[list[Confusion]]  # the teacher's largest on test, most pixels first
     colors: NotRequired[dict[str, Color]]
     latency_ms: NotRequired[Number]  # teacher, one image; only as the second objective
     warnings: list[str]

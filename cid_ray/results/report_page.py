@@ -34,6 +34,7 @@ from cid_ray.results.label_figure import draw_label_curve
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.published import NOTE, published_tables
+from cid_ray.results.record_links import anchor_of, linked_records, noise_anchor
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.signals import NAMES as SIGNAL_NAMES
 from cid_ray.results.signals import (
@@ -83,13 +84,18 @@ def write_page(
     """
     summaries = summarize(records, config.search.metric)
     answers = answer(summaries, config.prices, target)
+    answers_json = json.dumps(answers.record(), indent=1)
+    linked = linked_records(records, summaries)
     content = {
         "title": folder.name,
         "answers": answers,
         "config": config.to_yaml(),
         "ratios": [summary.name for summary in summaries],
         "summaries": [_ratio_section(each, folder, config) for each in compared(summaries)],
-        "lines": result_table(summaries),
+        "lines": [_with_anchors(line) for line in result_table(summaries)],
+        "linked_records": linked,
+        "anchors": {record.anchor for record in linked},
+        "answers_json": answers_json,
         "has_repeats": any(summary.repeats for summary in summaries),
         "caution": caution(summaries),
         "importance_methods": importance_methods(summaries),
@@ -111,7 +117,7 @@ def write_page(
     page = templates().get_template("report.html.j2").render(**content)
     paths.write_text(out / "index.html", page)
     paths.write_text(out / "report.md", markdown(summaries, answers))
-    paths.write_text(out / "answers.json", json.dumps(answers.record(), indent=1) + "\n")
+    paths.write_text(out / "answers.json", answers_json + "\n")
     return out / "index.html"
 
 
@@ -171,6 +177,16 @@ def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
     }
 
 
+def _with_anchors(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of the main table with the records that its numbers come from."""
+    final = {"event": "final", "run": line["run"]}
+    return {
+        **line,
+        "final": anchor_of(final),
+        "noise": noise_anchor(line["ratio_key"], "test"),
+    }
+
+
 def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[str, Any]:
     methods = [m for m in METHOD_NAMES if m in summary.chosen]
     iou_key = "test/iou_teacher" if summary.network == "teacher" else "test/iou"
@@ -188,13 +204,15 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
         "num_trials": summary.cid_search.get("num_trials"),
         "params": cid.get("params", {}) if cid else {},
         "weights": _weights_folder(config, folder, cid["run"]) if cid else None,
-        "methods": [METHOD_NAMES[m] for m in methods],
+        "methods": [(METHOD_NAMES[m], anchor_of(summary.chosen[m])) for m in methods],
         "classes": [(name, [iou[m].get(name) for m in methods]) for name in classes],
         "absent": next((r.get("test/absent", []) for r in summary.chosen.values()), []),
         "health": health_table(summary),
         "share_columns": share_columns,
         "class_shares": class_shares,
         "samples": _sample_images(summary, folder),
+        "confusions": cid.get("confusions", []) if cid else [],
+        "worst": _pictures_of(cid.get("worst_samples", []), folder) if cid else [],
     }
 
 
@@ -205,18 +223,34 @@ def _weights_folder(config: Config, folder: Path, run: str) -> str:
 
 
 def _sample_images(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
-    """For each test image: image, label and the prediction of each method, as data URIs."""
-    by_image: dict[str, dict[str, str]] = {}
+    """For each test image its pictures by name: image, label, each method, CID's confidence."""
+    found: dict[str, dict[str, Any]] = {}
     for method in METHOD_NAMES:
-        for sample in summary.chosen.get(method, {}).get("samples", []):
-            named = [paths.inside(folder, sample[k]) for k in ("image", "label", "prediction")]
-            files = [file for file in named if file is not None]
-            if len(files) < len(named):
-                continue  # records may be published without their images
-            image, label, prediction = map(_data_uri, files)
-            entry = by_image.setdefault(sample["image_id"], {"image": image, "label": label})
-            entry[METHOD_NAMES[method]] = prediction
-    return [{"image_id": key, "images": images} for key, images in by_image.items()]
+        samples = summary.chosen.get(method, {}).get("samples", [])
+        for sample in _pictures_of(samples, folder, METHOD_NAMES[method]):
+            if method != "cid":
+                sample["images"].pop(f"confidence of {METHOD_NAMES[method]}", None)
+            first = found.setdefault(sample["image_id"], sample)
+            first["images"] |= sample["images"]
+    return list(found.values())
+
+
+def _pictures_of(
+    samples: list[dict[str, Any]], folder: Path, name: str = METHOD_NAMES["cid"]
+) -> list[dict[str, Any]]:
+    """The pictures of a run as data URIs; those of an image that has lost one are left out."""
+    sure = f"confidence of {name}"
+    names = {"image": "image", "label": "label", "prediction": name, "confidence": sure}
+    found = []
+    for sample in samples:
+        named = {names[key]: paths.inside(folder, sample[key]) for key in names if key in sample}
+        files = {shown: file for shown, file in named.items() if file is not None}
+        if len(files) == len(named):  # records may be published without their images
+            images = {shown: _data_uri(file) for shown, file in files.items()}
+            found.append(
+                {"image_id": sample["image_id"], "images": images, "miou": sample.get("miou")}
+            )
+    return found
 
 
 def _data_uri(path: Path) -> str:

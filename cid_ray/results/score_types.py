@@ -25,6 +25,15 @@ Color = Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)]  # red, green
 Method = Literal["supervised", "pool_bn", "mean_teacher", "unimatch_v2", "self_training", "cid", ""]
 
 
+class Confusion(TypedDict):
+    """A class that is taken for another one."""
+
+    truth: str
+    predicted: str
+    pixels: PositiveCount
+    percent: Percent  # of the pixels of `truth`
+
+
 ValScores = TypedDict(
     "ValScores",
     {

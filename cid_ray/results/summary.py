@@ -259,6 +259,7 @@ def _line(summary: RatioSummary, method: str) -> dict[str, Any]:
     gain = noise.difference(run, base) if run and base else None
     return {
         "ratio": summary.name,
+        "ratio_key": summary.ratio,
         "method": method,
         "method_name": METHOD_NAMES[method],
         "is_baseline": method != "cid",

@@ -136,6 +136,8 @@ def estimate_disk(config: Config, space: Space, run: DiskBytes, run_dir: PathOrU
     records = (len(train.rung_steps) + 1) * RUNG_BYTES
     # Shared by all trials: image and label of each sample of val and of test.
     shared = 2 * train.num_sample_images * 4 * run.image + PAGE_BYTES
+    # Of each chosen run prediction and confidence, of the same test images and of the worst ones.
+    shared += len(studies) * 4 * train.num_sample_images * run.image
     # A new checkpoint is written before the old one is removed.
     at_most = trials * (checkpoints + pictures + records) + shared + run.last
     if self_trained:

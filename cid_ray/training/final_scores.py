@@ -9,11 +9,13 @@ import numpy as np
 import torch
 
 from cid_ray.core import iou
+from cid_ray.results.confusions import largest_confusions
 from cid_ray.results.formatting import format_score
 from cid_ray.results.records import Record
 from cid_ray.training import checkpoint
-from cid_ray.training.samples import save_samples
-from cid_ray.training.trainer import Scores, Trainer
+from cid_ray.training.samples import save_samples, save_worst_samples
+from cid_ray.training.scoring import Scores, evaluate
+from cid_ray.training.trainer import Trainer
 
 LATENCY_RUNS = 9
 LATENCY_WARMUP_RUNS = 2  # the first runs choose kernels and allocate memory
@@ -49,9 +51,16 @@ def final_scores(trainer: Trainer) -> Record:
         "test_is_val": test_is_val,
         **score_fields("val", trainer.last_val),
     }
-    last = trainer.last_val if test_is_val else trainer.evaluate("test")
+    last, details = evaluate(trainer, "test")
+    if test_is_val:
+        last = trainer.last_val
     record |= score_fields("test", last)
-    record |= {"samples": save_samples(trainer, "test"), "colors": trainer.colors}
+    record |= {
+        "samples": save_samples(trainer, "test"),
+        "worst_samples": save_worst_samples(trainer, details),
+        "confusions": largest_confusions(trainer.table.classes, details.confusion.tolist()),
+        "colors": trainer.colors,
+    }
     best = {
         "step": trainer.best["step"],
         **score_fields("val", trainer.best["val"]),

@@ -20,8 +20,6 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from cid_ray.config import InputError, Round, round_at, rounds_of
-from cid_ray.core import iou
-from cid_ray.core.calibration import Calibration
 from cid_ray.core.grad_cache import MicroBatched
 from cid_ray.core.method import LossTerms
 from cid_ray.core.model import make_teacher
@@ -31,16 +29,14 @@ from cid_ray.data.sampling import SamplingPlan
 from cid_ray.data.sources import open_table
 from cid_ray.data.splits import make_split
 from cid_ray.results.records import Record
-from cid_ray.training import builders, checkpoint, collectives
+from cid_ray.training import builders, checkpoint, collectives, scoring
 from cid_ray.training.device import Device
 from cid_ray.training.health import Health
 from cid_ray.training.optimizer import make_optimizer
 from cid_ray.training.preflight import check_split
 from cid_ray.training.run_spec import RunSpec
 from cid_ray.training.saved_state import STATE_FIELDS, check_saved_state
-
-# network ("teacher", "student") -> what core.iou.iou_scores gives, and `ece`
-Scores = dict[str, dict[str, Any]]
+from cid_ray.training.scoring import Scores
 
 
 class Trainer:
@@ -180,20 +176,8 @@ class Trainer:
     # ---- evaluate ----
 
     def evaluate(self, split: str) -> Scores:
-        """Scores of teacher and student on val or test: every image once, over all workers."""
-        scores: Scores = {}
-        rows = self.eval_rows(split)[self.spec.rank :: self.spec.world_size]
-        window, num_classes = self.config.train.sliding_window, self.table.num_classes
-        for name, net in (("teacher", self.teacher.module), ("student", self.student)):
-            net.eval()
-            images, sums = self.eval_images(rows), Calibration()
-            with self.device.autocast():
-                matrix = iou.confusion_matrix(net, images, num_classes, window, sums)
-            total = collectives.sum_matrix(matrix, self.device.torch)
-            ece = collectives.sum_calibration(sums).ece
-            scores[name] = {**iou.iou_scores(total, self.table.classes), "ece": ece}
-        self.student.train()
-        return scores
+        """Scores of teacher and student on val or test."""
+        return scoring.evaluate(self, split)[0]
 
     def eval_rows(self, split: str) -> np.ndarray:
         return {"val": self.split.val, "test": self.split.test}[split]

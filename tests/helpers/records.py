@@ -137,6 +137,10 @@ def final(
         "test_is_val": False,
         "test_seconds": 0.5,
         "samples": [],
+        "worst_samples": [],
+        "confusions": [
+            {"truth": "sky", "predicted": "<road>", "pixels": 1234, "percent": 5.0},
+        ],
         "colors": {},
         "warnings": [],
         "params": {"loss.relation_weight": 0.5} if method == "cid" else {},
@@ -148,7 +152,7 @@ def untested_final(method: str, count: int, number: int, value: float, **fields:
     """The end of a trial that the search has not chosen: it has no test scores."""
     record = final(method, count, number=number, **fields)
     test_fields = [key for key in record if "test" in key or key.startswith("best/")]
-    for key in (*test_fields, "samples", "colors"):
+    for key in (*test_fields, "samples", "worst_samples", "confusions", "colors"):
         del record[key]
     return {**record, **split_scores("val", value - 1, value)}
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from cid_ray.config import build_config
+from cid_ray.core.iou import iou_scores
+from cid_ray.data.sources import open_table
+from cid_ray.inference.load import load_model
 from cid_ray.results.records import Record, of_event
 from cid_ray.training import checkpoint
 from cid_ray.training.loop import train
@@ -41,8 +45,11 @@ def test_samples_rungs_show_val_and_only_final_shows_test(small_demo: Path, tmp_
     assert len(hashes) == 2 and len(hashes[0]) == 2
     assert hashes[0] != hashes[1], "the newer prediction replaces the former one"
     assert record["event"] == "final" and splits_of(record) == {"test"}
-    assert len(list(tmp_path.glob("samples/images/*.png"))) == 2 * 4, "each image and label once"
-    assert len(list(tmp_path.glob("samples/train/*.png"))) == 4
+    tested = {one["image_id"] for one in (*record["samples"], *record["worst_samples"])}
+    images = list(tmp_path.glob("samples/images/*.png"))
+    assert len(images) == 2 * (2 + len(tested)), "each image and label once"
+    # of a test image also the confidence
+    assert len(list(tmp_path.glob("samples/train/*.png"))) == 2 + 2 * len(tested)
 
 
 def test_samples_on_or_off_give_equal_weights(small_demo: Path, tmp_path: Path) -> None:
@@ -64,3 +71,35 @@ def test_samples_on_or_off_give_equal_weights(small_demo: Path, tmp_path: Path) 
         for name, value in contents[0][part].items():
             assert torch.equal(value, contents[1][part][name]), f"{part}.{name}"
     assert torch.equal(contents[0]["rng"], contents[1]["rng"])
+
+
+def test_end_of_a_run_shows_the_worst_images_and_the_confusions_of_test(
+    small_demo: Path, tmp_path: Path
+) -> None:
+    """Reference: mIoU and confusion matrix of each test image, by the checkpoint's own teacher."""
+    config = build_config(TINY, {"data.table": str(small_demo)})
+    *_, final = train(RunSpec(config, tmp_path, num_threads=1))
+    predictor = load_model(tmp_path / "checkpoints" / "train" / "last.pt", num_threads=1)
+    table = open_table(str(small_demo))
+    total, by_image = np.zeros((table.num_classes, table.num_classes), int), {}
+    for row in table.rows("test").tolist():
+        image, mask = table.read(row, mask=True)
+        assert mask is not None
+        predicted = predictor(image).classes
+        matrix = np.zeros_like(total)
+        np.add.at(matrix, (mask[mask != 255], predicted[mask != 255]), 1)
+        by_image[table.ids(np.array([row]))[0]] = iou_scores(matrix, table.classes)["miou"]
+        total += matrix
+    worst = sorted(by_image, key=lambda image_id: by_image[image_id])[:2]
+    assert [sample["image_id"] for sample in final["worst_samples"]] == worst
+    assert [sample["miou"] for sample in final["worst_samples"]] == [by_image[i] for i in worst]
+    np.fill_diagonal(total, 0)
+    counts = sorted(total[total > 0].tolist(), reverse=True)[:15]
+    assert [one["pixels"] for one in final["confusions"]] == counts
+    first = final["confusions"][0]
+    truth, other = table.classes.index(first["truth"]), table.classes.index(first["predicted"])
+    assert total[truth, other] == first["pixels"]
+    for sample in final["samples"]:
+        grey = np.asarray(Image.open(tmp_path / sample["confidence"]))
+        image = Image.open(tmp_path / sample["image"])
+        assert np.abs(grey - 255 * predictor(image).confidence).max() <= 1
