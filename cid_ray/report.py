@@ -13,6 +13,7 @@ from cid_ray.cli.printing import say
 from cid_ray.cli.report_options import compared_metric, parse_arguments
 from cid_ray.cli.run_options import config_file
 from cid_ray.config import InputError, load_config
+from cid_ray.resources.costs import with_hour
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.comparison_page import PAGE_FILE, write_comparison
 from cid_ray.results.comparison_text import terminal_text
@@ -55,9 +56,8 @@ def main(argv: list[str]) -> int:
 
         for note in check_run_folder(run_dir, reader, config.search):
             say(f"warning: {note}")
-        write_report(
-            run_dir, config, reader.read(), say, Path(args.out) if args.out else None, args.target
-        )
+        out = Path(args.out) if args.out else None
+        write_report(run_dir, with_hour(config), reader.read(), say, out, args.target)
         run_dir.push()
     return 0
 

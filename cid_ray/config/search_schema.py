@@ -6,9 +6,9 @@ None of these keys changes the result of a single run, so none is part of the fi
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cid_ray.config.section import Section
 from cid_ray.config.validators import check_database_url, parse_label_ratios
@@ -140,3 +140,11 @@ class PricesConfig(Section):
     label: float | None = Field(None, gt=0)
     # An hour of what one trial runs on.
     hour: float | None = Field(None, gt=0)
+    # A machine of cluster/prices.yaml: an hour costs the trial's part of it.
+    machine: str | None = None
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if self.hour is not None and self.machine is not None:
+            raise ValueError("hour and machine both give the price of an hour: set one of them")
+        return self

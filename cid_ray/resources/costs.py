@@ -8,9 +8,18 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+from cid_ray.config import Config, InputError
 from cid_ray.config.plain_text import printable
-from cid_ray.resources.capacity import ClusterCapacity, NodeType, PlacementRequest
-from cid_ray.resources.prices import Prices
+from cid_ray.resources.capacity import (
+    ClusterCapacity,
+    NodeType,
+    PlacementRequest,
+    Resources,
+    fixed_capacity,
+)
+from cid_ray.resources.prices import Machine, Prices
+from cid_ray.resources.requests import trial_request
+from cid_ray.storage.packaged import packaged_file
 
 TABLE_WIDTH = 140  # characters, on any terminal
 
@@ -38,6 +47,57 @@ def placement_cost(
     nodes = {node_type: number for node_type, number in numbers.items() if number}
     costs = (prices.price_of(each) for each, number in nodes.items() for _ in range(number))
     return PlacementCost(count, nodes, _total(costs))
+
+
+def machine_hour(machine: str, resources: Resources, key: str) -> float | None:
+    """What an hour of a process costs on a machine of the price list; None for an unknown price.
+
+    A process costs its part of the machine, by CPUs or GPUs, whichever it takes more of.
+
+    Args:
+        machine: its name in cluster/prices.yaml.
+        resources: of the process.
+        key: option or configuration key that names the machine, for the message.
+
+    Raises:
+        InputError: the price list has no such machine.
+    """
+    listed = _listed(machine, key)
+    parts = [resources.cpus / listed.cpus]
+    if listed.gpus:
+        parts.append(resources.gpus / listed.gpus)
+    return None if listed.usd is None else max(parts) * listed.usd
+
+
+def with_hour(config: Config) -> Config:
+    """`prices.hour` filled in from `prices.machine`: what a trial's part of that machine costs.
+
+    Raises:
+        InputError: the price list has no such machine, or a trial does not fit on it.
+
+    Example:
+        >>> config = load_config(None, ["prices.machine=m5.xlarge", "search.cpus_per_trial=1"])
+        >>> with_hour(config).prices.hour
+        0.048
+    """
+    machine = config.prices.machine
+    if machine is None:
+        return config
+    listed = _listed(machine, "prices.machine")
+    capacity = fixed_capacity([Resources(listed.cpus, listed.gpus)])
+    request, _ = trial_request(config, capacity)
+    each = machine_hour(machine, request.per_process, "prices.machine")
+    hour = None if each is None else request.count * each
+    prices = config.prices.model_copy(update={"hour": hour, "machine": None})
+    return config.model_copy(update={"prices": prices})
+
+
+def _listed(machine: str, key: str) -> Machine:
+    prices = Prices.read(packaged_file("prices.yaml", "cluster"))
+    if machine not in prices.machines:
+        known = ", ".join(sorted(prices.machines))
+        raise InputError(f"{key} {machine} is not in the price list, which has {known}")
+    return prices.machines[machine]
 
 
 def idle_usd_per_hour(capacity: ClusterCapacity, prices: Prices) -> float | None:

@@ -13,14 +13,13 @@ from cid_ray.config import Config, InputError
 from cid_ray.config.sharding import CUTMIX_GROUP_SIZE
 from cid_ray.resources import ray_session
 from cid_ray.resources.capacity import Resources
-from cid_ray.resources.prices import Prices
+from cid_ray.resources.costs import machine_hour
 from cid_ray.resources.requests import worker_resources
 from cid_ray.results.ladder_page import append_conclusions
 from cid_ray.results.ladder_records import common_fields
 from cid_ray.results.records import Record, RecordWriter, of_event, read_records
 from cid_ray.scaling.step_times import MEASURED_PARTS, time_steps, worker_config
 from cid_ray.scaling.training_ladder import Log
-from cid_ray.storage.packaged import packaged_file
 from cid_ray.storage.run_config import load_run_config, write_config
 from cid_ray.storage.run_dir import RunDir
 from cid_ray.training import preflight
@@ -62,7 +61,7 @@ class WorkerLadder:
         self.machine, self.profile = machine, profile
         self.configs = {count: worker_config(config, count) for count in config.scale.workers}
         self.total = config.scale.repeats * len(self.configs)
-        usd_per_worker_hour(machine, Resources(1, 0))
+        self._usd_per_worker_hour(Resources(1, 0))
         found = preflight.check_data(config)
         self.num_pool = len(found.splits[config.data.ratio].pool)
 
@@ -117,10 +116,13 @@ class WorkerLadder:
         config, name = self.configs[count], f"workers-{count}-{repeat}"
         timed = time_steps(config, self.run_dir.uri, name, resources, self.profile)
         record = count_record(config, count, timed, earlier, resources)
-        cost = usd_per_worker_hour(self.machine, resources)
+        cost = self._usd_per_worker_hour(resources)
         record["measured"] |= {"pool_images": self.num_pool, "usd_per_worker_hour": cost}
         record["measured"]["max_workers"] = most_workers(self.config)
         return record
+
+    def _usd_per_worker_hour(self, resources: Resources) -> float | None:
+        return machine_hour(self.machine, resources, "--machine") if self.machine else None
 
 
 def most_workers(config: Config) -> int | None:
@@ -128,27 +130,6 @@ def most_workers(config: Config) -> int | None:
     if config.scale.scaling == "weak":
         return None
     return min(config.data.batch_size, config.data.batch_size_u // CUTMIX_GROUP_SIZE)
-
-
-def usd_per_worker_hour(machine: str | None, resources: Resources) -> float | None:
-    """What an hour of one worker costs on a machine of the price list; None for no machine.
-
-    A worker costs its part of the machine, by CPUs or GPUs, whichever it takes more of.
-
-    Raises:
-        InputError: the price list has no such machine.
-    """
-    if machine is None:
-        return None
-    prices = Prices.read(packaged_file("prices.yaml", "cluster"))
-    if machine not in prices.machines:
-        known = ", ".join(sorted(prices.machines))
-        raise InputError(f"--machine {machine} is not in the price list, which has {known}")
-    listed = prices.machines[machine]
-    parts = [resources.cpus / listed.cpus]
-    if listed.gpus:
-        parts.append(resources.gpus / listed.gpus)
-    return None if listed.usd is None else max(parts) * listed.usd
 
 
 def _measured(run_dir: RunDir, count: int) -> Record | None:

@@ -9,6 +9,7 @@ import optuna
 
 from cid_ray.config import Config, InputError, error_summary
 from cid_ray.config.schema import RATIO_FIELD
+from cid_ray.resources.costs import with_hour
 from cid_ray.search.plugins import make_pruner, make_sampler
 from cid_ray.search.space import Space
 from cid_ray.search.trial_spec import StudyKey, trial_config
@@ -21,7 +22,7 @@ def check_search(config: Config) -> Space:
 
     Raises:
         InputError: an empty space, a point that makes no valid configuration, a pruner or sampler
-            that cannot work.
+            that cannot work, a machine that the price list does not have.
     """
     search = config.search
     if not search.space and search.trials > 1:
@@ -35,6 +36,7 @@ def check_search(config: Config) -> Space:
             f"{len(search.all_ratios)} ratios: write {RATIO_FIELD} in it for a folder each, such "
             f"as splits/pascal/{RATIO_FIELD}, or search one ratio"
         )
+    with_hour(config)  # the report at the end needs the price
     space = Space.parse(search.space, search.points_to_evaluate)
     for ratio in search.ratios:
         base = trial_config(config, StudyKey(ratio, "cid"), {})

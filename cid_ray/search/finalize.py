@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cid_ray.config import error_summary
 from cid_ray.resources.capacity import Resources
+from cid_ray.resources.costs import with_hour
 from cid_ray.results.compact_records import CompactRecordReader
 from cid_ray.results.noise_records import noise_records
 from cid_ray.results.records import Record
@@ -44,7 +45,7 @@ def finalize_search(search: Search, trial_fn: TrialFn, resources: Resources | No
     records = reader.read()
     search.run_dir.pull("samples")  # pictures that other nodes wrote
     log = functools.partial(search.log, important=True)
-    write_report(search.run_dir, search.config, records, log)
+    write_report(search.run_dir, with_hour(search.config), records, log)
     search.run_dir.push()
 
 
