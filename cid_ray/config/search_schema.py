@@ -140,6 +140,8 @@ class PricesConfig(Section):
     label: float | None = Field(None, gt=0)
     # An hour of what one trial runs on.
     hour: float | None = Field(None, gt=0)
+    # Missing the target of `report --target`: what that would cost.
+    miss: float | None = Field(None, gt=0)
     # A machine of cluster/prices.yaml: an hour costs the trial's part of it.
     machine: str | None = None
 

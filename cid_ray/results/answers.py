@@ -9,6 +9,7 @@ from typing import Any
 
 from cid_ray.config import InputError
 from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.label_plan import LabelPlan, plan_labels
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
 from cid_ray.results.movements import Movement, movements
 from cid_ray.results.signals import Ranking, rankings
@@ -47,6 +48,7 @@ class Answers:
         tries: for each ratio where methods had different tries, what that means.
         target: the score of `needed`, in percent.
         needed: method -> labels for the target.
+        plans: for each method the labels that reach the target with some chance.
     """
 
     curve: LabelCurve | None
@@ -57,6 +59,7 @@ class Answers:
     tries: dict[str, str]
     target: float | None
     needed: dict[str, Labels]
+    plans: list[LabelPlan]
 
     def worth_sentences(self) -> list[str]:
         """What the pool is worth with CID, else with every method; why not where there is none."""
@@ -98,6 +101,10 @@ class Answers:
         needs = ", or ".join([f"{alone} labels with supervised only", *pool])
         return f"{self.target:g} mIoU on test needs {needs}."
 
+    def plan_sentences(self) -> list[str]:
+        """The labels to plan for the target, with each method."""
+        return [plan.text(self.curve) for plan in self.plans if self.curve is not None]
+
     def next_sentence(self) -> str:
         return recommendation(self.ways)
 
@@ -118,6 +125,7 @@ class Answers:
             ],
             "target": self.target,
             "needed": {m: self._labels_record(labels) for m, labels in self.needed.items()},
+            "plans": [plan.record(curve.reach) for plan in self.plans] if curve else [],
             "ways_to_spend": [way.record() for way in self.ways],
             "movements": [asdict(movement) for movement in self.movements],
             "rankings": [asdict(ranking) for ranking in self.rankings],
@@ -156,6 +164,8 @@ def answer(
     curve = label_curve(summaries)
     worths: list[Worth] = []
     needed: dict[str, Labels] = {}
+    plans: list[LabelPlan] = []
+    searched = compared(summaries)
     if curve is not None:
         for summary in summaries:
             for method in curve.methods_at(summary.label_count):
@@ -165,13 +175,14 @@ def answer(
         if target is not None:
             methods = dict.fromkeys([SUPERVISED, *(worth.method for worth in worths)])
             needed = {method: curve.labels_for(target, method) for method in methods}
-    searched = compared(summaries)
+            have = max((summary.label_count for summary in searched), default=0)
+            plans = [plan_labels(curve, target, method, have, prices) for method in methods]
     ways = []
     if searched:
         ways = ways_to_spend(searched[-1], label_curve(summaries, "val"), prices)
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
     moved, ranked = movements(searched), rankings(searched)
-    return Answers(curve, worths, ways, moved, ranked, tries, target, needed)
+    return Answers(curve, worths, ways, moved, ranked, tries, target, needed, plans)
 
 
 def target_problem(target: float) -> str:

@@ -155,15 +155,22 @@ class LabelCurve:
 
     def labels_for(self, score: float, method: str = SUPERVISED) -> Labels:
         """The labels that a method needs for a score in percent, of a new seed and draw."""
+        return _labels(self.needed(score, method))
+
+    def needed(self, score: float, method: str) -> Floats:
+        """The same as f[3, 1 + samples]: by both laws and by their mean; first what is expected.
+
+        0 or inf beyond the reach, NaN where it cannot be told.
+        """
         supervised = self._inverted(PERFECT - score + self._block_error * self._block_shift)
         if method == SUPERVISED:
-            return _labels(supervised)
+            return supervised
         counts = self._errors[method]
         worths = np.stack([self._inverted(errors) for errors in counts.values()])
         worths[(worths == 0) | np.isinf(worths)] = np.nan  # what they are cannot be told
         with np.errstate(divide="ignore", invalid="ignore"):
             found = _inverse(np.log(supervised), np.log(list(counts)), np.log(worths))
-        return _labels(np.exp(found))
+        return np.exp(found)
 
     def gain(self, method: str, count: int, more: int) -> Gain | None:
         """What `more` labels add to a method's score at `count`, in points.

@@ -46,7 +46,8 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
 
 
 def _answers(answers: Answers) -> list[str]:
-    sentences = [*answers.worth_sentences(), answers.target_sentence(), answers.next_sentence()]
+    target = (answers.target_sentence(), *answers.plan_sentences())
+    sentences = [*answers.worth_sentences(), *target, answers.next_sentence()]
     lines = [line for text in sentences if text for line in ("", escape_markdown(text))]
     for way in answers.ways:
         lines += ["", f"- {escape_markdown(way.text())}"]

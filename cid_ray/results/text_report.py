@@ -79,7 +79,8 @@ def write_report(
         log(f"{len(unfinished)} run(s) have not finished: {', '.join(unfinished[:3])}")
     if not any(summary.has_noise_floor for summary in summaries):
         log(caution(summaries))
-    for text in (*answers.worth_sentences(), answers.target_sentence(), answers.next_sentence()):
+    needed = (answers.target_sentence(), *answers.plan_sentences())
+    for text in (*answers.worth_sentences(), *needed, answers.next_sentence()):
         if text:
             log(text)
     for way in answers.ways:

@@ -106,6 +106,7 @@ NOT_CHANGING_RESULTS: dict[str, Any] = {
     "search.ratios": ["1/4"],
     "prices.label": 2.0,
     "prices.hour": 0.5,
+    "prices.miss": 500.0,
     "prices.machine": "g5.xlarge",
     "search.supervised_ratios": ["1/2"],
     "search.trials": 3,

@@ -9,29 +9,8 @@ import pytest
 
 from cid_ray.results.label_worth import LabelCurve, label_curve
 from cid_ray.results.summary import summarize
+from tests.helpers.label_curves import COUNTS, Scores, simulated, truth
 from tests.helpers.records import repeated_search
-
-COUNTS = (6, 12, 24, 48)
-Scores = dict[str, dict[int, list[float]]]
-
-
-def truth(count: float) -> float:
-    """Supervised mIoU at a count of labels."""
-    return 100 - 30 - 60 * count**-0.5
-
-
-def simulated(factor: float, sigma: float, repeats: int = 3, seed: int = 0) -> Scores:
-    """Supervised, and a method that makes of n labels what supervised makes of factor * n."""
-    rng = np.random.default_rng(seed)
-    draws = rng.normal(0, 8, repeats)  # what a draw does to all scores alike
-
-    def around(score: float) -> list[float]:
-        return list(score + draws - draws.mean() + rng.normal(0, sigma, repeats))
-
-    return {
-        "supervised": {n: around(truth(n)) for n in COUNTS},
-        "cid": {n: around(truth(factor * n)) for n in (12, 24)},
-    }
 
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 1.8])

@@ -1,0 +1,134 @@
+"""How many labels to plan for a target: the chance of reaching it, and the least expected cost.
+
+The labels that a target needs are not known, so a plan weighs what they cost against the risk of
+missing it:
+
+    cost(n) = label price * labels to buy + price of a miss * P(more than n labels are needed)
+
+P is over the bootstrap of label_worth.py and both of its laws. Where a sample cannot tell, it
+counts as a miss.
+
+Source: Learn-Optimize-Collect (Mahmood et al., "Optimizing Data Collection for Machine Learning",
+NeurIPS 2022; JMLR 2025).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.label_worth import LabelCurve, Labels
+from cid_ray.results.summary import METHOD_NAMES
+
+CHANCES = (80, 95)  # percent
+
+
+@dataclass(frozen=True)
+class Purchase:
+    """The labels with the least expected cost.
+
+    Attributes:
+        labels: in all, with those that there are.
+        more: of them to be labeled.
+        usd: what labeling them costs.
+        risk: of missing the target with them, in percent.
+        expected_usd: with the price of a miss times the risk.
+    """
+
+    labels: int
+    more: int
+    usd: float
+    risk: float
+    expected_usd: float
+
+
+@dataclass(frozen=True)
+class LabelPlan:
+    """The labels to plan for a target with one method.
+
+    Attributes:
+        method: key of METHOD_NAMES.
+        labels: chance in percent -> labels that reach the target with it; infinity for more than
+            the curve can tell of.
+        purchase: None without the prices of a label and of a miss.
+    """
+
+    method: str
+    labels: dict[int, float]
+    purchase: Purchase | None
+
+    def text(self, curve: LabelCurve) -> str:
+        """ "With CID, an 80 % chance of reaching it takes 44 labels, a 95 % chance 61."."""
+        likely, sure = (curve.text(Labels(count, count, count)) for count in self.labels.values())
+        first, second = self.labels
+        text = f"an {first} % chance of reaching it takes {likely} labels"
+        if sure != likely:
+            text += f", a {second} % chance {sure}"
+        return f"With {METHOD_NAMES[self.method]}, {text}.{self._purchase_text()}"
+
+    def _purchase_text(self) -> str:
+        one = self.purchase
+        if one is None:
+            return ""
+        if not one.more:
+            return f" No more labels cost least: the risk of missing it is {one.risk:.0f} %."
+        return (
+            f" Least expected cost: {one.more} more for ${one.usd:,.0f}, and a risk of "
+            f"{one.risk:.0f} % of missing it, together ${one.expected_usd:,.0f}."
+        )
+
+    def record(self, reach: tuple[float, float]) -> dict[str, Any]:
+        """Every number, for `answers.json`; labels beyond the reach are at its end."""
+        labels = {
+            str(chance): Labels(count, count, count).record(reach)["count"]
+            for chance, count in self.labels.items()
+        }
+        return {
+            "method": self.method,
+            "labels": labels,
+            "beyond_reach": [str(c) for c, count in self.labels.items() if count >= reach[1]],
+            "purchase": None if self.purchase is None else vars(self.purchase),
+        }
+
+
+def plan_labels(
+    curve: LabelCurve, target: float, method: str, have: int, prices: PricesConfig
+) -> LabelPlan:
+    """Plan the labels for a target.
+
+    Args:
+        curve: of the search, on test.
+        target: mIoU in percent.
+        method: that will be trained with them.
+        have: images that are labeled already.
+        prices: of a label and of a miss, in US dollars.
+
+    Example:
+        >>> plan_labels(curve, 52.0, "cid", 24, PricesConfig(label=2, miss=500)).labels
+        {80: 44.0, 95: 61.0}
+    """
+    needed = np.nan_to_num(curve.needed(target, method)[:2, 1:].ravel(), nan=np.inf, posinf=np.inf)
+    labels = {
+        chance: float(np.quantile(needed, chance / 100, method="higher")) for chance in CHANCES
+    }
+    purchase = None
+    if prices.label is not None and prices.miss is not None:
+        purchase = _cheapest(needed, have, prices.label, prices.miss)
+    return LabelPlan(method, labels, purchase)
+
+
+def _cheapest(needed: np.ndarray, have: int, label: float, miss: float) -> Purchase:
+    """The least expected cost over all counts at which the risk changes."""
+    finite = np.ceil(needed[np.isfinite(needed)])
+    counts = np.unique(np.concatenate([[have], finite[finite > have]]))
+    risks = 1 - np.searchsorted(np.sort(needed), counts, side="right") / len(needed)
+    costs = label * (counts - have) + miss * risks
+    best = int(np.argmin(costs))
+    count = math.ceil(counts[best])
+    return Purchase(
+        count, count - have, label * (count - have), 100 * float(risks[best]), float(costs[best])
+    )
