@@ -11,6 +11,7 @@ import math
 import statistics
 from dataclasses import asdict, dataclass
 
+from cid_ray.config import InputError
 from cid_ray.results.figures import COLORS, GRAY, add_legend, new_figure, to_svg
 from cid_ray.results.formatting import format_mean
 from cid_ray.results.ladder import Curve, count_of, curves_of, failed_lines, half_interval
@@ -51,11 +52,19 @@ def val_curves(records: list[Record]) -> dict[float, dict[int, list[tuple[int, f
 def target_of(records: list[Record]) -> float:
     """The val mIoU that every size reaches in its mean: the lowest of their last means, rounded
     down.
+
+    Raises:
+        InputError: no training has a val mIoU.
     """
     last = [
         statistics.mean(points[-1][1] for points in runs.values())
         for runs in val_curves(records).values()
     ]
+    if not last:
+        raise InputError(
+            "the ladder 'batch' compares the images to a val mIoU, and no training has one: val "
+            "needs images with labels"
+        )
     return float(math.floor(min(last)))
 
 

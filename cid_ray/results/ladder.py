@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from cid_ray.results.laws import Forecast, forecast_score
+from cid_ray.results.laws import PERFECT, Forecast, forecast_score
 from cid_ray.results.records import Record, of_event
 
 SCORE = "test/miou_teacher"  # at the last step: which step is best would be chosen on val
@@ -178,9 +178,9 @@ def with_repeat_noise(curve: Curve, counts: list[float], forecast: Forecast) -> 
     if len(effects) < 2:
         return forecast
     shared = half_interval(effects)
-    low = math.hypot(forecast.score - forecast.low, shared)
-    high = math.hypot(forecast.high - forecast.score, shared)
-    return Forecast(forecast.score, forecast.score - low, forecast.score + high)
+    low = forecast.score - math.hypot(forecast.score - forecast.low, shared)
+    high = forecast.score + math.hypot(forecast.high - forecast.score, shared)
+    return Forecast(forecast.score, max(0.0, low), min(PERFECT, high))
 
 
 def repeat_effects(scores: list[dict[int, float]]) -> list[float]:

@@ -10,8 +10,16 @@ import pytest
 from cid_ray.config import InputError
 from cid_ray.results import batch_ladder, score_ladder
 from cid_ray.results.batch_ladder import images_to
-from cid_ray.results.ladder import curves_of, failed_lines, forecasts_of, paired_gain
+from cid_ray.results.ladder import (
+    Curve,
+    curves_of,
+    failed_lines,
+    forecasts_of,
+    paired_gain,
+    with_repeat_noise,
+)
 from cid_ray.results.ladder_page import append_conclusions, ladder_report, write_ladder_report
+from cid_ray.results.laws import Forecast
 from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.score_ladder import label_curve_of
@@ -271,3 +279,22 @@ def test_concurrency_ladder_recommends_the_fewest_that_finish_most() -> None:
         "2 at a time finish most trials, 100.0 per hour: set search.cpus_per_trial=1 "
         "search.gpus_per_trial=0.5"
     )
+
+
+def test_batch_ladder_without_a_val_score_says_what_val_needs() -> None:
+    records = batch_ladder_records({4: [6144], 16: [9216]})
+    for record in records:
+        if record["event"] == "rung":
+            record["val/miou_teacher"] = None
+    with pytest.raises(InputError, match="val needs images with labels"):
+        ladder_report(records)
+
+
+def test_interval_of_a_forecast_stays_a_percentage() -> None:
+    """Repeats far apart, near both ends of the scale."""
+    for level in (4.0, 96.0):
+        scores = {float(n): {0: level - 3, 1: level + 3} for n in (12, 24, 48)}
+        curve = Curve("cid", scores)
+        found = with_repeat_noise(curve, curve.counts, Forecast(level, level - 1, level + 1))
+        assert 0 <= found.low < level < found.high <= 100
+        assert found.low == 0 or found.high == 100
