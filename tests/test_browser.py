@@ -2,7 +2,7 @@
 
 The console stays empty, figures are drawn, nothing scrolls sideways, Tab reaches everything, and
 axe-core finds nothing serious. The pages are those of a real search left half-way, of the kept
-CamVid run, and of the demo table.
+CamVid run, of a made-up search with many trials, and of the demo table.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cid_ray.results.records import read_records
 from cid_ray.results.report_page import write_page
 from tests.helpers.dashboard_client import KEPT_RUN, dashboard_of, first_records
 from tests.helpers.local_search import search_until, tiny_search
+from tests.helpers.searches import searched
 from tests.helpers.services import require_package, require_service
 from tests.helpers.untrained import save_untrained
 
@@ -75,6 +76,7 @@ def addresses(
     search_until(running, tiny_search(small_demo), rungs=7)
     config = load_config(KEPT_RUN / "config.yaml")
     report = write_page(KEPT_RUN, folder / "report", read_records(KEPT_RUN), config)
+    many = write_page(folder, folder / "many-trials", searched(40), config)
     audit = folder / "audit.html"
     prepare.write_audit(Table(small_demo), str(audit))
     save_untrained(folder / "last.pt", Table(small_demo).model_data)
@@ -87,6 +89,7 @@ def addresses(
             "finished": f"{site}/run/camvid-cpu",
             "all runs": f"{site}/",
             "report": report.as_uri(),
+            "many trials": many.as_uri(),
             "audit": audit.as_uri(),
             "evaluation": (folder / "evaluation" / "evaluation.html").as_uri(),
             "served report": f"{site}/run/camvid-cpu/report",
@@ -96,7 +99,7 @@ def addresses(
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(
-    "name", ["running", "finished", "all runs", "report", "audit", "evaluation"]
+    "name", ["running", "finished", "all runs", "report", "many trials", "audit", "evaluation"]
 )
 def test_page_in_browser_is_complete_and_accessible(
     chrome: Any, addresses: dict[str, str], name: str, scheme: str, size: str

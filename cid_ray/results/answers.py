@@ -9,6 +9,7 @@ from typing import Any
 
 from cid_ray.config import InputError
 from cid_ray.config.search_schema import PricesConfig
+from cid_ray.results.hyperparameters import Hyperparameter, hyperparameters
 from cid_ray.results.label_plan import LabelPlan, plan_labels
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
 from cid_ray.results.movements import Movement, movements
@@ -44,6 +45,7 @@ class Answers:
         worths: of every method that uses the pool, at every searched ratio.
         ways: to spend the next money, at the ratio with the most labels.
         movements: of hyperparameters along the label axis.
+        hyperparameters: what is known of each, movements included.
         rankings: how well signals without labels rank the trials.
         tries: for each ratio where methods had different tries, what that means.
         target: the score of `needed`, in percent.
@@ -55,6 +57,7 @@ class Answers:
     worths: list[Worth]
     ways: list[Spending]
     movements: list[Movement]
+    hyperparameters: list[Hyperparameter]
     rankings: list[Ranking]
     tries: dict[str, str]
     target: float | None
@@ -128,6 +131,7 @@ class Answers:
             "plans": [plan.record(curve.reach) for plan in self.plans] if curve else [],
             "ways_to_spend": [way.record() for way in self.ways],
             "movements": [asdict(movement) for movement in self.movements],
+            "hyperparameters": [each.record() for each in self.hyperparameters],
             "rankings": [asdict(ranking) for ranking in self.rankings],
             "equal_tries": self.tries,
         }
@@ -182,7 +186,8 @@ def answer(
         ways = ways_to_spend(searched[-1], label_curve(summaries, "val"), prices)
     tries = {s.name: text for s in summaries if (text := equal_tries_text(s))}
     moved, ranked = movements(searched), rankings(searched)
-    return Answers(curve, worths, ways, moved, ranked, tries, target, needed, plans)
+    found = hyperparameters(searched, moved)
+    return Answers(curve, worths, ways, moved, found, ranked, tries, target, needed, plans)
 
 
 def target_problem(target: float) -> str:

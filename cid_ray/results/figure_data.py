@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any, TypeVar
 
@@ -111,25 +111,31 @@ def thinned(items: Sequence[T]) -> Sequence[T]:
     return items[:: -(-len(items) // MAX_POINTS)] if items else items
 
 
+def completed_trials(summary: RatioSummary) -> list[tuple[dict[str, Any], float]]:
+    """Hyperparameters and val mIoU of every completed CID trial."""
+    return [
+        (rungs[-1].get("params") or {}, rungs[-1][summary.metric])
+        for run, rungs in summary.rungs.items()
+        if summary.method_of(run) == "cid"
+        and summary.states[run] == "complete"
+        and rungs[-1][summary.metric] is not None
+    ]
+
+
 def slices_data(summaries: list[RatioSummary]) -> dict[str, dict[str, list[tuple[Any, float]]]]:
     """hyperparameter -> ratio -> [(value, val mIoU)] of completed CID trials.
 
-    Hyperparameters that never took a second value are left out.
+    Hyperparameters that never took a second value are left out. The order is that of the space,
+    once the search has ended.
     """
+    ordered = dict.fromkeys(k for s in summaries for k in s.cid_search.get("hyperparameters", []))
     found: dict[str, dict[str, list[tuple[Any, float]]]] = {}
     for summary in summaries:
-        for run, rungs in summary.rungs.items():
-            last = rungs[-1]
-            score = last[summary.metric]
-            if (
-                summary.method_of(run) != "cid"
-                or summary.states[run] != "complete"
-                or score is None
-            ):
-                continue
-            for key, value in (last.get("params") or {}).items():
+        for params, score in completed_trials(summary):
+            for key, value in params.items():
                 found.setdefault(key, {}).setdefault(summary.name, []).append((value, score))
-    return {key: slices for key, slices in found.items() if _distinct_values(slices) > 1}
+    keys = [key for key in {**ordered, **found} if key in found]
+    return {key: found[key] for key in keys if _distinct_values(found[key]) > 1}
 
 
 def _distinct_values(slices: dict[str, list[tuple[Any, float]]]) -> int:
@@ -143,6 +149,31 @@ def scale_of(values: list[Any]) -> str:
     low, high = min(values), max(values)
     wide = low > 0 and high > LOG_SCALE_SPAN * low
     return "log" if wide and median(values) < (low + high) / 4 else "linear"
+
+
+def scale_of_key(key: str, values: list[Any], summaries: list[RatioSummary]) -> str:
+    """category, log or linear: as the space says, where the search record has it."""
+    records = [s.cid_search for s in summaries if "log_hyperparameters" in s.cid_search]
+    scale = scale_of(values)
+    if scale == "category" or not records:
+        return scale
+    is_log = any(key in record["log_hyperparameters"] for record in records)
+    return "log" if is_log and min(values) > 0 else "linear"
+
+
+def shown_trials(trials: list[T], score: Callable[[T], float]) -> tuple[list[T], str]:
+    """At most MAX_CURVES trials, the best one last, and which: "" where none is left out.
+
+    Of more the best quarter of MAX_CURVES, and every n-th of the others.
+    """
+    ordered = sorted(trials, key=score)
+    if len(ordered) <= MAX_CURVES:
+        return ordered, ""
+    num_best = MAX_CURVES // 4
+    others, best = ordered[:-num_best], ordered[-num_best:]
+    step = -(-len(others) // (MAX_CURVES - num_best))
+    shown = [*others[::step], *best]
+    return shown, f"the {num_best} best and one in {step} of the others"
 
 
 def pareto_data(summary: RatioSummary) -> dict[str, list[tuple[float, float]]]:

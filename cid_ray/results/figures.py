@@ -10,22 +10,17 @@ import io
 from typing import Any
 
 from cid_ray.results.figure_data import (
-    MAX_POINTS,
     curves_data,
     history_data,
     pareto_data,
-    scale_of,
     shown_curves,
-    slices_data,
     thinned,
 )
 from cid_ray.results.summary import COLORS, METHOD_NAMES, RatioSummary
 
-RATIO_COLORS = ("#7c3aed", "#059669", "#ea580c", "#0284c7", "#be185d", "#4d7c0f")
 GRAY = "#9ca3af"
 COST_LABELS = {"seconds": "seconds", "latency_ms": "latency, ms"}
 PARETO_COLUMNS = 2
-SLICE_COLUMNS = 4
 END_MARKS = {"pruned": "dotted: pruned", "running": "arrow: running"}  # how a curve shows its end
 STATE_MARKERS = {
     "complete": ("o", COLORS["cid"]),
@@ -122,70 +117,6 @@ def _draw_curves_of_method(axis: Any, method: str, curves: list[dict[str, Any]])
     ends = [curve["points"][-1] for curve in curves if curve["state"] == "running"]
     if ends:
         axis.plot(*zip(*ends, strict=True), ">", color=color)
-
-
-def draw_importances(summaries: list[RatioSummary]) -> str | None:
-    shown = [s for s in summaries if s.cid_search.get("importances")]
-    if not shown:
-        return None
-    figure, axes = new_figure(len(shown))
-    for axis, summary in zip(axes, shown, strict=True):
-        items = sorted(summary.cid_search["importances"].items(), key=lambda item: item[1])
-        names = [key.split(".", 1)[-1] for key, _ in items]
-        axis.barh(names, [value for _, value in items], color=COLORS["cid"])
-        axis.set_title(summary.name, fontsize=10)
-        axis.set_xlabel("fraction of importance")
-    return to_svg(figure)
-
-
-def draw_slices(summaries: list[RatioSummary]) -> str | None:
-    """One panel per hyperparameter: val mIoU of completed CID trials against its value."""
-    slices = slices_data(summaries)
-    if not slices:
-        return None
-    columns = min(SLICE_COLUMNS, len(slices))
-    figure, axes = new_figure(columns, -(-len(slices) // columns), (3.0, 2.6))
-    colors = {s.name: RATIO_COLORS[i % len(RATIO_COLORS)] for i, s in enumerate(summaries)}
-    for axis, (key, by_ratio) in zip(axes, slices.items(), strict=False):
-        _draw_slice(axis, by_ratio, colors)
-        axis.set_xlabel(key)
-    for axis in axes[len(slices) :]:
-        axis.set_visible(False)
-    add_legend(axes[0])
-    figure.supylabel("val mIoU, %", fontsize=10)
-    largest = max(len(points) for by_ratio in slices.values() for points in by_ratio.values())
-    note = f", {len(thinned(range(largest)))} of {largest} at a ratio"
-    note = note if largest > MAX_POINTS else ""
-    figure.suptitle(f"completed CID trials only{note}", fontsize=10)
-    return to_svg(figure)
-
-
-def _draw_slice(
-    axis: Any, by_ratio: dict[str, list[tuple[Any, float]]], colors: dict[str, str]
-) -> None:
-    from matplotlib.ticker import LogLocator, StrMethodFormatter
-
-    values = [value for points in by_ratio.values() for value, _ in points]
-    scale = scale_of(values)
-    categories = sorted({str(value) for value in values})
-    for ratio, all_points in by_ratio.items():
-        points = thinned(all_points)
-        scores = [score for _, score in points]
-        if scale == "category":
-            positions = [categories.index(str(value)) for value, _ in points]
-        else:
-            positions = [value for value, _ in points]
-        axis.scatter(positions, scores, color=colors[ratio], s=18, alpha=0.8, label=ratio)
-    if scale == "category":
-        axis.set_xticks(range(len(categories)), categories)
-        axis.margins(x=0.2)
-        return
-    axis.set_xscale(scale)
-    if scale == "log":
-        # by default matplotlib labels every tick of a range below a decade, one over the other
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.minorticks_off()
 
 
 def draw_pareto(summaries: list[RatioSummary]) -> str | None:

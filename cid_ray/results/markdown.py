@@ -36,9 +36,8 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
     lines += ["", escape_markdown(caution(summaries))]
     lines += _answers(answers)
     lines += _hyperparameters(summaries)
-    lines += [
-        line for each in answers.movements for line in ("", f"- {escape_markdown(each.text())}")
-    ]
+    for each in answers.hyperparameters:
+        lines += ["", f"- {escape_markdown(each.text())}"]
     if answers.rankings:
         lines += ["", escape_markdown(ranking_sentence(answers.rankings))]
     lines += _pareto(summaries)

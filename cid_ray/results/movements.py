@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cid_ray.results.figure_data import scale_of, slices_data
+from cid_ray.results.figure_data import scale_of_key, slices_data
 from cid_ray.results.formatting import format_p, format_value
 from cid_ray.results.noise import ALPHA, holm
 from cid_ray.results.summary import RatioSummary
@@ -42,7 +42,7 @@ class Movement:
     Attributes:
         key: of the configuration.
         settings: of each ratio, fewest labels first.
-        p: that it moves by chance, after Holm's correction; None with too few trials.
+        p: that it moves by chance, after Holm's correction; None with too few trials or one ratio.
     """
 
     key: str
@@ -56,6 +56,9 @@ class Movement:
     def text(self) -> str:
         """ "loss.conf_thresh falls with fewer labels: 0.91 at 1/8 (46), 0.71 at 1/16 (23)..."."""
         fewest, most = self.settings[0], self.settings[-1]
+        if len(self.settings) == 1:
+            known = _with_interval(fewest) if fewest.trials >= MIN_TRIALS else "cannot be told"
+            return f"{self.key}: {known} from {fewest.trials} completed trials"
         trials = " and ".join(f"{each.trials}" for each in (most, fewest))
         if self.p is None:
             return f"{self.key}: cannot be told from {trials} completed trials"
@@ -74,7 +77,7 @@ def _with_interval(setting: Setting) -> str:
 
 
 def movements(summaries: list[RatioSummary], seed: int = 0) -> list[Movement]:
-    """Every numeric hyperparameter that was searched at two ratios or more.
+    """Every numeric hyperparameter that took a second value; of one ratio its setting there.
 
     Args:
         summaries: as `summarize` returns them.
@@ -87,8 +90,9 @@ def movements(summaries: list[RatioSummary], seed: int = 0) -> list[Movement]:
     found: list[tuple[str, tuple[Setting, ...], float | None]] = []
     random = np.random.default_rng(seed)
     for key, by_ratio in slices_data(summaries).items():
-        scale = scale_of([value for points in by_ratio.values() for value, _ in points])
-        if scale == "category" or len(by_ratio) < 2:
+        values = [value for points in by_ratio.values() for value, _ in points]
+        scale = scale_of_key(key, values, summaries)
+        if scale == "category":
             continue
         settings, samples = [], []
         for ratio, points in by_ratio.items():
@@ -97,7 +101,7 @@ def movements(summaries: list[RatioSummary], seed: int = 0) -> list[Movement]:
             ends = (_original(float(x), scale == "log") for x in (sampled[0], low, high))
             settings.append(Setting(ratio, len(points), *ends))
             samples.append(sampled[1:])
-        enough = min(settings[0].trials, settings[-1].trials) >= MIN_TRIALS
+        enough = len(settings) > 1 and min(settings[0].trials, settings[-1].trials) >= MIN_TRIALS
         size = min(len(samples[0]), len(samples[-1]))
         p = _p_of_order(samples[-1][:size] - samples[0][:size]) if enough else None
         found.append((key, tuple(settings), p))

@@ -245,11 +245,13 @@ class SearchRecord(CommonFields):
     states: dict[str, int]  # Optuna's state -> trials
     num_trials: int  # trials asked for
     hyperparameters: NotRequired[list[str]]  # keys that were searched; [] where nothing was
+    log_hyperparameters: NotRequired[list[str]]  # those of them on a log scale
     best: str | None  # the run that val chose
     metric: str  # what val chose by: val/miou_teacher or val/miou
     candidates: list[str]  # runs that were repeated
     best_hyperparameters: dict[str, BestChoice | BestNumber]
     importances: dict[str, Number]  # key -> fraction; empty with too few trials
+    importance_trials: NotRequired[dict[str, int]]  # key -> completed trials behind it
     importance_method: str
     second_objective: NotRequired[Literal["seconds", "latency_ms"]]  # if the search had one
     pareto: NotRequired[list[ParetoPoint]]  # best value first

@@ -30,9 +30,11 @@ from cid_ray.results.formatting import (
     gain_text,
     repeats_text,
 )
+from cid_ray.results.hyperparameters import MIN_RELIABLE_TRIALS
 from cid_ray.results.label_figure import draw_label_curve
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
+from cid_ray.results.parallel_figure import draw_parallel
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.record_links import anchor_of, linked_records, noise_anchor
 from cid_ray.results.records import Record, of_event
@@ -43,6 +45,8 @@ from cid_ray.results.signals import (
     ranking_sentence,
     ranking_table,
 )
+from cid_ray.results.slices_figure import draw_importances, draw_slices
+from cid_ray.results.smooth_fit import MIN_TRIALS as MIN_TRIALS_OF_FIT
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared, result_table, summarize
 from cid_ray.results.tables import (
     MAX_ROWS,
@@ -99,6 +103,8 @@ def write_page(
         "has_repeats": any(summary.repeats for summary in summaries),
         "caution": caution(summaries),
         "importance_methods": importance_methods(summaries),
+        "min_reliable": MIN_RELIABLE_TRIALS,
+        "min_trials_of_fit": MIN_TRIALS_OF_FIT,
         "published": published_tables(records, summaries),
         "published_note": NOTE,
         "hyperparameters": hyperparameter_table(summaries),
@@ -171,8 +177,9 @@ def _figures(summaries: list[RatioSummary]) -> dict[str, RenderedFigure | None]:
         "tries": render_figure(draw_tries, compared(summaries)),
         "history": render_figure(figures.draw_history, with_cid),
         "curves": render_figure(figures.draw_curves, compared(summaries)),
-        "importances": render_figure(figures.draw_importances, summaries),
-        "slices": render_figure(figures.draw_slices, summaries),
+        "slices": render_figure(draw_slices, summaries),
+        "parallel": render_figure(draw_parallel, summaries),
+        "importances": render_figure(draw_importances, summaries),
         "pareto": render_figure(figures.draw_pareto, summaries),
     }
 

@@ -19,7 +19,7 @@ from statistics import mean
 
 import numpy as np
 
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary, RunScore
+from cid_ray.results.summary import METHOD_NAMES, RatioSummary
 
 TAIL = 0.025
 ROUNDING = 1e-12
@@ -70,19 +70,23 @@ def best_of_tries(scores: Sequence[float], tries: int) -> BestOfTries:
 def scores_of_tries(summary: RatioSummary) -> dict[str, list[float]]:
     """method -> val mIoU of each of its trials at its end, in the order of the records."""
     found: dict[str, list[float]] = {method: [] for method in METHOD_NAMES}
+    gains: dict[tuple[str, int], float] = {}
     for score in summary.last_scores():
         if summary.states[score.run] != "failed":
-            found[score.method].append(score.value + _gain_after(summary, score))
+            end = (score.method, score.step)
+            if end not in gains:  # of thousands of trials few ends differ
+                gains[end] = _gain_after(summary, *end)
+            found[score.method].append(score.value + gains[end])
     return {method: scores for method, scores in found.items() if scores}
 
 
-def _gain_after(summary: RatioSummary, pruned: RunScore) -> float:
-    """What completed trials of the method gained after a step, on average; 0 without any."""
+def _gain_after(summary: RatioSummary, method: str, step: int) -> float:
+    """What completed trials of a method gained after a step, on average; 0 without any."""
     gains = []
     for run, rungs in summary.rungs.items():
         curve = {rung["step"]: rung[summary.metric] for rung in rungs}
-        if rungs[-1]["method"] == pruned.method and summary.states[run] == "complete":
-            ends = curve.get(pruned.step), rungs[-1][summary.metric]
+        if rungs[-1]["method"] == method and summary.states[run] == "complete":
+            ends = curve.get(step), rungs[-1][summary.metric]
             if None not in ends:
                 gains.append(ends[1] - ends[0])
     return mean(gains) if gains else 0.0

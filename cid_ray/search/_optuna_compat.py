@@ -7,6 +7,7 @@ a value, and whether a trial contradicts itself.
 
 from __future__ import annotations
 
+import inspect
 import io
 import pickle
 from types import SimpleNamespace
@@ -48,6 +49,15 @@ def validate(trial: FrozenTrial) -> None:
 def storage_of(study: optuna.Study) -> Any:
     """The storage of a study."""
     return study._storage
+
+
+def ped_anova(top_fraction: float) -> optuna.importance.PedAnovaImportanceEvaluator:
+    """PED-ANOVA of the best fraction of the trials; Optuna has renamed its argument."""
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator
+    names = inspect.signature(evaluator).parameters
+    name = "target_quantile" if "target_quantile" in names else "baseline_quantile"
+    arguments: dict[str, Any] = {name: top_fraction}
+    return evaluator(**arguments)
 
 
 def guard_cmaes() -> None:

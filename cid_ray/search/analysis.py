@@ -4,29 +4,24 @@ hyperparameters are.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from cid_ray.config import InputError
 from cid_ray.results.records import Record, RecordReader, of_event
 from cid_ray.results.run_kind import refuse_ladder
 from cid_ray.search import order
+from cid_ray.search.importances import METHOD, importances
 from cid_ray.search.space import Space
 from cid_ray.search.study_store import StudyStore
 from cid_ray.search.trial_spec import StudyKey, TrialSpec, identity_fields, trial_config
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.storage.run_dir import RunDir
 
-MIN_TRIALS_FOR_IMPORTANCES = 4  # completed
-IMPORTANCE_METHOD = (
-    "PED-ANOVA over completed trials: how well a hyperparameter alone separates "
-    "the best tenth from the rest"
-)
 TOP_FRACTION = 1 / 4  # "the best quarter" of the completed trials
 WARM_START_POINTS = 3  # per ratio of the earlier run
 
@@ -68,49 +63,33 @@ def search_records(store: StudyStore) -> list[Record]:
     search = store.config.search
     records = []
     for key in store.search_keys():
-        study = store.studies[key]
         candidates = [
             other.repeats_of
             for other in store.repeat_keys()
             if (other.ratio, other.method) == (key.ratio, key.method)
         ]
+        parameters = store.space.of_method(key.method).parameters
+        fractions, trials = importances(store.studies[key])
         record: Record = {
             "event": "search",
             **identity_fields(key, key.study_name, 0, 0),
             "states": dict(store.state_counts(key)),
             "num_trials": store.n_trials(key),
-            "hyperparameters": [p.key for p in store.space.of_method(key.method).parameters],
+            "hyperparameters": [p.key for p in parameters],
+            "log_hyperparameters": [p.key for p in parameters if p.is_log],
             "best": chosen_run(store, key),
             "metric": search.metric,
             "candidates": candidates,
             "best_hyperparameters": best_hyperparameters(store.ranked(key)),
-            "importances": importances(study),
-            "importance_method": IMPORTANCE_METHOD,
+            "importances": fractions,
+            "importance_trials": trials,
+            "importance_method": METHOD,
         }
         if search.second_objective:
             record["second_objective"] = search.second_objective
-            record["pareto"] = pareto_front(study)
+            record["pareto"] = pareto_front(store.studies[key])
         records.append(record)
     return records
-
-
-def importances(study: optuna.Study) -> dict[str, float]:
-    """Optuna's importances over completed trials; empty when there are too few."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < MIN_TRIALS_FOR_IMPORTANCES:
-        return {}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    # With a target the evaluator takes the lowest values for the best.
-    target = (lambda t: -t.values[0]) if len(study.directions) > 1 else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about few trials; the page says so in words
-        try:
-            found = optuna.importance.get_param_importances(
-                study, evaluator=evaluator, target=target
-            )
-        except (ValueError, RuntimeError):
-            return {}
-    return {key: float(value) for key, value in found.items() if value == value}
 
 
 def best_hyperparameters(ranked: list[FrozenTrial]) -> dict[str, dict[str, Any]]:

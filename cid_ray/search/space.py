@@ -72,6 +72,10 @@ class Parameter:
     distribution: BaseDistribution
     when: Mapping[str, tuple[Any, ...]]
 
+    @property
+    def is_log(self) -> bool:
+        return bool(getattr(self.distribution, "log", False))
+
     def is_active(self, chosen: Mapping[str, Any]) -> bool:
         return all(chosen.get(key) in values for key, values in self.when.items())
 

@@ -67,9 +67,20 @@ def test_too_few_trials_are_said() -> None:
     assert movement.text() == "loss.conf_thresh: cannot be told from 15 and 15 completed trials"
 
 
-def test_categories_and_single_ratios_have_no_movement() -> None:
-    rng = np.random.default_rng(0)
-    assert movements(summarize(trials_at(16, 0.6, 10, rng))) == []
+@pytest.mark.parametrize("trials", [MIN_TRIALS, MIN_TRIALS - 1])
+def test_single_ratio_has_a_setting_and_no_movement(trials: int) -> None:
+    records = trials_at(16, 0.6, trials, np.random.default_rng(0))
+    found = {each.key: each for each in movements(summarize(records))}
+    threshold = found["loss.conf_thresh"]
+    assert threshold.p is None and not threshold.moves
+    (setting,) = threshold.settings
+    assert setting.low < 0.6 < setting.high
+    said = f"{setting.value:.4g} ({setting.low:.4g} to {setting.high:.4g}) at 1/16 (16)"
+    said = said if trials == MIN_TRIALS else "cannot be told"
+    assert threshold.text() == f"loss.conf_thresh: {said} from {trials} completed trials"
+
+
+def test_categories_have_no_movement() -> None:
     records = [
         record
         for count in (16, 64)

@@ -307,7 +307,7 @@ def test_report_page_without_repeats_does_not_mention_them(tmp_path: Path) -> No
     page = write_page(folder, tmp_path / "report", records, Config()).read_text()
     above_config = page.partition("<summary>")[0]
     assert CAUTION in above_config
-    assert "PED-ANOVA over completed trials only; with few" in above_config
+    assert "PED-ANOVA over completed trials only. Pruned trials do not count." in above_config
     absent_words = (
         "of the repeats",
         "Repeats are",

@@ -1,4 +1,4 @@
-"""Laws of what a search found: importances, best hyperparameters, Pareto front, the chosen run.
+"""Laws of what a search found: best hyperparameters, Pareto front, the chosen run.
 
 Studies are real, trials simulated. References are computed here from the reported values.
 """
@@ -16,28 +16,14 @@ from cid_ray.results.records import RecordWriter
 from cid_ray.search import analysis
 from cid_ray.search.checks import check_search
 from cid_ray.search.controller import Decision
-from cid_ray.search.trial_spec import StudyKey
 from tests.helpers import records as made_up
-from tests.helpers.simulated_studies import METRIC, open_search, run_trials, search_config
+from tests.helpers.simulated_studies import METRIC, open_search
 
 CID_ONLY: dict[str, Any] = {
     "search.pruner": {"name": "NopPruner"},
     "search.repeats": {"n": 0},
     "search.baselines": [],
 }
-
-
-@pytest.mark.parametrize(
-    ("trials", "hyperparameters"), [(3, set()), (12, {"loss.relation_weight"})]
-)
-def test_importances_need_trials_of_full_length(
-    tmp_path: Path, trials: int, hyperparameters: set[str]
-) -> None:
-    config = search_config(trials=trials, **{"search.pruner": {"name": "NopPruner"}})
-    with open_search(tmp_path, config) as search:
-        run_trials(search)
-        study = search.store.studies[StudyKey("1/8", "cid")]
-        assert set(analysis.importances(study)) == hyperparameters
 
 
 def test_best_hyperparameters_are_those_of_best_quarter(tmp_path: Path) -> None:

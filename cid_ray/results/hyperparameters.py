@@ -1,0 +1,172 @@
+"""What a search says of each hyperparameter, in one sentence: which values are good at which ratio,
+whether that moves with the labels, and how much it matters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cid_ray.results.figure_data import scale_of_key, slices_data
+from cid_ray.results.formatting import format_p, format_score
+from cid_ray.results.movements import MIN_TRIALS, Movement
+from cid_ray.results.noise import ALPHA, holm
+from cid_ray.results.smooth_fit import MeanScore, mean_scores, scores_of_choices
+from cid_ray.results.summary import RatioSummary
+
+# Below, the one that matters most is named first in fewer than nine of ten searches
+# (benchmarks/results/importances).
+MIN_RELIABLE_TRIALS = 32
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Fraction of importance of a hyperparameter at one ratio, and the trials behind it."""
+
+    key: str
+    ratio: str
+    fraction: float
+    trials: int
+    enough_trials: bool  # at least MIN_RELIABLE_TRIALS
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Mean scores of a choice's values at one ratio, best first.
+
+    `p`: that the values differ by chance (Kruskal and Wallis), corrected by Holm for all choices
+    and ratios; None with too few trials.
+    """
+
+    ratio: str
+    trials: int
+    means: tuple[MeanScore, ...]
+    p: float | None
+
+    def text(self) -> str:
+        """ "class at 1/16 (23), mean 51.20 (50.80 to 51.60), p 0.01", or that it cannot be told."""
+        if self.p is None or self.p >= ALPHA:
+            p = "" if self.p is None else f"{format_p(self.p)}, "
+            return f"cannot be told at {self.ratio} ({p}{self.trials} completed trials)"
+        best = self.means[0]
+        interval = (
+            "" if best.low is None else f" ({format_score(best.low)} to {format_score(best.high)})"
+        )
+        mean = f"mean {format_score(best.mean)}{interval}"
+        return f"{best.value} at {self.ratio}, {mean}, {format_p(self.p)}"
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """What is known of one: `movement` of a number, `choices` of a choice."""
+
+    key: str
+    importances: tuple[Importance, ...]
+    movement: Movement | None
+    choices: tuple[Choices, ...]
+
+    def text(self) -> str:
+        """One sentence."""
+        importance = self._importance_text()
+        if self.movement is not None:
+            return f"{self.movement.text()}{importance}"
+        best = "; ".join(each.text() for each in self.choices)
+        return f"{self.key}, the best choice: {best}{importance}"
+
+    def _importance_text(self) -> str:
+        if not self.importances:
+            return ""
+        values = " and ".join(
+            f"{each.fraction:.2f} at {each.ratio} of {each.trials} trials"
+            f"{'' if each.enough_trials else ' (not reliable)'}"
+            for each in self.importances
+        )
+        return f"; importance {values}"
+
+    def record(self) -> dict[str, Any]:
+        """Its numbers for `answers.json`; those of `movement` are in `movements`."""
+        return {
+            "key": self.key,
+            "importances": [asdict(each) for each in self.importances],
+            "choices": [asdict(each) for each in self.choices],
+        }
+
+
+def importances_at(summary: RatioSummary) -> list[Importance]:
+    """The importances of CID's search at a ratio, the largest first.
+
+    A record of an older version has no number of trials: then all completed ones were used.
+    """
+    record = summary.cid_search
+    trials = record.get("importance_trials", {})
+    complete = record.get("states", {}).get("COMPLETE", 0)
+    found = []
+    for key, fraction in record.get("importances", {}).items():
+        number = trials.get(key, complete)
+        enough = number >= MIN_RELIABLE_TRIALS
+        found.append(Importance(key, summary.name, fraction, number, enough))
+    return sorted(found, key=lambda each: -each.fraction)
+
+
+def hyperparameters(
+    summaries: list[RatioSummary], movements: list[Movement]
+) -> list[Hyperparameter]:
+    """Every hyperparameter that took a second value.
+
+    Args:
+        summaries: as `summarize` returns them.
+        movements: of the numbers among them, as `movements` returns them.
+
+    Example:
+        >>> for each in hyperparameters(summaries, movements(summaries)):
+        ...     print(each.text())
+    """
+    moves = {movement.key: movement for movement in movements}
+    importances = [each for summary in summaries for each in importances_at(summary)]
+    slices = slices_data(summaries)
+    choices = _choices(
+        {
+            key: by_ratio
+            for key, by_ratio in slices.items()
+            if scale_of_key(key, [v for points in by_ratio.values() for v, _ in points], summaries)
+            == "category"
+        }
+    )
+    return [
+        Hyperparameter(
+            key,
+            tuple(each for each in importances if each.key == key),
+            moves.get(key),
+            choices.get(key, ()),
+        )
+        for key in slices
+    ]
+
+
+def _choices(
+    slices: dict[str, dict[str, list[tuple[Any, float]]]],
+) -> dict[str, tuple[Choices, ...]]:
+    """key -> its choices at each ratio; all are one family of comparisons."""
+    found = [
+        (key, ratio, points, _p_of_difference(points))
+        for key, by_ratio in slices.items()
+        for ratio, points in by_ratio.items()
+    ]
+    adjusted = iter(holm([p for *_, p in found if p is not None]))
+    by_key: dict[str, list[Choices]] = {}
+    for key, ratio, points, p in found:
+        means = sorted(mean_scores(points), key=lambda mean: -mean.mean)
+        corrected = None if p is None else next(adjusted)
+        by_key.setdefault(key, []).append(Choices(ratio, len(points), tuple(means), corrected))
+    return {key: tuple(of_key) for key, of_key in by_key.items()}
+
+
+def _p_of_difference(points: list[tuple[Any, float]]) -> float | None:
+    """That scores of all values are alike; None with too few trials or a single value."""
+    from scipy.stats import kruskal  # imported late: it takes seconds
+
+    by_value = scores_of_choices(points)
+    scores = [score for _, score in points]
+    if len(points) < MIN_TRIALS or len(by_value) < 2 or min(scores) == max(scores):
+        return None
+    return float(kruskal(*by_value.values()).pvalue)
