@@ -30,7 +30,8 @@ COMMANDS = {
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }
-LOAD_TORCH = ("train", "tune", "scale", "evaluate", "predict", "label_next", "pool")  # which takes seconds
+# Loading it takes seconds.
+LOAD_TORCH = ("train", "tune", "scale", "evaluate", "predict", "label_next", "pool")
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
 `cid-ray tune` without options searches a generated data set: about six minutes on 2 CPU cores."""

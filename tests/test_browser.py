@@ -21,6 +21,7 @@ from cid_ray.results.records import read_records
 from cid_ray.results.report_page import write_page
 from tests.helpers.dashboard_client import KEPT_RUN, dashboard_of, first_records
 from tests.helpers.local_search import search_until, tiny_search
+from tests.helpers.records import checked_pool
 from tests.helpers.services import require_package, require_service
 from tests.helpers.untrained import save_untrained
 
@@ -73,7 +74,8 @@ def addresses(
     running = folder / "at-work"
     search_until(running, tiny_search(small_demo), rungs=7)
     config = load_config(KEPT_RUN / "config.yaml")
-    report = write_page(KEPT_RUN, folder / "report", read_records(KEPT_RUN), config)
+    records = [*read_records(KEPT_RUN), checked_pool()]
+    report = write_page(KEPT_RUN, folder / "report", records, config)
     audit = folder / "audit.html"
     prepare.write_audit(Table(small_demo), str(audit))
     save_untrained(folder / "last.pt", Table(small_demo).model_data)

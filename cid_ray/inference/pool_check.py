@@ -8,11 +8,11 @@ the numbers):
 - features: the cosine distance of the mean features, minus their mean over labels and pool. Raw
   features of one network all point nearly the same way, and the labels' own mean hides that the
   pool is elsewhere.
-- colors: the Euclidean distance of the means and deviations of red, green and blue, in standard
-  deviations of the labels.
+- colors: the Euclidean distance of the means and standard deviations of red, green and blue, in
+  grey levels. A scale taken from few labels would fit these labels and no other image.
 
 The threshold is one order statistic of n labels, so the part of a like pool that exceeds it is
-Beta-distributed around (n + 1 - rank) / (n + 1). A pool is said to differ beyond that chance only.
+about Beta-distributed around (n + 1 - rank) / (n + 1). A pool is said to differ beyond that only.
 
     N images of the pool   M labeled images   K classes
 """
@@ -43,7 +43,6 @@ class Reference:
     Attributes:
         known: f64[M, D], one row for each labeled image.
         center: f64[D], subtracted from other images.
-        scale: f64[D], by which they are divided.
         is_cosine: the distance is the cosine's, else the Euclidean one.
         threshold: the distance above which an image is unlike the labels.
         by_chance: the fraction that is expected above it in a pool like the labels.
@@ -52,7 +51,6 @@ class Reference:
 
     known: np.ndarray
     center: np.ndarray
-    scale: np.ndarray
     is_cosine: bool
     threshold: float
     by_chance: float
@@ -71,32 +69,26 @@ class Reference:
             0.85
         """
         center = np.concatenate([labeled, pool]).mean(0)
-        return cls._make(labeled, center, np.ones_like(center), is_cosine=True)
+        return cls._make(labeled, center, is_cosine=True)
 
     @classmethod
     def of_colors(cls, labeled: np.ndarray) -> Reference | None:
         """By `picture_colors` of the labeled images, f64[M, 6]; None with fewer than five."""
-        if len(labeled) < MIN_LABELED:
-            return None
-        scale = np.maximum(labeled.std(0), 1.0)  # a grey level: less is rounding
-        return cls._make(labeled, np.zeros_like(scale), scale, is_cosine=False)
+        return cls._make(labeled, np.zeros(labeled.shape[1]), is_cosine=False)
 
     @classmethod
-    def _make(
-        cls, labeled: np.ndarray, center: np.ndarray, scale: np.ndarray, is_cosine: bool
-    ) -> Reference | None:
+    def _make(cls, labeled: np.ndarray, center: np.ndarray, is_cosine: bool) -> Reference | None:
         count = len(labeled)
         if count < MIN_LABELED:
             return None
-        known = _unit(labeled - center) if is_cosine else labeled / scale
+        known = _unit(labeled - center) if is_cosine else labeled - center
         between = _distances(known, known, is_cosine)
         np.fill_diagonal(between, np.inf)
         rank = min(count, math.ceil(LIKE * (count + 1)))
         threshold = max(float(np.sort(between.min(1))[rank - 1]), 1e-12)
         above = count + 1 - rank
         chance_high = float(stats.beta.ppf(CHANCE, above, rank))
-        by_chance = above / (count + 1)
-        return cls(known, center, scale, is_cosine, threshold, by_chance, chance_high)
+        return cls(known, center, is_cosine, threshold, above / (count + 1), chance_high)
 
     def distances(self, images: np.ndarray) -> np.ndarray:
         """f64[n]: to the nearest labeled image, relative to the threshold: above 1 is unlike.
@@ -107,7 +99,7 @@ class Reference:
         if not len(images):
             return np.zeros(0)
         rows = images - self.center
-        rows = _unit(rows) if self.is_cosine else rows / self.scale
+        rows = _unit(rows) if self.is_cosine else rows
         return np.asarray(_distances(rows, self.known, self.is_cosine).min(1) / self.threshold)
 
     def is_beyond_chance(self, count: int, total: int) -> bool:

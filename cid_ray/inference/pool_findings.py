@@ -18,12 +18,16 @@ from cid_ray.inference.pool_check import (
     wilson,
 )
 from cid_ray.inference.pool_scores import PoolScores
-from cid_ray.results.pool_types import CopyOf, PoolClass, PoolCopies, PoolGroup, UnlikeFields
+from cid_ray.results.pool_types import (
+    MOSTLY_UNLIKE,
+    CopyOf,
+    PoolClass,
+    PoolCopies,
+    PoolGroup,
+    UnlikeFields,
+)
 
-# Of a pool that is mostly unlike the labels no image is left out for it: then the pool is another
-# domain, and a method that uses it may gain from exactly these images.
-MAX_UNLIKE_LEFT_OUT = 0.5
-PICTURES_PER_REASON = 4
+PICTURES_PER_REASON = 6
 MAX_GROUPS = 40  # the largest; of tiles each image may be a group
 SEVERITY: dict[CopyOf, int] = {"test": 0, "val": 1, "labeled": 2, "pool": 3}  # of copies
 
@@ -111,9 +115,13 @@ class PoolFindings:
 
     @cached_property
     def leaves_out_unlike(self) -> bool:
-        """Whether images that are unlike the labels are to be left out."""
+        """Whether images that are unlike the labels are to be left out.
+
+        Not where most are: then the pool is another domain, and a method that uses it may gain
+        from exactly these images.
+        """
         beyond = any(one["beyond_chance"] for one in self._unlike().values())
-        return beyond and float(self.is_unlike.mean()) <= MAX_UNLIKE_LEFT_OUT
+        return beyond and float(self.is_unlike.mean()) <= MOSTLY_UNLIKE
 
     @property
     def left_out(self) -> list[str]:
@@ -147,7 +155,10 @@ class PoolFindings:
             {
                 "image_id": name,
                 "group": self.pool.groups[index],
-                **{f"{key}_distance": round(float(x[index]), 4) for key, x in self.distances.items()},
+                **{
+                    f"{key}_distance": round(float(x[index]), 4)
+                    for key, x in self.distances.items()
+                },
                 "uncertainty": round(float(self.pool.scores.uncertainty[index]), 4),
                 **{f"{kind}_z": round(float(z[index]), 2) for kind, z in self.outlier_z.items()},
                 "left_out": int(name in left_out),
@@ -162,7 +173,10 @@ class PoolFindings:
         z = np.abs(np.stack(list(self.outlier_z.values()))).max(0)
         turns = [
             *(list(self.copies[name]) for name in ("test", "val")),
-            [index for index in np.argsort(-farthest).tolist() if farthest[index] > 1],
+            _one_of_each_first(
+                [index for index in np.argsort(-farthest).tolist() if farthest[index] > 1],
+                self.pool.groups,
+            ),
             [index for index in np.argsort(-z).tolist() if z[index] > MAX_Z],
             *(list(self.copies[name]) for name in ("labeled", "pool")),
         ]
@@ -215,8 +229,7 @@ class PoolFindings:
             total = int(here.sum())
             counts = {key: int((x[here] > 1).sum()) for key, x in distances.items()}
             beyond = [
-                self.references[key].is_beyond_chance(count, total)
-                for key, count in counts.items()
+                self.references[key].is_beyond_chance(count, total) for key, count in counts.items()
             ]
             found.append(
                 {
@@ -236,7 +249,9 @@ class PoolFindings:
         values = {name: one.scores.uncertainty for name, one in named.items() if one.ids}
         excess = None
         if len(values.get("val", ())) > 1 and len(values["pool"]) > 1:
-            variance = sum(float(values[name].var(ddof=1)) / len(values[name]) for name in ("val", "pool"))
+            variance = sum(
+                float(values[name].var(ddof=1)) / len(values[name]) for name in ("val", "pool")
+            )
             difference = float(values["pool"].mean() - values["val"].mean())
             excess = round(difference / max(variance, 1e-12) ** 0.5, 3)
         means = {name: round(float(x.mean()), 4) for name, x in values.items()}
@@ -270,6 +285,12 @@ class PoolFindings:
                 {"of": name, "count": len(copied), "example": example, "example_of": example_of}
             )
         return found
+
+
+def _one_of_each_first(order: list[int], groups: np.ndarray) -> list[int]:
+    """Indices with the first of every group before all others."""
+    firsts = {groups[index]: index for index in reversed(order)}
+    return sorted(order, key=lambda index: firsts[groups[index]] != index)
 
 
 def _percent(part: float) -> float:

@@ -115,9 +115,7 @@ class PoolSurvey:
             raise InputError(f"no image of the pool of {self._table.folder} can be read")
         images = {name: self._images(name) for name in ("labeled", "val", "pool")}
         purposes: tuple[CopyOf, ...] = ("labeled", "val", "test")
-        copied = {
-            name: self._hashes(name, images.get(name)) for name in purposes
-        }
+        copied = {name: self._hashes(name, images.get(name)) for name in purposes}
         pixels = self._own.class_pixels[self._split.labeled].sum(0)
         return PoolFindings(
             images["pool"], images["labeled"], images["val"], copied, pixels, self._table.classes
@@ -154,7 +152,7 @@ class PoolSurvey:
         paths.write_text(out / "leave_out.txt", "".join(f"{name}\n" for name in left_out))
         paths.write_text(out / "images.csv", _as_csv(findings.lines()))
         pictures = self._draw(findings, run)
-        split_files = self._write_split(set(left_out), out) if self._table is self._own else ""
+        split_files = self._write_split(set(left_out), out)
         final = self._predictor.checkpoint.final
         identity = {key: final[key] for key in CommonFields.__annotations__}
         record = {
@@ -173,7 +171,9 @@ class PoolSurvey:
         return record  # type: ignore[return-value]
 
     def _write_split(self, left_out: set[str], out: Path) -> str:
-        """The run's split without some images of the pool; where it is, relative to the run."""
+        """The run's split without some images of its pool; where it is, relative to the run."""
+        if self._table is not self._own or not left_out:
+            return ""
         ids = self._own.ids(self._pool)
         kept = self._pool[[name not in left_out for name in ids]]
         if not len(kept):

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cid_ray.results.pool_types import MOSTLY_UNLIKE
 from cid_ray.results.records import Record, of_event
 from cid_ray.storage import paths
 from cid_ray.storage.paths import PathOrUri
@@ -18,7 +19,6 @@ SPOILS_SCORES = 2.0  # a near-duplicate of val or test is worse than anything ab
 LESS_SURE = 1.959964  # standard errors
 MAX_NAMED = 6  # groups or classes in a sentence
 SPLIT_WORDS = {"labeled": "a labeled image", "val": "a val image", "test": "a test image"}
-PART_OF_PAGE = 0.5  # of the pool: from there on it is another domain
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,11 @@ def describe_pool(record: Record, run: PathOrUri) -> list[str]:
 
     Example:
         >>> describe_pool(newest_pool(read_records("runs/demo")), "runs/demo")[0]
-        'Looked at 168 of 168 pool images and 24 labels of 1_8-cid-000.'
+        'Looked at 168 of 168 pool images of demo, against the 24 labels of 1_8-cid-000.'
     """
-    of_table = "" if record["split_files"] else f", of {record['table']}"
     head = (
-        f"Looked at {record['images']} of {record['pool_count']} pool images{of_table} and "
-        f"{record['labeled']} labels of {record['run']}."
+        f"Looked at {record['images']} of {record['pool_count']} pool images of "
+        f"{record['table']}, against the {record['labeled']} labels of {record['run']}."
     )
     findings = [*_copies(record), *_unlike(record), *_classes(record), *_others(record)]
     ordered = sorted(findings, key=lambda one: -one.weight)
@@ -106,7 +105,7 @@ def _unlike(record: Record) -> Iterable[Finding]:
     text += f"{chance:.0f} % would be."
     if named := [one for one in groups if one["name"]]:
         text += f" Beyond chance: {_listed(map(_group_text, named))}."
-    if part > PART_OF_PAGE:
+    if part > MOSTLY_UNLIKE:
         text += " Most of the pool is another domain than the labels: label some of it (label_next)"
         text += ", and compare with a training without the pool (method=supervised)."
     else:

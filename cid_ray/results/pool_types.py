@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 from cid_ray.results.common_fields import CommonFields
 from cid_ray.results.score_types import Count, Number, Percent
 
+MOSTLY_UNLIKE = 0.5  # of the pool: from there on it is another domain than the labels
 CopyOf = Literal["labeled", "val", "test", "pool"]
 
 
@@ -86,5 +87,5 @@ class PoolRecord(CommonFields):
     outliers: dict[Literal["brightness", "contrast", "size", "shape"], Count]
     outlier_images: Count
     left_out: Count  # images of leave_out.txt
-    split_files: str  # "" when the pool is another table's
+    split_files: str  # lists without them, relative to the run folder; "" where there are none
     pictures: list[PoolPicture]

@@ -33,6 +33,13 @@ from cid_ray.results.formatting import (
 from cid_ray.results.label_figure import draw_label_curve
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
+from cid_ray.results.pool_section import (
+    GROUP_HEAD,
+    describe_pool,
+    group_rows,
+    newest_pool,
+    pool_pictures,
+)
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared, result_table, summarize
@@ -96,10 +103,13 @@ def write_page(
         "provenance": next((r for r in reversed(records) if r.get("versions")), {}),
         "figures": _figures(summaries),
         "next_commands": next_commands(folder.name, summaries),
+        "pool": _pool_section(records, folder),
     }
     page = templates().get_template("report.html.j2").render(**content)
     paths.write_text(out / "index.html", page)
-    paths.write_text(out / "report.md", markdown(summaries, answers))
+    pool = newest_pool(records)
+    about_pool = describe_pool(pool, folder.name) if pool else []
+    paths.write_text(out / "report.md", markdown(summaries, answers, about_pool))
     paths.write_text(out / "answers.json", json.dumps(answers.record(), indent=1) + "\n")
     return out / "index.html"
 
@@ -205,7 +215,22 @@ def _sample_images(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
 
 
 def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    kind = "jpeg" if path.suffix == ".jpg" else "png"
+    return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _pool_section(records: list[Record], folder: Path) -> dict[str, Any] | None:
+    """What `pool` found, if it has run."""
+    record = newest_pool(records)
+    if record is None:
+        return None
+    return {
+        "lines": describe_pool(record, folder.name),
+        "head": GROUP_HEAD,
+        "groups": group_rows(record),
+        "classes": record["classes"],
+        "pictures": [(one, _data_uri(file)) for one, file in pool_pictures(record, folder)],
+    }
 
 
 def class_legend(records: list[Record]) -> list[tuple[str, str]]:
