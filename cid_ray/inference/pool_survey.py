@@ -71,6 +71,8 @@ class PoolSurvey:
         _check_table(predictor, pool_table)
         self._predictor = predictor
         self._own = own
+        is_own = pool_table is own
+        self._name = str(predictor.config.data.table if is_own else pool_table.folder)
         self._table = pool_table
         self._split = make_split(own, predictor.config.data)
         self._pool = _pool_rows(self._split, own, pool_table)
@@ -159,7 +161,7 @@ class PoolSurvey:
             **identity,
             "event": "pool",
             "timestamp": timestamp,
-            "table": str(self._table.folder),
+            "table": self._name,
             "data": self._table.fingerprint,
             "pool_count": len(self._pool),
             "unreadable": len(self._unreadable),
