@@ -196,12 +196,13 @@ class PoolSurvey:
         rows = list(self._scores["pool", True])
         pictures: list[PoolPicture] = []
         for index, reason in findings.oddest(PICTURES):
-            file = f"{FOLDER}/images/{len(pictures):02d}.jpg"
+            name = f"{FOLDER}/images/{len(pictures):02d}.jpg"
             picture, _ = self._table.read(rows[index], mask=False)
-            with paths.atomic_write(run / file) as out:
+            with paths.atomic_write(run / name) as out:
                 out.write(encode_thumbnail(as_rgb(picture)))
-            name, group = findings.pool.ids[index], str(findings.pool.groups[index])
-            pictures.append({"image_id": name, "group": group, "reason": reason, "file": file})
+            image_id, group = findings.pool.ids[index], str(findings.pool.groups[index])
+            about = {"image_id": image_id, "group": group, "reason": reason}
+            pictures.append({"file": name, **about})  # type: ignore[typeddict-item]
         return pictures
 
 

@@ -90,19 +90,19 @@ def _unlike(record: Record) -> Iterable[Finding]:
         text = f"With {record['labeled']} labels nobody can tell which images are unlike them."
         yield Finding(-1.0, text)
         return
-    shares = "; ".join(
-        f"by {name} {one['percent']:.0f} % ({one['low']:.0f} to {one['high']:.0f} %)"
+    shares = " and ".join(
+        f"{one['percent']:.0f} % by {name} ({one['low']:.0f} to {one['high']:.0f} %)"
         for name, one in found.items()
     )
+    shares += " are unlike every labeled image"
     chance = max(one["by_chance"] for one in found.values())
     groups = [one for one in record["groups"] if one["split"] == "pool" and one["beyond_chance"]]
     part = record["unlike"] / max(1, record["images"])
     if not groups and not any(one["beyond_chance"] for one in found.values()):
-        text = f"The pool looks like the labels: unlike every label are {shares}; by chance "
-        yield Finding(-1.0, f"{text}{chance:.0f} % would be.")
+        text = f"The pool looks like the labels: {shares}; by chance {chance:.0f} % would be."
+        yield Finding(-1.0, text)
         return
-    text = f"Out of domain: unlike every labeled image are {shares}; by chance "
-    text += f"{chance:.0f} % would be."
+    text = f"Out of domain: of the pool {shares}; by chance {chance:.0f} % would be."
     if named := [one for one in groups if one["name"]]:
         text += f" Beyond chance: {_listed(map(_group_text, named))}."
     if part > MOSTLY_UNLIKE:
