@@ -153,10 +153,9 @@ def test_training_takes_the_split_without_what_is_left_out(
     folder = tmp_path / "table"
     table = cid_ray.open_table("demo")
     writer = TableWriter(folder, table.classes, table.colors, IGNORED)
-    splits = ((split, table.rows(split)[:16]) for split in ("train", "val", "test"))
-    for split, rows in splits:
-        for row in rows.tolist():
-            writer.add({**copied_row(table, row, with_mask=True), "split": split})
+    for name in ("train", "val", "test"):
+        for row in table.rows(name)[:16].tolist():
+            writer.add(copied_row(table, row, with_mask=True))
     add_planted(writer, {"copy of test": int(table.rows("test")[0])})
     writer.close(**copied_meta(table))
     run = tmp_path / "run"
