@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": "score a trained network on a table: mIoU, boundaries, calibration, a page",
     "predict": "masks of a folder of images of any size, a table or an object store",
     "label_next": "which images of the pool to label next, with masks to correct",
+    "pool": "what is in the pool: images unlike the labels, near-duplicates, outliers",
     "export": "a trained network as ONNX, torch.export or safetensors, compared with torch",
     "dashboard": "live page of one run or several, during a search and after it",
     "report": "rebuild the table and the page of a run from its records; compare several runs",
@@ -29,7 +30,8 @@ COMMANDS = {
     "doctor": "is this machine ready? a line per check, OK or what to do",
     "grafana": "give the dashboard of searches to Ray's Grafana",
 }
-LOAD_TORCH = ("train", "tune", "scale", "evaluate", "predict", "label_next")  # which takes seconds
+# Loading it takes seconds.
+LOAD_TORCH = ("train", "tune", "scale", "evaluate", "predict", "label_next", "pool")
 TITLE = "cid_ray: Cross-Image Distillation for semi-supervised segmentation, searched with Ray"
 NOTES = """`cid-ray NAME` is the same as `python -m cid_ray.NAME`. Each has --help.
 `cid-ray tune` without options searches a generated data set: about six minutes on 2 CPU cores."""

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         return compare_folders(args)
     with RunDir(args.runs[0]) as run_dir:
         run_dir.pull()
-        run_dir.pull("samples")
+        run_dir.pull("samples", "pool")
         if not (run_dir.local / RECORDS_FILE).is_file():
             raise InputError(
                 f"{run_dir} is not a run folder: it has no {RECORDS_FILE}; if that file was lost, "

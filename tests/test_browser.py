@@ -22,6 +22,7 @@ from cid_ray.results.records import read_records
 from cid_ray.results.report_page import write_page
 from tests.helpers.dashboard_client import KEPT_RUN, dashboard_of, first_records
 from tests.helpers.local_search import search_until, tiny_search
+from tests.helpers.records import checked_pool
 from tests.helpers.searches import searched
 from tests.helpers.services import require_package, require_service
 from tests.helpers.untrained import save_untrained
@@ -75,7 +76,8 @@ def addresses(
     running = folder / "at-work"
     search_until(running, tiny_search(small_demo), rungs=7)
     config = load_config(KEPT_RUN / "config.yaml")
-    report = write_page(KEPT_RUN, folder / "report", read_records(KEPT_RUN), config)
+    records = [*read_records(KEPT_RUN), checked_pool()]
+    report = write_page(KEPT_RUN, folder / "report", records, config)
     many = write_page(folder, folder / "many-trials", searched(40), config)
     audit = folder / "audit.html"
     prepare.write_audit(Table(small_demo), str(audit))

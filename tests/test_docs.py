@@ -166,7 +166,7 @@ def prepare_tables(page: Path) -> None:
 def shortened(command: CommandLine) -> list[str]:
     """The arguments of a command, with changes that make it short."""
     changes: list[str] = []
-    if command.name in ("evaluate", "predict", "label_next"):
+    if command.name in ("evaluate", "predict", "label_next", "pool"):
         return ["small-demo" if word == "demo" else word for word in command.args]
     if command.name in ("train", "tune") and "--resume" not in command.args:
         changes += [*SHORT_TRAINING, *SMALL_BATCHES]

@@ -41,6 +41,7 @@ COMMANDS = (
     "evaluate",
     "predict",
     "label_next",
+    "pool",
     "export",
     "report",
     "dashboard",

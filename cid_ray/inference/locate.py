@@ -65,7 +65,7 @@ def find_checkpoint(name: PathOrUri) -> CheckpointSource:
     text = str(name)
     if text.endswith(".pt"):
         return CheckpointSource(name, {})
-    folder, choice = _split_choice(text)
+    folder, choice = split_choice(text)
     run_dir = ReadOnlyRunDir(folder)
     with run_dir:
         if not run_dir.exists:
@@ -88,8 +88,13 @@ def find_checkpoint(name: PathOrUri) -> CheckpointSource:
     return CheckpointSource(path, final, floors.get(final["ratio"]))
 
 
-def _split_choice(text: str) -> tuple[str, str]:
-    """RUN and what comes after its last colon, if that is no part of the path."""
+def split_choice(text: str) -> tuple[str, str]:
+    """RUN and what comes after its last colon, if that is no part of the path.
+
+    Example:
+        >>> split_choice("runs/demo:1/4")
+        ('runs/demo', '1/4')
+    """
     folder, colon, choice = text.rpartition(":")
     if not colon or choice.startswith("//"):
         return text, ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from cid_ray.config.plain_text import printable
 from cid_ray.results.answers import Answers
@@ -19,8 +20,16 @@ from cid_ray.results.tables import hyperparameter_table, pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict
 
 
-def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
-    """The report as Markdown, for a README or a pull request."""
+def markdown(
+    summaries: list[RatioSummary], answers: Answers, about_pool: Sequence[str] = ()
+) -> str:
+    """The report as Markdown, for a README or a pull request.
+
+    Args:
+        summaries: as `summarize` returns them.
+        answers: what `answer` made of them.
+        about_pool: the lines of `describe_pool`, if the pool was looked at.
+    """
     lines = _main_table(summaries)
     for summary in compared(summaries):
         lines += ["", f"**{escape_markdown(summary.name)}.** {escape_markdown(verdict(summary))}"]
@@ -35,6 +44,9 @@ def markdown(summaries: list[RatioSummary], answers: Answers) -> str:
             lines += ["", f"Best CID hyperparameters: {values}"]
     lines += ["", escape_markdown(caution(summaries))]
     lines += _answers(answers)
+    if about_pool:
+        lines += ["", "What is in the pool:"]
+        lines += [line for text in about_pool for line in ("", f"- {escape_markdown(text)}")]
     lines += _hyperparameters(summaries)
     for each in answers.hyperparameters:
         lines += ["", f"- {escape_markdown(each.text())}"]

@@ -1,5 +1,5 @@
-"""The fields of every record: one TypedDict per event (those of a plan are in plan_types.py).
-docs/records.md explains them.
+"""The fields of every record: one TypedDict per event. docs/records.md explains them.
+Those of noise, ladders, plans and a checked pool are in files of their own.
 
 Scores are percent (their fields are in score_types.py), times seconds.
 """
@@ -15,6 +15,7 @@ from cid_ray.results.common_fields import CommonFields
 from cid_ray.results.ladder_types import ForecastRecord, LadderRecord, RecommendationRecord
 from cid_ray.results.noise_types import NoiseRecord
 from cid_ray.results.plan_types import PlanRecord
+from cid_ray.results.pool_types import PoolRecord
 from cid_ray.results.score_types import (
     BestScores,
     Color,
@@ -292,6 +293,7 @@ EVENTS: dict[str, type] = {
     "ladder": LadderRecord,
     "forecast": ForecastRecord,
     "recommendation": RecommendationRecord,
+    "pool": PoolRecord,
     "failed": FailedRecord,
     "storage_error": StorageErrorRecord,
 }

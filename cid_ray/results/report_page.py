@@ -7,7 +7,6 @@ templates.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +34,14 @@ from cid_ray.results.label_figure import draw_label_curve
 from cid_ray.results.markdown import markdown
 from cid_ray.results.next_steps import next_commands
 from cid_ray.results.parallel_figure import draw_parallel
+from cid_ray.results.pictures import data_uri, pictures_of, sample_pictures
+from cid_ray.results.pool_section import (
+    GROUP_HEAD,
+    describe_pool,
+    group_rows,
+    newest_pool,
+    pool_pictures,
+)
 from cid_ray.results.published import NOTE, published_tables
 from cid_ray.results.record_links import anchor_of, linked_records, noise_anchor
 from cid_ray.results.records import Record, of_event
@@ -119,10 +126,13 @@ def write_page(
         "provenance": next((r for r in reversed(records) if r.get("versions")), {}),
         "figures": _figures(summaries),
         "next_commands": next_commands(folder.name, summaries),
+        "pool": _pool_section(records, folder),
     }
     page = templates().get_template("report.html.j2").render(**content)
     paths.write_text(out / "index.html", page)
-    paths.write_text(out / "report.md", markdown(summaries, answers))
+    pool = newest_pool(records)
+    about_pool = describe_pool(pool, folder.name) if pool else []
+    paths.write_text(out / "report.md", markdown(summaries, answers, about_pool))
     paths.write_text(out / "answers.json", answers_json + "\n")
     return out / "index.html"
 
@@ -217,9 +227,9 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
         "health": health_table(summary),
         "share_columns": share_columns,
         "class_shares": class_shares,
-        "samples": _sample_images(summary, folder),
+        "samples": sample_pictures(summary, folder),
         "confusions": cid.get("confusions", []) if cid else [],
-        "worst": _pictures_of(cid.get("worst_samples", []), folder) if cid else [],
+        "worst": pictures_of(cid.get("worst_samples", []), folder) if cid else [],
     }
 
 
@@ -229,39 +239,18 @@ def _weights_folder(config: Config, folder: Path, run: str) -> str:
     return str(path).removeprefix(f"{folder}/")
 
 
-def _sample_images(summary: RatioSummary, folder: Path) -> list[dict[str, Any]]:
-    """For each test image its pictures by name: image, label, each method, CID's confidence."""
-    found: dict[str, dict[str, Any]] = {}
-    for method in METHOD_NAMES:
-        samples = summary.chosen.get(method, {}).get("samples", [])
-        for sample in _pictures_of(samples, folder, METHOD_NAMES[method]):
-            if method != "cid":
-                sample["images"].pop(f"confidence of {METHOD_NAMES[method]}", None)
-            first = found.setdefault(sample["image_id"], sample)
-            first["images"] |= sample["images"]
-    return list(found.values())
-
-
-def _pictures_of(
-    samples: list[dict[str, Any]], folder: Path, name: str = METHOD_NAMES["cid"]
-) -> list[dict[str, Any]]:
-    """The pictures of a run as data URIs; those of an image that has lost one are left out."""
-    sure = f"confidence of {name}"
-    names = {"image": "image", "label": "label", "prediction": name, "confidence": sure}
-    found = []
-    for sample in samples:
-        named = {names[key]: paths.inside(folder, sample[key]) for key in names if key in sample}
-        files = {shown: file for shown, file in named.items() if file is not None}
-        if len(files) == len(named):  # records may be published without their images
-            images = {shown: _data_uri(file) for shown, file in files.items()}
-            found.append(
-                {"image_id": sample["image_id"], "images": images, "miou": sample.get("miou")}
-            )
-    return found
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def _pool_section(records: list[Record], folder: Path) -> dict[str, Any] | None:
+    """What `pool` found, if it has run."""
+    record = newest_pool(records)
+    if record is None:
+        return None
+    return {
+        "lines": describe_pool(record, folder.name),
+        "head": GROUP_HEAD,
+        "groups": group_rows(record),
+        "classes": record["classes"],
+        "pictures": [(one, data_uri(file)) for one, file in pool_pictures(record, folder)],
+    }
 
 
 def class_legend(records: list[Record]) -> list[tuple[str, str]]:

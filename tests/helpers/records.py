@@ -47,6 +47,48 @@ def common_fields(method: str, count: int, number: int = 0) -> Record:
     }
 
 
+def checked_pool(picture: str = "pool/images/00.jpg") -> Record:
+    """What `pool` may have found for the best CID trial, a finding of every kind."""
+    unlike = {"count": 6, "percent": 30.0, "low": 14.5, "high": 51.9}
+    chance = {"by_chance": 5.0, "chance_high": 14.0, "beyond_chance": True}
+    group = {"name": "night", "images": 10, "labeled": 0, "features": 6, "colors": 5}
+    labeled = {"labeled": 4.0, "expected_labeled": 3.0}
+    copy = {"count": 2, "example": "train/3", "example_of": "test/1"}
+    return {
+        **common_fields("cid", 16),
+        "event": "pool",
+        "timestamp": TIMESTAMP,
+        "table": "demo",
+        "data": "0123456789abcdef",
+        "pool_count": 40,
+        "images": 20,
+        "labeled": 16,
+        "unreadable": 1,
+        "by_features": {**unlike, **chance},
+        "by_colors": {**unlike, **chance},
+        "unlike": 6,
+        "groups": [
+            {"split": "pool", **group, "beyond_chance": True},
+            {"split": "val", **group, "name": "", "beyond_chance": False},
+        ],
+        "uncertainty": {"labeled": 0.1, "val": 0.2, "pool": 0.3},
+        "uncertainty_excess": 2.5,
+        "classes": {
+            "road": {**labeled, "expected": 0.0, "finding": "absent"},
+            "car": {**labeled, "expected": 0.5, "finding": "rarer"},
+            "sky": {**labeled, "expected": 3.0, "finding": ""},
+        },
+        "copies": [{"of": name, **copy} for name in ("test", "val", "labeled", "pool")],
+        "outliers": {"brightness": 1, "contrast": 0, "size": 1, "shape": 0},
+        "outlier_images": 2,
+        "left_out": 13,
+        "split_files": "pool/split",
+        "pictures": [
+            {"image_id": "train/3", "group": "night", "reason": "dark", "file": picture},
+        ],
+    }
+
+
 def header(method: str, count: int, number: int = 0) -> Record:
     return {
         **common_fields(method, count, number),

@@ -25,6 +25,7 @@ from cid_ray.results.comparison_page import write_comparison
 from cid_ray.results.comparison_text import comparison_markdown
 from cid_ray.results.live_page import open_runs, run_page, runs_page
 from cid_ray.results.markdown import markdown
+from cid_ray.results.pool_section import describe_pool, newest_pool
 from cid_ray.results.records import RecordWriter, read_records
 from cid_ray.results.report_page import class_legend, write_page
 from cid_ray.results.run_comparison import compare_runs
@@ -32,13 +33,14 @@ from cid_ray.results.summary import summarize
 from cid_ray.storage.run_dir import RunDir
 from tests.helpers.dashboard_client import KEPT_RUN
 from tests.helpers.hostile_text import HARMLESS, HOSTILE, STYLE, Skeleton
-from tests.helpers.records import common_fields, finished, repeated_search
+from tests.helpers.records import checked_pool, common_fields, finished, repeated_search
 
 # What the code compares with; records.py drops records with another event or method.
 STRUCTURE = {"event", "method", "state", "metric", "split", "image", "label", "prediction"}
+STRUCTURE |= {"of", "finding", "file"}
 RUN_NAMES = {"run", "repeats_of", "best", "candidates"}
 NAMED_BY_DATA = re.compile(
-    r"params|versions|states|colors|importances|best_hyperparameters|means|sds|.*/iou(_teacher)?"
+    r"params|classes|versions|states|colors|importances|best_hyperparameters|means|sds|.*/iou(_teacher)?"
 )
 # Paths that a file system can hold.
 SAMPLE = {
@@ -94,7 +96,8 @@ def make_run(folder: Path, mark: str) -> Path:
     failed = finished("cid", 16, 7, "failed") | {"reason": "it failed"}
     warning = {**failed, "event": "warning", "message": "a warning"}
     writer = RecordWriter(folder)
-    for record in (*records, failed, warning):
+    pool = checked_pool(SAMPLE["image"])
+    for record in (*records, failed, warning, pool):
         writer.append(marked(record, mark))
     for name in ("image", "label", "prediction"):
         (folder / SAMPLE[name]).write_bytes(b"pixels")
@@ -181,8 +184,11 @@ def test_color_in_a_style_is_six_hex_digits_or_none_at_all(color: Any) -> None:
 
 
 def report_markdown(folder: Path) -> str:
-    summaries = summarize(read_records(folder))
-    return markdown(summaries, answer(summaries, PricesConfig()))
+    records = read_records(folder)
+    pool = newest_pool(records)
+    assert pool is not None
+    summaries = summarize(records)
+    return markdown(summaries, answer(summaries, PricesConfig()), describe_pool(pool, "run"))
 
 
 def markdown_compared_with_kept_run(folder: Path) -> str:

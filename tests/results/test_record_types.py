@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from typing_extensions import get_type_hints
 
 from cid_ray.callbacks.footprint import FootprintCheck
-from cid_ray.results import plan_types, record_types
+from cid_ray.results import plan_types, pool_types, record_types
 from cid_ray.results.noise_records import noise_records
 from cid_ray.results.record_types import EVENTS
 from cid_ray.results.records import Record, read_records
@@ -30,7 +30,7 @@ from cid_ray.storage.run_dir import RunDir
 from cid_ray.training.launch import train
 from tests.helpers.dashboard_client import KEPT_RUN
 from tests.helpers.local_search import search_until, tiny_search
-from tests.helpers.records import cost, repeated_search, small_search
+from tests.helpers.records import checked_pool, cost, repeated_search, small_search
 
 DOCS = Path(__file__).parents[2] / "docs" / "records.md"
 ADAPTERS: dict[str, TypeAdapter[Any]] = {
@@ -108,9 +108,9 @@ def test_records_of_kept_run_have_their_types() -> None:
 
 
 def test_records_of_test_helpers_have_their_types() -> None:
-    records = [*small_search(), *repeated_search()]
+    records = [*small_search(), *repeated_search(), checked_pool()]
     noise = noise_records(summarize(records))
-    expected = {"rung", "final", "trial", "search", "noise"}
+    expected = {"rung", "final", "trial", "search", "noise", "pool"}
     assert check_types([*records, *noise]) == expected
 
 
@@ -163,10 +163,16 @@ def test_docs_name_exactly_the_fields_of_event(event: str) -> None:
         ("Plan intervals", "PlanInterval"),
         ("Critical path", "ChainPart"),
         ("Recorded trials", "MethodCost"),
+        ("Unlike images", "UnlikeFields"),
+        ("Pool groups", "PoolGroup"),
+        ("Pool classes", "PoolClass"),
+        ("Pool copies", "PoolCopies"),
+        ("Pool pictures", "PoolPicture"),
     ],
 )
 def test_docs_name_exactly_the_fields_of_nested_object(heading: str, name: str) -> None:
-    module = record_types if hasattr(record_types, name) else plan_types
+    modules = (record_types, plan_types, pool_types)
+    module = next(module for module in modules if hasattr(module, name))
     assert documented_fields()[heading] == set(get_type_hints(getattr(module, name)))
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate at a ratio": "evaluate RUN:12",
     "predict": "predict RUN image.png --out OUT",
     "label_next": "label_next RUN:labels-12-cid-0 --count 2 --out OUT",
+    "pool": "pool RUN:labels-12-cid-0",
     "export": "export RUN --format safetensors --out OUT",
     "scale plan": "scale plan --space demo --cluster aws --run RUN",
 }
