@@ -34,8 +34,8 @@ def main(argv: list[str]) -> int:
     args = parse_arguments(argv)
     # Imported late: torch takes seconds, which `--help` and wrong options need not wait for.
     from cid_ray.inference.load import load_model
-    from cid_ray.inference.locate import split_choice
     from cid_ray.inference.pool_survey import PoolSurvey, open_tables
+    from cid_ray.results.chosen_run import split_choice
 
     if args.run.endswith(".pt"):
         raise InputError(f"{args.run} is no run folder; give RUN, RUN:RATIO or RUN:TRIAL")

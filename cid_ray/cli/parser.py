@@ -72,7 +72,8 @@ def add_config_options(
         "--config",
         metavar="FILE",
         help="YAML file, or a search space of cid_ray: demo, camvid, voc or cityscapes; "
-        "keys that it leaves out keep their defaults",
+        "keys that it leaves out keep their defaults"
+        + ("; or RUN[:RATIO]: what the best trial of a search trained with" if resume else ""),
     )
     parser.add_argument(
         "--set",

@@ -8,10 +8,13 @@ from pathlib import Path
 from cid_ray.cli.parser import QUIET
 from cid_ray.cli.printing import say
 from cid_ray.config import Config, InputError, build_config, load_config
-from cid_ray.results.records import read_records
+from cid_ray.results.chosen_run import choose_run, split_choice
+from cid_ray.results.records import RECORDS_FILE, read_records
 from cid_ray.results.run_kind import LADDERS, check_ladder_folder, refuse_ladder
+from cid_ray.results.summary import summarize
 from cid_ray.storage import checkpoint_paths, paths
 from cid_ray.storage.packaged import named_file
+from cid_ray.storage.remote_view import ReadOnlyRunDir
 from cid_ray.storage.run_config import load_run_config
 from cid_ray.storage.run_dir import CONFIG_FILE, RunDir, new_run_dir
 
@@ -35,12 +38,48 @@ def open_run(
     """
     if args.resume:
         return _open_existing_run(args, name)
-    source = config_file(args.config or default, args.verbosity)
-    config = resolve_paths(load_config(source, args.changes))
-    run_dir = new_run_dir(args.out, Path(source or name).stem)
+    if args.config and (run := _named_run(args.config)):
+        config, stem = config_of_run(*run, args.changes), name
+    else:
+        source = config_file(args.config or default, args.verbosity)
+        config, stem = load_config(source, args.changes), Path(source or name).stem
+    config = resolve_paths(config)
+    run_dir = new_run_dir(args.out, stem)
     checkpoint_paths.check_new_checkpoints(config, run_dir.uri)
     run_dir.check_new()
     return config, run_dir
+
+
+def config_of_run(folder: str, choice: str, changes: list[str]) -> Config:
+    """The configuration of a run in a folder: method, label ratio and hyperparameters are its own.
+
+    Args:
+        folder: of a search or a training.
+        choice: a label ratio, the name of a trial, or "" for the best CID trial at the most labels.
+        changes: as after --set; they come last.
+
+    Raises:
+        InputError: the folder holds a ladder, or no such run.
+    """
+    with ReadOnlyRunDir(folder) as run_dir:
+        run_dir.pull()
+        refuse_ladder(run_dir)
+        config = load_run_config(run_dir)
+        records = read_records(run_dir.local)
+        final = choose_run(records, summarize(records, config.search.metric), choice, folder)
+    chosen = {"method": final["method"], "data.ratio": final["ratio"], **final.get("params", {})}
+    own = build_config(config.model_dump(mode="json"), chosen)
+    return build_config(own.model_dump(mode="json"), changes)
+
+
+def _named_run(name: str) -> tuple[str, str] | None:
+    """Run folder and choice of --config RUN[:RATIO]; None of a file or a search space."""
+    folder, choice = split_choice(name)
+    if paths.exists(paths.join(folder, RECORDS_FILE)):
+        return folder, choice
+    if choice:
+        raise InputError(f"--config {name}: {folder} is no run folder, it has no {RECORDS_FILE}")
+    return None
 
 
 def config_file(name: str | Path | None, verbosity: int = QUIET) -> Path | None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 from cid_ray.config import InputError
-from cid_ray.results.records import Record, of_event, read_records
+from cid_ray.results.chosen_run import choose_run, split_choice
+from cid_ray.results.records import Record, read_records
 from cid_ray.results.run_kind import refuse_ladder
-from cid_ray.results.summary import METHOD_NAMES, RatioSummary, summarize
+from cid_ray.results.summary import METHOD_NAMES, summarize
 from cid_ray.storage import paths
 from cid_ray.storage.checkpoint_paths import checkpoint_dir
 from cid_ray.storage.paths import PathOrUri
 from cid_ray.storage.remote_view import ReadOnlyRunDir
 from cid_ray.storage.run_config import load_run_config
-
-MAX_NAMES = 12  # in a message
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def find_checkpoint(name: PathOrUri) -> CheckpointSource:
         config = load_run_config(run_dir)
         records = read_records(run_dir.local)
         summaries = summarize(records, config.search.metric)
-        final = _choose(records, summaries, choice, folder)
+        final = choose_run(records, summaries, choice, folder)
         path = paths.join(checkpoint_dir(config, run_dir.uri, final["run"]), "last.pt")
     if not paths.exists(path):
         raise InputError(
@@ -86,45 +84,3 @@ def find_checkpoint(name: PathOrUri) -> CheckpointSource:
         )
     floors = {summary.ratio: summary.noise("test").floor for summary in summaries}
     return CheckpointSource(path, final, floors.get(final["ratio"]))
-
-
-def split_choice(text: str) -> tuple[str, str]:
-    """RUN and what comes after its last colon, if that is no part of the path.
-
-    Example:
-        >>> split_choice("runs/demo:1/4")
-        ('runs/demo', '1/4')
-    """
-    folder, colon, choice = text.rpartition(":")
-    if not colon or choice.startswith("//"):
-        return text, ""
-    if not paths.is_remote(text) and Path(text).exists():  # its name holds a colon
-        return text, ""
-    return folder, choice
-
-
-def _choose(records: list[Record], found: list[RatioSummary], choice: str, folder: str) -> Record:
-    """The final record of the run that is meant."""
-    finals = {record["run"]: record for record in of_event(records, "final")}
-    if not finals:
-        raise InputError(f"{folder} holds no run that has ended; --resume it first")
-    if choice in finals:
-        return finals[choice]
-    summaries = {summary.ratio: summary for summary in found}
-    if choice and choice not in summaries:
-        known = [*summaries, *finals]
-        more = ", ..." if len(known) > MAX_NAMES else ""
-        raise InputError(
-            f"{folder} has neither a ratio nor a trial {choice!r}, but "
-            f"{', '.join(known[:MAX_NAMES])}{more}"
-        )
-    candidates = [summaries[choice]] if choice else [*summaries.values()][::-1]
-    for summary in candidates:
-        if "cid" in summary.chosen:
-            return summary.chosen["cid"]
-    # A run of `train` is of one method, which need not be CID.
-    others = [record for summary in candidates for record in summary.chosen.values()]
-    if len(others) == 1:
-        return others[0]
-    named = ", ".join(f"{folder}:{record['run']}" for record in others)
-    raise InputError(f"{folder} has no best CID trial; name one: {named or 'none has ended'}")

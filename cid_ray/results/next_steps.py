@@ -30,6 +30,7 @@ def next_commands(run: PathOrUri, summaries: list[RatioSummary]) -> list[str]:
         f"python -m cid_ray.evaluate {name}{which}",
         f"python -m cid_ray.predict {name} PHOTOS --out predictions --overlay{which}",
         f"python -m cid_ray.pool {name}",
+        f"python -m cid_ray.scale pool --config {name}",
         f"python -m cid_ray.label_next {name} --count 20 --out labels{which}",
         f"python -m cid_ray.export {name} --format onnx{which}",
     ]
