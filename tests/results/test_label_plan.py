@@ -20,13 +20,13 @@ def plan(
 
 
 def test_labels_of_a_chance_reach_the_target_that_often() -> None:
-    """Over 100 searches. The target truly needs 20 labels."""
+    """Over 50 searches. The target truly needs 20 labels."""
     hits = {80: 0, 95: 0}
-    for seed in range(100):
+    for seed in range(50):
         curve = LabelCurve(simulated(2.0, 0.5, seed=seed, draw_sd=0), seed)
         for chance, labels in plan(curve, truth(20), "supervised").labels.items():
             hits[chance] += labels >= 20
-    assert hits[80] >= 75 and hits[95] >= 92
+    assert hits[80] >= 36 and hits[95] >= 45
 
 
 def test_more_chance_takes_more_labels_and_the_pool_takes_fewer() -> None:
