@@ -142,7 +142,8 @@ def _add_confidences(
     calibration: Calibration, scores: Tensor, are_probs: bool, pred: Tensor, mask: Tensor
 ) -> None:
     grid = (..., slice(None, None, CALIBRATION_STEP), slice(None, None, CALIBRATION_STEP))
-    confidence = probabilities(scores[grid], are_probs)[0].amax(0)
+    # A network that has diverged gives NaN: no confidence at all.
+    confidence = probabilities(scores[grid], are_probs)[0].amax(0).nan_to_num(0)
     labeled = mask[grid] != IGNORE_INDEX
     correct = (pred == mask)[grid]
     calibration.add(confidence[labeled].cpu().numpy(), correct[labeled].cpu().numpy())

@@ -179,7 +179,7 @@ def answer(
         if target is not None:
             methods = dict.fromkeys([SUPERVISED, *(worth.method for worth in worths)])
             needed = {method: curve.labels_for(target, method) for method in methods}
-            have = max((summary.label_count for summary in searched), default=0)
+            have = max(summary.label_count for summary in summaries)
             plans = [plan_labels(curve, target, method, have, prices) for method in methods]
     ways = []
     if searched:

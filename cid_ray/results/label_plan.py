@@ -5,8 +5,9 @@ missing it:
 
     cost(n) = label price * labels to buy + price of a miss * P(more than n labels are needed)
 
-P is over the bootstrap of label_worth.py and both of its laws. Where a sample cannot tell, it
-counts as a miss.
+P is over the bootstrap of label_worth.py and both of its laws, for one new run with its own seed
+and label draw. A sample that needs more labels than the curve can tell of counts as a miss. Where
+the curve cannot tell what a method's labels are worth, there is no plan.
 
 Source: Learn-Optimize-Collect (Mahmood et al., "Optimizing Data Collection for Machine Learning",
 NeurIPS 2022; JMLR 2025).
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cid_ray.config.search_schema import PricesConfig
-from cid_ray.results.label_worth import LabelCurve, Labels
+from cid_ray.results.label_worth import LEVEL, LabelCurve, Labels
 from cid_ray.results.summary import METHOD_NAMES
 
 CHANCES = (80, 95)  # percent
@@ -36,6 +37,7 @@ class Purchase:
         more: of them to be labeled.
         usd: what labeling them costs.
         risk: of missing the target with them, in percent.
+        beyond: the part of it that needs more labels than the curve can tell of, in percent.
         expected_usd: with the price of a miss times the risk.
     """
 
@@ -43,6 +45,7 @@ class Purchase:
     more: int
     usd: float
     risk: float
+    beyond: float
     expected_usd: float
 
 
@@ -53,7 +56,7 @@ class LabelPlan:
     Attributes:
         method: key of METHOD_NAMES.
         labels: chance in percent -> labels that reach the target with it; infinity for more than
-            the curve can tell of.
+            the curve can tell of, NaN where it cannot be told.
         purchase: None without the prices of a label and of a miss.
     """
 
@@ -63,22 +66,29 @@ class LabelPlan:
 
     def text(self, curve: LabelCurve) -> str:
         """ "With CID, an 80 % chance of reaching it takes 44 labels, a 95 % chance 61."."""
+        name = METHOD_NAMES[self.method]
+        if any(map(math.isnan, self.labels.values())):
+            return f"With {name}, the chance of reaching it cannot be told."
         likely, sure = (curve.text(Labels(count, count, count)) for count in self.labels.values())
         first, second = self.labels
         text = f"an {first} % chance of reaching it takes {likely} labels"
         if sure != likely:
             text += f", a {second} % chance {sure}"
-        return f"With {METHOD_NAMES[self.method]}, {text}.{self._purchase_text()}"
+        return f"With {name}, {text}.{self._purchase_text()}"
 
     def _purchase_text(self) -> str:
         one = self.purchase
         if one is None:
             return ""
+        risk = f"{one.risk:.0f} %" if one.risk >= 1 else "less than 1 %"
+        if one.beyond >= 1:
+            risk += f" ({one.beyond:.0f} % beyond the curve)"
+        have = one.labels - one.more
         if not one.more:
-            return f" No more labels cost least: the risk of missing it is {one.risk:.0f} %."
+            return f" No more than the {have} there are cost least, at a risk of {risk} of a miss."
         return (
-            f" Least expected cost: {one.more} more for ${one.usd:,.0f}, and a risk of "
-            f"{one.risk:.0f} % of missing it, together ${one.expected_usd:,.0f}."
+            f" Least expected cost: {one.more} more than the {have} there are for ${one.usd:,.0f}, "
+            f"and a risk of {risk} of a miss, together ${one.expected_usd:,.0f}."
         )
 
     def record(self, reach: tuple[float, float]) -> dict[str, Any]:
@@ -111,7 +121,11 @@ def plan_labels(
         >>> plan_labels(curve, 52.0, "cid", 24, PricesConfig(label=2, miss=500)).labels
         {80: 44.0, 95: 61.0}
     """
-    needed = np.nan_to_num(curve.needed(target, method)[:2, 1:].ravel(), nan=np.inf, posinf=np.inf)
+    needed = curve.needed_by_a_run(target, method)[:2, 1:].ravel()
+    told = ~np.isnan(needed)
+    if told.mean() < LEVEL:
+        return LabelPlan(method, dict.fromkeys(CHANCES, math.nan), None)
+    needed = needed[told]
     labels = {
         chance: float(np.quantile(needed, chance / 100, method="higher")) for chance in CHANCES
     }
@@ -129,6 +143,6 @@ def _cheapest(needed: np.ndarray, have: int, label: float, miss: float) -> Purch
     costs = label * (counts - have) + miss * risks
     best = int(np.argmin(costs))
     count = math.ceil(counts[best])
-    return Purchase(
-        count, count - have, label * (count - have), 100 * float(risks[best]), float(costs[best])
-    )
+    risk, beyond = 100 * float(risks[best]), 100 * float(np.isinf(needed).mean())
+    more = count - have
+    return Purchase(count, more, label * more, risk, beyond, float(costs[best]))

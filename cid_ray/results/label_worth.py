@@ -127,8 +127,12 @@ class LabelCurve:
             for method, by_count in scores.items()
         }
         blocks = np.mean(list(noise.scores.values()), axis=0)
-        self._block_error = float(np.std(blocks, ddof=1) / np.sqrt(len(blocks)))
-        self._block_shift = np.concatenate([[0.0], random.standard_t(len(blocks) - 1, SAMPLES)])
+        block_variance = float(np.var(blocks, ddof=1))
+        shift = np.concatenate([[0.0], random.standard_t(len(blocks) - 1, SAMPLES)])
+        # What seed and draw do to the mean of so many repeats, and to one more run.
+        self._mean_shift = math.sqrt(block_variance / len(blocks)) * shift
+        run_variance = block_variance * (1 + 1 / len(blocks)) + noise.variance
+        self._run_shift = math.sqrt(run_variance) * shift
         self.reach = float(math.ceil(self.counts[0] / REACH)), self.counts[-1] * REACH
         self._grid: Floats = np.geomspace(*self.reach, GRID_POINTS)
         errors = np.stack([self._errors[SUPERVISED][count] for count in self.counts], 1)
@@ -154,15 +158,20 @@ class LabelCurve:
         return _labels(self._inverted(self._errors[method][count]))
 
     def labels_for(self, score: float, method: str = SUPERVISED) -> Labels:
-        """The labels that a method needs for a score in percent, of a new seed and draw."""
-        return _labels(self.needed(score, method))
+        """The labels with which a method is expected to reach a score in percent."""
+        return _labels(self.needed(score, method, self._mean_shift))
 
-    def needed(self, score: float, method: str) -> Floats:
-        """The same as f[3, 1 + samples]: by both laws and by their mean; first what is expected.
+    def needed_by_a_run(self, score: float, method: str) -> Floats:
+        """The labels with which one new run reaches it, of a new seed and draw: f[3, 1 + samples],
+        by both laws and by their mean; first what is expected.
 
         0 or inf beyond the reach, NaN where it cannot be told.
         """
-        supervised = self._inverted(PERFECT - score + self._block_error * self._block_shift)
+        return self.needed(score, method, self._run_shift)
+
+    def needed(self, score: float, method: str, shift: Floats) -> Floats:
+        """The same where seed and draw move a score by `shift`, f[1 + samples]."""
+        supervised = self._inverted(PERFECT - score + shift)
         if method == SUPERVISED:
             return supervised
         counts = self._errors[method]

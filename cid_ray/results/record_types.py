@@ -96,7 +96,7 @@ class GradientFields(TypedDict):
 
 
 class PoolSignals(TypedDict):
-    """What the networks say of the same few pool images in every run; no label is read."""
+    """What the networks say of a few pool images, the same in all runs of a ratio and draw."""
 
     images: PositiveCount
     confidence: Percent  # of the teacher in its class, the mean over pixels

@@ -42,9 +42,9 @@ ValScores = TypedDict(
         "val/iou": dict[str, Percent | None],  # class -> IoU
         "val/iou_teacher": dict[str, Percent | None],
         "val/pixel_accuracy": Percent,
-        "val/ece": NotRequired[Percent],  # expected calibration error; absent in older records
+        "val/ece": NotRequired[Percent | None],  # calibration error; absent in old records
         "val/pixel_accuracy_teacher": Percent,
-        "val/ece_teacher": NotRequired[Percent],
+        "val/ece_teacher": NotRequired[Percent | None],
         "val/absent": list[str],  # classes without ground truth, left out of mIoU
     },
 )
@@ -56,9 +56,9 @@ TestScores = TypedDict(
         "test/iou": NotRequired[dict[str, Percent | None]],
         "test/iou_teacher": NotRequired[dict[str, Percent | None]],
         "test/pixel_accuracy": NotRequired[Percent],
-        "test/ece": NotRequired[Percent],
+        "test/ece": NotRequired[Percent | None],
         "test/pixel_accuracy_teacher": NotRequired[Percent],
-        "test/ece_teacher": NotRequired[Percent],
+        "test/ece_teacher": NotRequired[Percent | None],
         "test/absent": NotRequired[list[str]],
     },
 )
@@ -71,18 +71,18 @@ BestScores = TypedDict(
         "best/val/iou": NotRequired[dict[str, Percent | None]],
         "best/val/iou_teacher": NotRequired[dict[str, Percent | None]],
         "best/val/pixel_accuracy": NotRequired[Percent],
-        "best/val/ece": NotRequired[Percent],
+        "best/val/ece": NotRequired[Percent | None],
         "best/val/pixel_accuracy_teacher": NotRequired[Percent],
-        "best/val/ece_teacher": NotRequired[Percent],
+        "best/val/ece_teacher": NotRequired[Percent | None],
         "best/val/absent": NotRequired[list[str]],
         "best/test/miou": NotRequired[Percent | None],
         "best/test/miou_teacher": NotRequired[Percent | None],
         "best/test/iou": NotRequired[dict[str, Percent | None]],
         "best/test/iou_teacher": NotRequired[dict[str, Percent | None]],
         "best/test/pixel_accuracy": NotRequired[Percent],
-        "best/test/ece": NotRequired[Percent],
+        "best/test/ece": NotRequired[Percent | None],
         "best/test/pixel_accuracy_teacher": NotRequired[Percent],
-        "best/test/ece_teacher": NotRequired[Percent],
+        "best/test/ece_teacher": NotRequired[Percent | None],
         "best/test/absent": NotRequired[list[str]],
     },
 )

@@ -1,8 +1,8 @@
 """What the networks say of a few pool images, without a label, at a rung.
 
 A team with few labels has little val to choose by. So these signals are recorded beside the val
-scores, and results/signals.py says how well each would have ranked the trials. All trials of a
-search see the same images, whole.
+scores, and results/signals.py says how well each would have ranked the trials. All runs of a
+ratio and a label draw see the same images, whole.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def _describe(trainer: Trainer, image: Tensor) -> np.ndarray:
         scores = iou.predict_scores(trainer.teacher.module, image[None], size, window)
         student = iou.predict(trainer.student, image[None], size, window)
     confidence, classes = iou.probabilities(*scores).max(1)
+    confidence = confidence.nan_to_num(0)  # of a network that has diverged
     parts = [confidence.double(), confidence > CONFIDENT, classes == student]
     shares = torch.bincount(classes.flatten(), minlength=trainer.table.num_classes)
     means = torch.stack([part.double().mean() for part in parts])

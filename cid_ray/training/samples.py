@@ -85,7 +85,7 @@ def _predict(trainer: Trainer, image: Tensor, mask: Tensor) -> tuple[np.ndarray,
     with torch.no_grad(), trainer.device.autocast():
         scores = iou.predict_scores(trainer.teacher.module, image[None], size, window)
     confidence, classes = iou.probabilities(*scores)[0].max(0)
-    shown = (255 * confidence).round().to(torch.uint8)
+    shown = (255 * confidence.nan_to_num(0)).round().to(torch.uint8)
     return classes.to(torch.uint8).cpu().numpy(), shown.cpu().numpy()
 
 

@@ -60,5 +60,6 @@ def _score(trainer: Trainer, net: nn.Module, split: str) -> tuple[dict[str, Any]
     details = Details(sum_matrix(own.confusion, trainer.device.torch))
     for part in gather_objects(own.images):
         details.images |= part
-    ece = sum_calibration(calibration).ece
+    total = sum_calibration(calibration)
+    ece = total.ece if total.pixels.any() else None
     return {**iou.iou_scores(details.confusion, table.classes), "ece": ece}, details

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.multiprocessing as mp
 from benchmarks.harness.ports import free_port
 from cid_ray.config import build_config
 from cid_ray.core.calibration import Calibration
+from cid_ray.results.records import RecordWriter, read_records
 from cid_ray.training.loop import train
 from cid_ray.training.pool_signals import CONFIDENT, MAX_IMAGES, pool_signals
 from cid_ray.training.trainer import RunSpec, Trainer
@@ -121,3 +123,25 @@ def test_calibration_of_two_halves_is_that_of_the_whole() -> None:
     assert total.ece == pytest.approx(whole.ece)
     for one, other in zip(total.bins(), whole.bins(), strict=True):
         assert one == pytest.approx(other)
+
+
+def test_diverged_network_has_no_confidence_and_its_rung_is_a_record(tmp_path: Path) -> None:
+    """A learning rate of 1e20: outputs are NaN before a gradient is."""
+    changes = {
+        "method": "supervised",
+        "train.steps": 2,
+        "optim.lr": 1e20,
+        "train.rungs": [0.5, 1.0],
+    }
+    spec = RunSpec(build_config(TINY, changes), tmp_path, num_threads=1)
+    rung = next(record for record in train(spec) if record["event"] == "rung")
+    assert rung["pool"]["confidence"] == 0 and 0 <= rung["val/ece_teacher"] <= 100
+    RecordWriter(tmp_path).append(rung)  # JSON has no NaN
+    assert [record["step"] for record in read_records(tmp_path)] == [1]
+
+
+def test_val_without_a_labeled_pixel_has_no_calibration_error(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.split = dataclasses.replace(trainer.split, val=trainer.split.val[:0])
+    scores = trainer.evaluate("val")
+    assert scores["teacher"]["ece"] is None and scores["teacher"]["miou"] is None
