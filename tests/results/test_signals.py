@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -47,21 +49,43 @@ def test_tau_is_scipys_and_constant_signals_have_none() -> None:
     assert set(found) == {"agreement"}  # the other signals of these records never change
     one = found["agreement"]
     assert one.tau == pytest.approx(stats.kendalltau(agreement, scores).statistic)
-    assert one.p == pytest.approx(stats.kendalltau(agreement, scores).pvalue)
+    assert one.p == pytest.approx(stats.kendalltau(agreement, scores).pvalue, abs=0.01)
     assert one.low < one.tau < one.high and one.trials == 12 and one.above_noise
 
 
 def test_reversed_signal_is_minus_one_and_said_to_be_in_reverse() -> None:
     records, _, _ = trials(10, 0, 0.0)
     for record in records:
+        record["pool"]["confidence"] = 100 - record["pool"]["agreement"]
+        record["pool"]["agreement"] = 50.0
+    (found,) = rankings(summarize(records))
+    assert found.signal == "confidence" and found.tau == pytest.approx(-1.0)
+    assert "'mean confidence' ranks trials most like val in reverse" in ranking_sentence([found])
+
+
+def test_calibration_error_needs_labels_and_is_in_no_sentence() -> None:
+    records, _, _ = trials(10, 0, 0.0)
+    for record in records:
         record["val/ece_teacher"] = 100 - record["pool"]["agreement"]
-        record["pool"] = None
-    found = rankings(summarize(records))
-    assert [one.signal for one in found] == ["ece"]
-    assert found[0].tau == pytest.approx(-1.0)
-    assert "'calibration error on val' ranks trials most like val in reverse" in ranking_sentence(
-        found
-    )
+        record["pool"]["agreement"] = 50.0
+    (found,) = rankings(summarize(records))
+    assert found.signal == "ece" and found.tau == pytest.approx(-1.0)
+    assert ranking_sentence([found]) == ""
+
+
+def test_signal_that_only_tells_methods_apart_ranks_no_trials() -> None:
+    """Both methods have 20 points between them, in signal and score, and chance within."""
+    false = []
+    for seed in range(30):
+        records, _, _ = trials(10, seed, None)
+        better, _, _ = trials(10, 100 + seed, None, method="cid")
+        for record in better:
+            record["val/miou_teacher"] += 20
+            record["pool"]["agreement"] += 20
+        (one,) = rankings(summarize(records + better))
+        assert one.trials == 20
+        false.append(one.above_noise)
+    assert np.mean(false) <= 0.1
 
 
 def test_interval_holds_the_true_tau() -> None:
@@ -70,15 +94,15 @@ def test_interval_holds_the_true_tau() -> None:
     _, scores, agreement = trials(4000, 1, noise)
     truth = stats.kendalltau(agreement, scores).statistic
     hits = 0
-    for seed in range(60):
+    for seed in range(40):
         one = ranked(trials(30, 100 + seed, noise)[0])["agreement"]
         hits += one.low <= truth <= one.high
-    assert hits >= 52  # 0.95 * 60 is 57
+    assert hits >= 34  # 0.95 * 40 is 38
 
 
 def test_chance_is_rarely_above_noise() -> None:
-    false = [ranked(trials(12, seed, None)[0])["agreement"].above_noise for seed in range(100)]
-    assert np.mean(false) <= 0.08
+    false = [ranked(trials(12, seed, None)[0])["agreement"].above_noise for seed in range(60)]
+    assert np.mean(false) <= 0.1
 
 
 def test_too_few_trials_and_old_records_have_no_ranking() -> None:
@@ -91,11 +115,11 @@ def test_too_few_trials_and_old_records_have_no_ranking() -> None:
 
 
 def test_pruned_trials_and_repeats_are_left_out() -> None:
-    records, _, _ = trials(8, 0, 0.0)
+    records, _, _ = trials(10, 0, 0.0)
     pruned = rung("mean_teacher", 16, 20, STEPS // 2, 10.0)
-    assert ranked([*records, pruned])["agreement"].trials == 8
+    assert ranked([*records, pruned])["agreement"].trials == 10
     repeat = rung("mean_teacher", 16, 21, STEPS, 10.0, repeats_of="a", repeat_index=1)
-    assert ranked([*records, repeat])["agreement"].trials == 8
+    assert ranked([*records, repeat])["agreement"].trials == 10
 
 
 def test_mask_ratio_counts_only_where_there_are_pseudo_labels() -> None:
@@ -110,17 +134,20 @@ def test_sentence_and_table_say_what_is_above_noise() -> None:
     )
     ((name, cells),) = ranking_table(found)
     assert name == "student and teacher agree" and cells["1/16 (16)"].endswith(" *")
-    chance = rankings(summarize(trials(8, 3, None)[0]))
+    chance = rankings(summarize(trials(10, 3, None)[0]))
     assert ranking_sentence(chance).startswith("No signal without labels")
 
 
 def test_tables_of_a_ratio_show_chosen_runs_and_the_shares_of_classes() -> None:
-    records = [rung("supervised", 16, 0, STEPS, 50.0), final("supervised", 16)]
+    pool = copy.deepcopy(POOL_SIGNALS)
+    records = [rung("supervised", 16, 0, STEPS, 50.0, pool=pool), final("supervised", 16)]
     (summary,) = summarize(records)
     ((name, signals),) = health_table(summary)
     assert name == "supervised only" and signals["agreement"] == 95.0
     columns, rows = class_share_table(summary)
     assert columns == ["labels", "supervised only"]
     assert rows == [("sky", [70.0, 60.0]), ("<road>", [30.0, 40.0])]
+    del records[0]["pool"]["class_shares"]["sky"]  # a damaged record
+    assert class_share_table(summarize(records)[0])[1][0] == ("sky", [70.0, 0.0])
     del records[0]["pool"]
     assert class_share_table(summarize(records)[0]) == ([], [])
