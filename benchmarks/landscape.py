@@ -58,10 +58,13 @@ class Landscape:
     miou: np.ndarray  # f64[N, R]
 
     @classmethod
-    def read(cls, path: Path, space: Space, keep: slice = slice(None)) -> Landscape:
-        curves = [json.loads(line) for line in path.read_text().splitlines()]
-        curves = [c for c in curves if c["seed"] == 0 and "miou" in c]
-        curves = sorted(curves, key=lambda c: c["number"])[keep]
+    def read(cls, path: Path, space: Space, ratio: str, keep: slice = slice(None)) -> Landscape:
+        """Of one label ratio; `keep`: a part of its recorded points."""
+        curves = _curves(path, ratio)
+        return cls.of([curves[number] for number in sorted(curves)[keep]], space)
+
+    @classmethod
+    def of(cls, curves: Sequence[Mapping[str, Any]], space: Space) -> Landscape:
         return cls(
             space,
             [c["params"] for c in curves],
@@ -140,12 +143,17 @@ class Landscape:
         return expected + error, float(expected[-1])
 
     @cached_property
-    def best(self) -> float:
-        """The best expected final score of a long random search."""
+    def best_point(self) -> Point:
+        """The point of a long random search with the best expected final score."""
         sampler = optuna.samplers.RandomSampler(seed=LONG_SEARCH_SEED)
         study = optuna.create_study(sampler=sampler)
         points = [self.space.suggest(study.ask()) for _ in range(LONG_SEARCH)]
-        return float(self.expected(points)[:, -1].max())
+        return points[int(self.expected(points)[:, -1].argmax())]
+
+    @cached_property
+    def best(self) -> float:
+        """The best expected final score of a long random search."""
+        return float(self.expected([self.best_point])[0, -1])
 
     def quality(self) -> dict[str, Any]:
         """How well a recorded trial is predicted from the others."""
@@ -168,6 +176,26 @@ class Landscape:
                 for p, s in zip(self.space.parameters, scales, strict=True)
             },
         }
+
+
+def _curves(path: Path, ratio: str) -> dict[int, dict[str, Any]]:
+    """Number of the point -> its curve with training seed 0; without those that failed."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return {c["number"]: c for c in lines if c["ratio"] == ratio and c["seed"] == 0 and "miou" in c}
+
+
+def read_family(path: Path, space: Space, ratios: Sequence[str]) -> dict[str, Landscape]:
+    """A landscape for each ratio, of the points that all of them have.
+
+    Points in the same order: what a search sees of a point has the error of the same recorded
+    point at all ratios.
+    """
+    curves = {ratio: _curves(path, ratio) for ratio in ratios}
+    common = sorted(set.intersection(*(set(found) for found in curves.values())))
+    return {
+        ratio: Landscape.of([found[number] for number in common], space)
+        for ratio, found in curves.items()
+    }
 
 
 def _r2(error: np.ndarray, value: np.ndarray) -> float:
