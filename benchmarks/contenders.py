@@ -31,7 +31,7 @@ from cid_ray.storage.run_dir import RunDir
 
 TENTHS = tuple(k / 10 for k in range(1, 11))
 Start = tuple[Any, str, Mapping[str, Any]]  # handle, label ratio, point
-GENTLE = {"grace_period": 2, "reduction_factor": 2}
+GENTLE: dict[str, Any] = {"grace_period": 2, "reduction_factor": 2}
 
 
 class Contender(Protocol):
@@ -62,7 +62,7 @@ class Ours:
 
     def start(self) -> Start | None:
         trial = self.queue.next_trial()
-        return trial and (trial.name, trial.key.ratio, trial.params)
+        return (trial.name, trial.key.ratio, trial.params) if trial else None
 
     def report(self, handle: str, rung: int, images: int, value: float) -> bool:
         trial = self.queue.running[handle]

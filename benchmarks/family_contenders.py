@@ -95,13 +95,12 @@ def standardised(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     found = []
     for trial in finished:
         values = {
-            step: (value - np.mean(at_rung[step])) / (np.std(at_rung[step]) or 1.0)
+            step: float((value - np.mean(at_rung[step])) / (np.std(at_rung[step]) or 1.0))
             for step, value in trial.intermediate_values.items()
         }
-        value = values[max(values)] if trial.state == TrialState.COMPLETE else None
         copy = create_trial(
             state=trial.state,
-            value=value,
+            value=values[max(values)] if trial.state == TrialState.COMPLETE else None,
             params=trial.params,
             distributions=trial.distributions,
             intermediate_values=values,
@@ -176,8 +175,7 @@ def gentle_pair(space: Space, ratios: Sequence[str], seed: int) -> Apart:
 
 
 def warm_started(base: Config, seed: int, trials: int) -> Ours:
-    changes = {"search.warm_start_ratios": True, "search.trials": trials}
-    return Ours(base, seed, changes)
+    return Ours(base, seed, {"search.warm_start_ratios": True, "search.trials": trials})
 
 
 def tpe(base: Config, seed: int) -> optuna.samplers.TPESampler:
@@ -195,6 +193,7 @@ def family_contenders(base: Config) -> dict[str, Callable[[int], Contender]]:
     return {
         "stock, grace period 2, factor 2": partial(gentle_pair, space, base.search.ratios),
         "ours, each ratio alone": partial(Ours, base),
+        "ours, each ratio alone, 20 trials": partial(Ours, base, changes={"search.trials": 20}),
         "ours, warm_start_ratios, 10 trials": partial(warm_started, base, trials=10),
         "ours, warm_start_ratios, 20 trials": partial(warm_started, base, trials=20),
         "ours, best points exchanged": partial(Exchanged, base),
