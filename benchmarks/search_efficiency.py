@@ -60,8 +60,9 @@ def replay(
     started = 0
     # Ratio -> (budget, expected score) of each new best trial.
     chosen: dict[str, list[tuple[float, float]]] = {ratio: [] for ratio in lands}
-    # Ratio -> (budget, trials started, budget of this ratio alone).
-    arrived: dict[str, tuple[float, int, float]] = {}
+    arrived: dict[str, tuple[float, int]] = {}  # ratio -> (budget, trials started)
+    # Ratio -> (budget, expected score, budget of this ratio alone) of each trial of full length.
+    finished: dict[str, list[tuple[float, float, float]]] = {ratio: [] for ratio in lands}
     used = dict.fromkeys(lands, 0)  # images
     best = dict.fromkeys(lands, -np.inf)
     # (time, tie break, handle, ratio, (curve, expected score), rung)
@@ -87,19 +88,26 @@ def replay(
         value = float(np.interp(rungs[rung], land.images, curve))
         stop = contender.report(handle, rung + 1, rungs[rung], value)
         full_length = rungs[rung] == full
+        if full_length:
+            finished[ratio].append((spent, expected, used[ratio] / full))
         if full_length and value > best[ratio]:
             best[ratio] = value
             chosen[ratio].append((spent, expected))
         if full_length and expected >= land.best - MARGIN:
-            arrived.setdefault(ratio, (spent, started, used[ratio] / full))
+            arrived.setdefault(ratio, (spent, started))
         if stop or full_length:
             start_trial(now)
         else:
             later = now + rungs[rung + 1] - rungs[rung]
             event = (later, next(tie_break), handle, ratio, (curve, expected), rung + 1)
             heapq.heappush(events, event)
-    reached = max(arrived.values())[:2] if len(arrived) == len(lands) else None
-    return {"reached": reached, "arrived": arrived, "chosen": chosen, "trials_started": started}
+    reached = max(arrived.values()) if len(arrived) == len(lands) else None
+    return {
+        "reached": reached,
+        "finished": finished,
+        "chosen": chosen,
+        "trials_started": started,
+    }
 
 
 def shipped(name: str, *ratios: str) -> Config:

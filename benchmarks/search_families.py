@@ -3,8 +3,8 @@
     python -m benchmarks.search_families --config demo \\
         --curves benchmarks/results/search-efficiency/curves-demo.jsonl --out families.json
 
-Trials are simulated as in search_efficiency, of which this has the workers, the margin and what
-"arrived" means. Both ratios share one budget, and a search has arrived when both have. Contenders
+Trials are simulated as in search_efficiency. Both ratios share one budget, and a search has arrived
+when both have. Contenders
 are those of family_contenders.py. Numbers are interquartile means over seeds, intervals are 95 %
 bootstrap intervals over seeds. Each contender adds to the file when it is done.
 """
@@ -12,6 +12,7 @@ bootstrap intervals over seeds. Each contender adds to the file when it is done.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import time
@@ -25,39 +26,60 @@ import optuna
 from scipy import stats
 
 from benchmarks.family_contenders import family_contenders
-from benchmarks.landscape import Landscape, read_family
+from benchmarks.landscape import KERNELS, Landscape, read_family
 from benchmarks.record_curves import REDUCED
 from benchmarks.search_efficiency import MARGIN, WORKERS, replay, shipped
 from cid_ray.results.provenance import provenance
 from cid_ray.search.space import Space
 
 RATIOS = ("1/16", "1/8")
+MARGINS = (MARGIN, 1.0)  # mIoU below the best at which a search has arrived
 CAP = 80  # a search ends after the images of so many full-length trials, of both ratios together
-BUDGETS = (10, 20, 40)  # full-length trials after which the best points found are compared
-AGAINST = ("stock, grace period 2, factor 2", "ours, each ratio alone")
+BUDGETS = (10, 20, 30)  # full-length trials after which the best points found are compared
+AGAINST = (
+    "stock, grace period 2, factor 2",
+    "ours, each ratio alone",
+    "ours, each ratio alone, 20 trials",
+)
 Result = dict[str, Any]
 
 
 @lru_cache(maxsize=1)
-def landscapes(curves: Path, config: str) -> dict[str, Landscape]:
-    return read_family(curves, Space.parse(shipped(config, *RATIOS).search.space), RATIOS)
+def landscapes(curves: Path, config: str, kernel: str) -> dict[str, Landscape]:
+    space = Space.parse(shipped(config, *RATIOS).search.space)
+    return read_family(curves, space, RATIOS, kernel)
 
 
-def run_one(job: tuple[str, int, str, Path]) -> Result:
+def run_one(job: tuple[str, int, str, Path, str]) -> Result:
     """A contender by name with one seed."""
-    name, seed, config, curves = job
+    name, seed, config, curves, kernel = job
     logging.getLogger("ray").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     contender = family_contenders(shipped(config, *RATIOS))[name](seed)
-    lands = landscapes(curves, config)
+    lands = landscapes(curves, config, kernel)
     found = replay(contender, lands, CAP, BUDGETS[-1])
+    arrivals = {margin: arrival(found["finished"], lands, margin) for margin in MARGINS}
     return {
-        "budget": found["reached"][0] if found["reached"] else CAP,
-        "arrived": bool(found["reached"]),
+        "budget": [max(spent for spent, _ in own.values()) for own in arrivals.values()],
         # Of the ratio with most labels alone, which a warm start is to save.
-        "budget_of_last": found["arrived"].get(RATIOS[-1], (0, 0, CAP))[2],
+        "budget_of_last": [own[RATIOS[-1]][1] for own in arrivals.values()],
         "regret": [regret(found["chosen"], lands, budget) for budget in BUDGETS],
-        "trials": found["trials_started"],
+    }
+
+
+def arrival(
+    finished: dict[str, Any], lands: dict[str, Landscape], margin: float
+) -> dict[str, tuple[float, float]]:
+    """Ratio -> budget until a finished trial is within the margin of the best: that of the whole
+    search, and that of the ratio alone. The cap, if there is none.
+    """
+    never = (float(CAP), float(CAP))
+    return {
+        ratio: next(
+            ((spent, own) for spent, score, own in finished[ratio] if score >= land.best - margin),
+            never,
+        )
+        for ratio, land in lands.items()
     }
 
 
@@ -93,26 +115,43 @@ def interval(value: float, draws: np.ndarray) -> dict[str, float]:
 
 
 def summary(results: list[Result]) -> Result:
-    """Over seeds; a search that never arrived counts with the cap."""
-    budgets = [r["budget"] for r in results]
-    own = np.array([r["budget_of_last"] for r in results])
-    regrets = np.array([r["regret"] for r in results]).T
-    return {
-        "budget": interval(float(interquartile_mean(np.array(budgets))), resampled(budgets)),
-        "never_arrived": sum(not r["arrived"] for r in results),
-        "budget_of_last_ratio": round(float(interquartile_mean(own)), 2),
-        "regret": {
-            str(b): round(float(interquartile_mean(values)), 3)
-            for b, values in zip(BUDGETS, regrets, strict=True)
-        },
-        "budget_per_seed": [round(b, 3) for b in budgets],
+    """Over seeds, by margin; a search that never arrived counts with the cap."""
+    found: Result = {}
+    for k, margin in enumerate(MARGINS):
+        found[f"within {margin}"] = {
+            "never_arrived": sum(r["budget"][k] == CAP for r in results),
+            "budget": over_seeds([r["budget"][k] for r in results]),
+            "budget_of_last_ratio": over_seeds([r["budget_of_last"][k] for r in results]),
+        }
+    found["regret"] = {
+        str(budget): over_seeds([r["regret"][k] for r in results])
+        for k, budget in enumerate(BUDGETS)
     }
+    return found
 
 
-def ratio_of_budgets(mine: list[float], theirs: list[float]) -> dict[str, float]:
+def over_seeds(values: list[float]) -> Result:
+    value = float(interquartile_mean(np.array(values)))
+    per_seed = [round(v, 3) for v in values]
+    return {**interval(value, resampled(values)), "per_seed": per_seed}
+
+
+def ratio_of_means(mine: Result, theirs: Result) -> Result:
     """Ratio of interquartile means with a bootstrap interval; seeds are paired."""
-    value = float(interquartile_mean(np.array(mine)) / interquartile_mean(np.array(theirs)))
-    return interval(value, resampled(mine) / resampled(theirs))
+    draws = resampled(mine["per_seed"]) / resampled(theirs["per_seed"])
+    return interval(mine["value"] / theirs["value"], draws)
+
+
+def compare(contenders: Result) -> None:
+    """Add each one's ratios of budgets to those of AGAINST."""
+    for name, mine in contenders.items():
+        others = [other for other in AGAINST if other in contenders and other != name]
+        for margin, kind in itertools.product(MARGINS, ("budget", "budget_of_last_ratio")):
+            at = f"within {margin}"
+            mine[at][kind]["against"] = {
+                other: ratio_of_means(mine[at][kind], contenders[other][at][kind])
+                for other in others
+            }
 
 
 def family(lands: dict[str, Landscape]) -> Result:
@@ -132,25 +171,20 @@ def family(lands: dict[str, Landscape]) -> Result:
 def main() -> None:
     args = parse_options()
     numbers: Result = json.loads(args.out.read_text()) if args.out.exists() else {}
-    own = numbers.setdefault(args.config, {"contenders": {}})
-    lands = landscapes(args.curves, args.config)
-    settings = {"seeds": args.seeds, "cap": CAP, "margin": MARGIN, "workers": WORKERS}
+    title = args.config if args.kernel == "matern" else f"{args.config}, {args.kernel} kernel"
+    own = numbers.setdefault(title, {"contenders": {}})
+    lands = landscapes(args.curves, args.config, args.kernel)
+    settings = {"seeds": args.seeds, "cap": CAP, "workers": WORKERS}
     own |= {**settings, "family": family(lands), **provenance()}
     found = own["contenders"]
     for name in args.only or list(family_contenders(shipped(args.config, *RATIOS))):
         started = time.monotonic()
-        jobs = [(name, seed, args.config, args.curves) for seed in range(args.seeds)]
+        jobs = [(name, seed, args.config, args.curves, args.kernel) for seed in range(args.seeds)]
         with ProcessPoolExecutor(args.processes) as pool:
             found[name] = summary(list(pool.map(run_one, jobs)))
-        for mine in found.values():
-            mine["against"] = {
-                other: ratio_of_budgets(mine["budget_per_seed"], found[other]["budget_per_seed"])
-                for other in AGAINST
-                if other in found and found[other] is not mine
-            }
+        compare(found)
         args.out.write_text(json.dumps(numbers, indent=1) + "\n")
-        shown = {k: v for k, v in found[name].items() if k != "budget_per_seed"}
-        print(f"{name} ({time.monotonic() - started:.0f} s): {json.dumps(shown)}", flush=True)
+        print(f"{name} ({time.monotonic() - started:.0f} s)", flush=True)
 
 
 def parse_options() -> argparse.Namespace:
@@ -161,6 +195,7 @@ def parse_options() -> argparse.Namespace:
     add("--config", default="demo", choices=list(REDUCED))
     add("--curves", type=Path, required=True)
     add("--out", type=Path, required=True)
+    add("--kernel", default="matern", choices=list(KERNELS), help="of the landscape")
     add("--seeds", type=int, default=30)
     add("--processes", type=int, default=1)
     add("--only", nargs="+", help="contenders to run; the others keep their numbers")

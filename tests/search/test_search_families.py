@@ -21,7 +21,8 @@ from benchmarks.family_contenders import (
 )
 from benchmarks.landscape import Landscape, read_family
 from benchmarks.record_curves import random_points
-from benchmarks.search_efficiency import replay, shipped
+from benchmarks.search_efficiency import MARGIN, replay, shipped
+from benchmarks.search_families import CAP, arrival
 from cid_ray.search.space import Space
 
 RATIOS = ("1/16", "1/8")
@@ -93,15 +94,17 @@ def test_contender_searches_both_ratios(name: str, lands: dict[str, Landscape]) 
     found = replay(family_contenders(BASE)[name](0), lands, cap=24, last=24)
     assert all(found["chosen"][ratio] for ratio in RATIOS)
     assert found["trials_started"] >= 20
-    if found["reached"]:
-        assert found["reached"][0] == max(arrived[0] for arrived in found["arrived"].values())
 
 
 def test_budget_of_a_ratio_alone_is_part_of_all(lands: dict[str, Landscape]) -> None:
-    found = replay(Ours(BASE, 1), lands, cap=60, last=0)
-    assert found["arrived"]
-    for spent, _, own in found["arrived"].values():
-        assert 0 < own <= spent
+    found = replay(Ours(BASE, 1), lands, cap=30, last=0)
+    assert found["reached"]
+    arrivals = arrival(found["finished"], lands, MARGIN)
+    assert max(spent for spent, _ in arrivals.values()) == found["reached"][0]
+    assert all(0 < own <= spent for spent, own in arrivals.values())
+    wider = arrival(found["finished"], lands, 2 * MARGIN)
+    assert all(wider[ratio] <= arrivals[ratio] for ratio in RATIOS)
+    assert set(arrival(found["finished"], lands, -100).values()) == {(CAP, CAP)}
 
 
 def finish(contender: Ours, handle: str, value: float) -> None:
