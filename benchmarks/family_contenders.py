@@ -201,6 +201,5 @@ def family_contenders(base: Config) -> dict[str, Callable[[int], Contender]]:
         "ours, extrapolation": partial(Extrapolated, base),
         "ours, extrapolation, exchanged": partial(ExtrapolatedExchanged, base),
         "ours, GP, each ratio alone": partial(Ours, base, changes=gp_alone),
-        "ours, GP, best points exchanged": partial(Exchanged, base, changes=gp_alone),
         "ours, one GP for all ratios": partial(Pooled, base, sampler=gp),
     }
