@@ -1,10 +1,10 @@
 """A response surface from recorded learning curves: what any point of the space scores, and when.
 
-A Gaussian process (Matern 5/2, a length scale per parameter, fitted to the final scores by marginal
-likelihood) gives the EXPECTED score at every rung as a weighted mean of the recorded curves. What a
-search SEES is that curve plus the leave-one-out error curve of one recorded trial, selected by a
-hash of the point. So errors have their real size and their real shape over the rungs, and a point
-always scores the same.
+A Gaussian process (Matern 5/2, or an exponential kernel for a rough surface; a length scale per
+parameter, fitted to the final scores by marginal likelihood) gives the EXPECTED score at every rung
+as a weighted mean of the recorded curves. What a search SEES is that curve plus the leave-one-out
+error curve of one recorded trial, selected by a hash of the point. So errors have their real size
+and their real shape over the rungs, and a point always scores the same.
 """
 
 from __future__ import annotations
@@ -50,23 +50,38 @@ def matern(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (1 + r + r**2 / 3) * np.exp(-r)
 
 
+def exponential(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Kernel f64[N,M] of rough surfaces."""
+    return np.exp(-np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1)))
+
+
+KERNELS = {"matern": matern, "exponential": exponential}
+
+
 @dataclass(frozen=True)
 class Landscape:
     space: Space
     params: list[dict[str, Any]]
     images: np.ndarray  # i64[R]: images seen at the recorded rungs
     miou: np.ndarray  # f64[N, R]
+    kernel: str = "matern"
 
     @classmethod
-    def read(cls, path: Path, space: Space, keep: slice = slice(None)) -> Landscape:
-        curves = [json.loads(line) for line in path.read_text().splitlines()]
-        curves = [c for c in curves if c["seed"] == 0 and "miou" in c]
-        curves = sorted(curves, key=lambda c: c["number"])[keep]
+    def read(cls, path: Path, space: Space, ratio: str, keep: slice = slice(None)) -> Landscape:
+        """Of one label ratio; `keep`: a part of its recorded points."""
+        curves = _curves(path, ratio)
+        return cls.of([curves[number] for number in sorted(curves)[keep]], space)
+
+    @classmethod
+    def of(
+        cls, curves: Sequence[Mapping[str, Any]], space: Space, kernel: str = "matern"
+    ) -> Landscape:
         return cls(
             space,
             [c["params"] for c in curves],
             np.array(curves[0]["images"]),
             np.array([c["miou"] for c in curves]),
+            kernel,
         )
 
     def encoded(self, points: Sequence[Point]) -> np.ndarray:
@@ -86,7 +101,7 @@ class Landscape:
         """Negative log marginal likelihood, and a weak prior on the inverse length scales."""
         x = self.encoded(self.params) * np.exp(theta[:-1])[self.owner]
         y = self.miou[:, -1] - self.miou[:, -1].mean()
-        kernel = matern(x, x) + np.exp(theta[-1]) * np.eye(len(x))
+        kernel = KERNELS[self.kernel](x, x) + np.exp(theta[-1]) * np.eye(len(x))
         factor = cho_factor(kernel, lower=True)
         variance = y @ cho_solve(factor, y) / len(y)
         fit = len(y) * np.log(variance) / 2 + np.log(np.diag(factor[0])).sum()
@@ -113,7 +128,8 @@ class Landscape:
     @cached_property
     def inverse(self) -> np.ndarray:
         noise = np.exp(self.theta[-1]) * np.eye(len(self.params))
-        inverse: np.ndarray = np.linalg.inv(matern(self.positions, self.positions) + noise)
+        kernel = KERNELS[self.kernel](self.positions, self.positions)
+        inverse: np.ndarray = np.linalg.inv(kernel + noise)
         return inverse
 
     @cached_property
@@ -127,7 +143,7 @@ class Landscape:
 
     def expected(self, points: Sequence[Point]) -> np.ndarray:
         """f64[P, R]: the expected curve of each point."""
-        near = matern(self._scaled(points), self.positions)
+        near = KERNELS[self.kernel](self._scaled(points), self.positions)
         mean = self.miou.mean(0)
         curves: np.ndarray = mean + near @ (self.inverse @ (self.miou - mean))
         return curves
@@ -140,12 +156,17 @@ class Landscape:
         return expected + error, float(expected[-1])
 
     @cached_property
-    def best(self) -> float:
-        """The best expected final score of a long random search."""
+    def best_point(self) -> Point:
+        """The point of a long random search with the best expected final score."""
         sampler = optuna.samplers.RandomSampler(seed=LONG_SEARCH_SEED)
         study = optuna.create_study(sampler=sampler)
         points = [self.space.suggest(study.ask()) for _ in range(LONG_SEARCH)]
-        return float(self.expected(points)[:, -1].max())
+        return points[int(self.expected(points)[:, -1].argmax())]
+
+    @cached_property
+    def best(self) -> float:
+        """The best expected final score of a long random search."""
+        return float(self.expected([self.best_point])[0, -1])
 
     def quality(self) -> dict[str, Any]:
         """How well a recorded trial is predicted from the others."""
@@ -168,6 +189,28 @@ class Landscape:
                 for p, s in zip(self.space.parameters, scales, strict=True)
             },
         }
+
+
+def _curves(path: Path, ratio: str) -> dict[int, dict[str, Any]]:
+    """Number of the point -> its curve with training seed 0; without those that failed."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return {c["number"]: c for c in lines if c["ratio"] == ratio and c["seed"] == 0 and "miou" in c}
+
+
+def read_family(
+    path: Path, space: Space, ratios: Sequence[str], kernel: str = "matern"
+) -> dict[str, Landscape]:
+    """A landscape for each ratio, of the points that all of them have.
+
+    Points in the same order: what a search sees of a point has the error of the same recorded
+    point at all ratios.
+    """
+    curves = {ratio: _curves(path, ratio) for ratio in ratios}
+    common = sorted(set.intersection(*(set(found) for found in curves.values())))
+    return {
+        ratio: Landscape.of([found[number] for number in common], space, kernel)
+        for ratio, found in curves.items()
+    }
 
 
 def _r2(error: np.ndarray, value: np.ndarray) -> float:

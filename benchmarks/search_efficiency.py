@@ -17,6 +17,7 @@ import heapq
 import itertools
 import json
 import logging
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,11 +28,12 @@ import optuna
 
 from benchmarks.contenders import Contender, Ours, contenders
 from benchmarks.landscape import Landscape
-from benchmarks.record_curves import base_config
+from benchmarks.record_curves import REDUCED, base_config
 from cid_ray.config import Config, read_yaml
 from cid_ray.results.provenance import provenance
 from cid_ray.search.space import Space
 
+RATIO = "1/16"
 WORKERS = 2
 MARGIN = 0.5  # mIoU below the best at which a search has arrived
 CAP = 60  # a search ends after the images of so many full-length trials
@@ -41,62 +43,85 @@ BUDGETS = (10, 20, 40)  # full-length trials after which the best point found is
 # ---- the replay ----
 
 
-def replay(contender: Contender, land: Landscape) -> dict[str, Any]:
-    """One search on WORKERS simulated workers.
+def replay(
+    contender: Contender,
+    lands: Mapping[str, Landscape],
+    cap: float = CAP,
+    last: float = BUDGETS[-1],
+) -> dict[str, Any]:
+    """One search on WORKERS simulated workers, at the ratios of `lands`. It ends after `cap`, or
+    after `last` when all ratios have arrived.
 
     Budgets are in full-length trials: images of all workers divided by those of a full trial.
     """
-    full = int(land.images[-1])
+    full = int(next(iter(lands.values())).images[-1])
     rungs = [round(fraction * full) for fraction in contender.fractions]  # in images
     tie_break = itertools.count()
     started = 0
-    chosen: list[tuple[float, float]] = []  # (budget, expected score) of each new best trial
-    arrived: tuple[float, int] | None = None  # (budget, trials started)
-    best = -np.inf
-    # (time, tie break, handle, (curve, expected score), rung)
-    events: list[tuple[int, int, Any, Any, int]] = []
+    # Ratio -> (budget, expected score) of each new best trial.
+    chosen: dict[str, list[tuple[float, float]]] = {ratio: [] for ratio in lands}
+    arrived: dict[str, tuple[float, int]] = {}  # ratio -> (budget, trials started)
+    # Ratio -> (budget, expected score, budget of this ratio alone) of each trial of full length.
+    finished: dict[str, list[tuple[float, float, float]]] = {ratio: [] for ratio in lands}
+    used = dict.fromkeys(lands, 0)  # images
+    best = dict.fromkeys(lands, -np.inf)
+    # (time, tie break, handle, ratio, (curve, expected score), rung)
+    events: list[tuple[int, int, Any, str, Any, int]] = []
 
     def start_trial(now: int) -> None:
         nonlocal started
-        started += 1
-        handle, point = contender.start()
-        event = (now + rungs[0], next(tie_break), handle, land.seen(point), 0)
-        heapq.heappush(events, event)
+        if trial := contender.start():
+            started += 1
+            handle, ratio, point = trial
+            seen = lands[ratio].seen(point)
+            heapq.heappush(events, (now + rungs[0], next(tie_break), handle, ratio, seen, 0))
 
     for _ in range(WORKERS):
         start_trial(0)
-    while True:
-        now, _, handle, (curve, expected), rung = heapq.heappop(events)
+    while events:
+        now, _, handle, ratio, (curve, expected), rung = heapq.heappop(events)
+        land = lands[ratio]
         spent = WORKERS * now / full
-        if spent > CAP or (arrived and spent > BUDGETS[-1]):
+        if spent > cap or (len(arrived) == len(lands) and spent > last):
             break
+        used[ratio] += rungs[rung] - (rungs[rung - 1] if rung else 0)
         value = float(np.interp(rungs[rung], land.images, curve))
         stop = contender.report(handle, rung + 1, rungs[rung], value)
         full_length = rungs[rung] == full
-        if full_length and value > best:
-            best = value
-            chosen.append((spent, expected))
-        if full_length and expected >= land.best - MARGIN and not arrived:
-            arrived = (spent, started)
+        if full_length:
+            finished[ratio].append((spent, expected, used[ratio] / full))
+        if full_length and value > best[ratio]:
+            best[ratio] = value
+            chosen[ratio].append((spent, expected))
+        if full_length and expected >= land.best - MARGIN:
+            arrived.setdefault(ratio, (spent, started))
         if stop or full_length:
             start_trial(now)
         else:
             later = now + rungs[rung + 1] - rungs[rung]
-            event = (later, next(tie_break), handle, (curve, expected), rung + 1)
+            event = (later, next(tie_break), handle, ratio, (curve, expected), rung + 1)
             heapq.heappush(events, event)
-    return {"reached": arrived, "chosen": chosen, "trials_started": started}
+    reached = max(arrived.values()) if len(arrived) == len(lands) else None
+    return {
+        "reached": reached,
+        "finished": finished,
+        "chosen": chosen,
+        "trials_started": started,
+    }
 
 
-def shipped(config: str) -> Config:
+def shipped(name: str, *ratios: str) -> Config:
     """The recorded space and lengths with the rungs of the shipped file."""
-    return base_config(config, **{"train.rungs": read_yaml(config)["train"]["rungs"]})
+    rungs = read_yaml(f"search_spaces/{name}.yaml")["train"]["rungs"]
+    return base_config(name, **{"train.rungs": rungs, "search.ratios": list(ratios)})
 
 
 @lru_cache(maxsize=2)
 def landscape(curves: Path, config: str, part: str) -> Landscape:
     """`part`: all recorded trials, or those with an even or an odd number."""
     keep = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}[part]
-    return Landscape.read(curves, Space.parse(shipped(config).search.space), keep)
+    space = Space.parse(shipped(config, RATIO).search.space)
+    return Landscape.read(curves, space, RATIO, keep)
 
 
 def run_one(job: tuple[str, dict[str, Any] | None, int, str, Path, str]) -> dict[str, Any]:
@@ -106,9 +131,10 @@ def run_one(job: tuple[str, dict[str, Any] | None, int, str, Path, str]) -> dict
     name, changes, seed, config, curves, part = job
     logging.getLogger("ray").setLevel(logging.ERROR)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    base = shipped(config)
+    base = shipped(config, RATIO)
     make = contenders(base)[name] if changes is None else partial(Ours, base, changes=changes)
-    return replay(make(seed), landscape(curves, config, part))
+    found = replay(make(seed), {RATIO: landscape(curves, config, part)})
+    return {**found, "chosen": found["chosen"][RATIO]}
 
 
 # ---- numbers ----
@@ -183,7 +209,7 @@ def main() -> None:
     args = parse_options()
     land = landscape(args.curves, args.config, "all")
     path = args.out / "result.json"
-    names = args.only or list(contenders(shipped(args.config)))
+    names = args.only or list(contenders(shipped(args.config, RATIO)))
     jobs = [
         (name, None, seed, args.config, args.curves, "all")
         for name in names
@@ -225,7 +251,7 @@ def parse_options() -> argparse.Namespace:
     )
     add = parser.add_argument
     curves = Path("benchmarks/results/search-efficiency/curves.jsonl")
-    add("--config", default="search_spaces/camvid.yaml")
+    add("--config", default="camvid", choices=list(REDUCED))
     add("--curves", type=Path, default=curves)
     add("--out", type=Path, required=True)
     add("--seeds", type=int, default=30)
