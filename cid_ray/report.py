@@ -57,7 +57,10 @@ def main(argv: list[str]) -> int:
         for note in check_run_folder(run_dir, reader, config.search):
             say(f"warning: {note}")
         out = Path(args.out) if args.out else None
-        write_report(run_dir, with_hour(config), reader.read(), say, out, args.target)
+        priced = with_hour(config)
+        if config.prices.machine and priced.prices.hour:
+            say(f"a trial's part of {config.prices.machine}: ${priced.prices.hour:.4g} an hour")
+        write_report(run_dir, priced, reader.read(), say, out, args.target)
         run_dir.push()
     return 0
 

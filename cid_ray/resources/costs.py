@@ -85,10 +85,15 @@ def with_hour(config: Config) -> Config:
         return config
     listed = _listed(machine, "prices.machine")
     capacity = fixed_capacity([Resources(listed.cpus, listed.gpus)])
-    request, _ = trial_request(config, capacity)
+    try:
+        request, _ = trial_request(config, capacity)
+    except InputError as error:
+        raise InputError(
+            f"prices.machine={machine}: a trial does not fit on it ({error})"
+        ) from None
     each = machine_hour(machine, request.per_process, "prices.machine")
     hour = None if each is None else request.count * each
-    prices = config.prices.model_copy(update={"hour": hour, "machine": None})
+    prices = config.prices.model_copy(update={"hour": hour})
     return config.model_copy(update={"prices": prices})
 
 

@@ -7,13 +7,16 @@ ratio and a label draw see the same images, whole.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cid_ray.core import iou
+from cid_ray.data.band_image import Picture
 from cid_ray.data.table_errors import UnreadableImage
 from cid_ray.results.record_types import PoolSignals
 from cid_ray.training.collectives import gather_objects
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from cid_ray.training.trainer import Trainer
 
 MAX_IMAGES = 8
+MAX_PIXELS = 2**21  # an image of Cityscapes
 CONFIDENT = 0.95
 
 
@@ -44,7 +48,8 @@ def pool_signals(trainer: Trainer) -> PoolSignals | None:
             image, _ = trainer.reader(row, mask=False)
         except UnreadableImage:  # it is counted where training meets it
             continue
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).to(trainer.device.torch)
+        pixels = torch.from_numpy(np.array(_at_most(image))).permute(2, 0, 1)
+        pixels = pixels.to(trainer.device.torch)
         found.append(_describe(trainer, pixels))
     trainer.student.train()
     images = [image for worker in gather_objects(found) for image in worker]
@@ -62,6 +67,15 @@ def pool_signals(trainer: Trainer) -> PoolSignals | None:
         "class_shares": dict(zip(trainer.table.classes, shares, strict=True)),
         "label_shares": dict(zip(trainer.table.classes, prior.tolist(), strict=True)),
     }
+
+
+def _at_most(image: Picture) -> Picture:
+    """An image of more than MAX_PIXELS reduced to that: pool photos may be larger than val's."""
+    factor = math.sqrt(MAX_PIXELS / (image.width * image.height))
+    if factor >= 1:
+        return image
+    size = (max(1, int(image.width * factor)), max(1, int(image.height * factor)))
+    return image.resize(size, Image.Resampling.BILINEAR)
 
 
 def _describe(trainer: Trainer, image: Tensor) -> np.ndarray:

@@ -42,7 +42,7 @@ def test_hour_of_a_trial_counts_all_its_workers() -> None:
     usd = LISTED["m5.xlarge"].usd
     assert usd is not None
     one = priced("m5.xlarge", **{"search.cpus_per_trial": 2}).prices
-    assert one.hour == pytest.approx(usd / 2) and one.machine is None
+    assert one.hour == pytest.approx(usd / 2) and one.machine == "m5.xlarge"
     changes = {"distributed.num_workers": 2, "distributed.cpus_per_worker": 1.0}
     assert priced("m5.xlarge", **changes).prices.hour == pytest.approx(usd / 2)
 
@@ -56,7 +56,10 @@ def test_without_a_machine_the_configuration_stays() -> None:
     ("changes", "rule"),
     [
         ({"prices.machine": "abacus"}, "prices.machine abacus is not in the price list, which has"),
-        ({"prices.machine": "m5.xlarge", "search.cpus_per_trial": 5}, "search.cpus_per_trial"),
+        (
+            {"prices.machine": "m5.xlarge", "search.cpus_per_trial": 5},
+            "prices.machine=m5.xlarge: a trial does not fit",
+        ),
     ],
 )
 def test_search_with_a_machine_that_cannot_be_priced_does_not_start(

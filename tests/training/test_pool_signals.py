@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from PIL import Image
 
 from benchmarks.harness.ports import free_port
 from cid_ray.config import build_config
 from cid_ray.core.calibration import Calibration
 from cid_ray.results.records import RecordWriter, read_records
 from cid_ray.training.loop import train
-from cid_ray.training.pool_signals import CONFIDENT, MAX_IMAGES, pool_signals
+from cid_ray.training.pool_signals import CONFIDENT, MAX_IMAGES, MAX_PIXELS, _at_most, pool_signals
 from cid_ray.training.trainer import RunSpec, Trainer
 from tests.helpers.tiny_run import TINY
 
@@ -145,3 +146,11 @@ def test_val_without_a_labeled_pixel_has_no_calibration_error(tmp_path: Path) ->
     trainer.split = dataclasses.replace(trainer.split, val=trainer.split.val[:0])
     scores = trainer.evaluate("val")
     assert scores["teacher"]["ece"] is None and scores["teacher"]["miou"] is None
+
+
+def test_large_pool_image_is_reduced() -> None:
+    large = _at_most(Image.new("RGB", (4000, 3000)))
+    assert large.width * large.height <= MAX_PIXELS < 1.01 * large.width * large.height
+    assert large.width / large.height == pytest.approx(4 / 3, rel=1e-3)
+    small = Image.new("RGB", (1000, 800))
+    assert _at_most(small) is small
