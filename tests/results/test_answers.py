@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cid_ray.cli.parser import run_command
 from cid_ray.config import Config, InputError, build_config
@@ -149,6 +150,34 @@ def test_more_tries_bring_what_normal_scores_would() -> None:
     expected = np.std(values, ddof=1) * (expected_maximum(10) - expected_maximum(5))
     assert gain.points == pytest.approx(expected) and 0 == gain.low < gain.points < gain.high
     assert ways["tries"].what.startswith("5 more tries of CID (")
+
+
+def gain_of_tries(values: list[float]) -> Gain:
+    (gain,) = (w.gain for w in ways_to_spend(tuned(values), None, PricesConfig()) if w.gain)
+    return gain
+
+
+def test_failed_tries_promise_no_gain_of_more() -> None:
+    rng = np.random.default_rng(0)
+
+    def drawn(tries: int) -> NDArray[np.float64]:
+        """One of six fails."""
+        scores = rng.normal(41.0, 0.15, (20_000, tries))
+        return np.where(rng.random(scores.shape) < 1 / 6, 10.0, scores)
+
+    true_gain = drawn(48).max(1).mean() - drawn(24).max(1).mean()
+    found = [gain_of_tries([10.0] * 4 + list(rng.normal(41.0, 0.15, 20))) for _ in range(50)]
+    assert np.mean([gain.points for gain in found]) == pytest.approx(true_gain, rel=0.25)
+    assert gain_of_tries([41.0, 10.0, 41.2, 40.9]).points < 0.2
+
+
+@pytest.mark.parametrize("tries", [4, 9, 24])
+def test_gain_of_tries_is_that_of_normal_scores(tries: int) -> None:
+    rng = np.random.default_rng(0)
+    true_gain = expected_maximum(2 * tries) - expected_maximum(tries)
+    found = [gain_of_tries(list(rng.normal(50.0, 1.0, tries))) for _ in range(400)]
+    assert np.mean([gain.points for gain in found]) == pytest.approx(true_gain, rel=0.2)
+    assert np.mean([gain.high < true_gain for gain in found]) < 0.05
 
 
 def test_budget_limits_what_is_bought_and_prices_are_said() -> None:
