@@ -29,7 +29,7 @@ from cid_ray.results.hyperparameters import (
     importances_at,
 )
 from cid_ray.results.movements import movements
-from cid_ray.results.parallel_figure import ABSENT, MAX_AXES, ParallelAxis, draw_parallel
+from cid_ray.results.parallel_figure import MAX_AXES, ParallelAxis, draw_parallel
 from cid_ray.results.records import Record
 from cid_ray.results.report_page import write_page
 from cid_ray.results.slices_figure import draw_importances, draw_slices
@@ -239,10 +239,32 @@ def test_axis_places_values() -> None:
     assert linear.height(0.5) == 0.25 and log.height(0.1) == pytest.approx(0.5)
     choices = ParallelAxis("z", 0, 1, False, ("a", "b"))
     assert (choices.height("a"), choices.height("b")) == (0.25, 0.75)
-    assert linear.height(None) == choices.height(None) == ABSENT < 0
+    with_none = ParallelAxis("clip_norm", 0, 1, False, ("1.0", "None"))
+    assert (with_none.height(1.0), with_none.height(None)) == (0.25, 0.75)
     assert [text for _, text in log.ticks()] == ["0.01", "0.03", "0.1", "0.3", "1"]
     assert all(0 <= height <= 1 for axis in (linear, log, choices) for height, _ in axis.ticks())
     assert ParallelAxis("same", 3.0, 3.0, False).height(3.0) == 0.5
+
+
+def lowest_point(svg: str) -> float:
+    """The largest y of the trials' lines: SVG counts from the top."""
+    lines = re.search(r'<g id="LineCollection_1">(.*?)</g>', svg, re.DOTALL)
+    assert lines is not None
+    return max(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", lines.group(1)))
+
+
+def test_choice_of_null_is_a_level_and_not_an_absence() -> None:
+    def drawn(clip_norm: Any) -> str:
+        """Every second trial has another value of clip_norm than 1.0."""
+        records = []
+        for number in range(8):
+            params = {"a.x": number, "optim.clip_norm": clip_norm if number % 2 else 1.0}
+            records += full_trial("cid", 16, number, 40.0 + number, **params)
+        return draw_parallel(summarize(records)) or ""
+
+    null, text = drawn(None), drawn("off")
+    assert "not used" not in null and ">None<" in null
+    assert lowest_point(null) == lowest_point(text)
 
 
 def test_of_many_hyperparameters_those_that_matter_are_drawn() -> None:
