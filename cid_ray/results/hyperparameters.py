@@ -11,7 +11,12 @@ from cid_ray.results.figure_data import scale_of_key, slices_data
 from cid_ray.results.formatting import format_p, format_score
 from cid_ray.results.movements import MIN_TRIALS, Movement
 from cid_ray.results.noise import ALPHA, holm
-from cid_ray.results.smooth_fit import MeanScore, mean_scores, scores_of_choices
+from cid_ray.results.smooth_fit import (
+    MIN_OF_A_MEAN,
+    MeanScore,
+    mean_scores,
+    scores_of_choices,
+)
 from cid_ray.results.summary import RatioSummary
 
 # Below, the one that matters most is named first in fewer than nine of ten searches
@@ -34,8 +39,8 @@ class Importance:
 class Choices:
     """Mean scores of a choice's values at one ratio, best first.
 
-    `p`: that the values differ by chance (Kruskal and Wallis), corrected by Holm for all choices
-    and ratios; None with too few trials.
+    `p`: that values differ by chance (Kruskal and Wallis), of those with an interval, corrected by
+    Holm for all choices and ratios; None with too few trials.
     """
 
     ratio: str
@@ -43,17 +48,35 @@ class Choices:
     means: tuple[MeanScore, ...]
     p: float | None
 
+    @property
+    def best(self) -> str | None:
+        """The value whose interval is above those of all others; None where it cannot be told."""
+        first, *others = self.means
+        if self.p is None or self.p >= ALPHA or first.low is None:
+            return None
+        above = all(other.high is not None and other.high < first.low for other in others)
+        return first.value if above else None
+
     def text(self) -> str:
-        """ "class at 1/16 (23), mean 51.20 (50.80 to 51.60), p 0.01", or that it cannot be told."""
+        """Whether values differ, and the best one with its mean and interval.
+
+        "values differ at 1/16 (23), p 0.01, best mean so far: class, 51.20 (50.80 to 51.60, 9
+        trials)"; or that it cannot be told.
+        """
         if self.p is None or self.p >= ALPHA:
             p = "" if self.p is None else f"{format_p(self.p)}, "
             return f"cannot be told at {self.ratio} ({p}{self.trials} completed trials)"
-        best = self.means[0]
-        interval = (
-            "" if best.low is None else f" ({format_score(best.low)} to {format_score(best.high)})"
+        first = next(mean for mean in self.means if mean.low is not None)
+        name = "best mean so far" if self.best is None else "best choice"
+        interval = f"{format_score(first.low)} to {format_score(first.high)}"
+        return (
+            f"values differ at {self.ratio}, {format_p(self.p)}, {name}: {first.value}, "
+            f"{format_score(first.mean)} ({interval}, {first.trials} trials)"
         )
-        mean = f"mean {format_score(best.mean)}{interval}"
-        return f"{best.value} at {self.ratio}, {mean}, {format_p(self.p)}"
+
+    def record(self) -> dict[str, Any]:
+        """Its numbers for `answers.json`."""
+        return {**asdict(self), "best": self.best}
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,7 @@ class Hyperparameter:
         if self.movement is not None:
             return f"{self.movement.text()}{importance}"
         best = "; ".join(each.text() for each in self.choices)
-        return f"{self.key}, the best choice: {best}{importance}"
+        return f"{self.key}: {best}{importance}"
 
     def _importance_text(self) -> str:
         if not self.importances:
@@ -88,7 +111,7 @@ class Hyperparameter:
         return {
             "key": self.key,
             "importances": [asdict(each) for each in self.importances],
-            "choices": [asdict(each) for each in self.choices],
+            "choices": [each.record() for each in self.choices],
         }
 
 
@@ -162,11 +185,11 @@ def _choices(
 
 
 def _p_of_difference(points: list[tuple[Any, float]]) -> float | None:
-    """That scores of all values are alike; None with too few trials or a single value."""
+    """That scores of all values with enough trials are alike; None where that is no question."""
     from scipy.stats import kruskal  # imported late: it takes seconds
 
-    by_value = scores_of_choices(points)
-    scores = [score for _, score in points]
-    if len(points) < MIN_TRIALS or len(by_value) < 2 or min(scores) == max(scores):
+    groups = [own for own in scores_of_choices(points).values() if len(own) >= MIN_OF_A_MEAN]
+    different = {score for own in groups for score in own}
+    if len(points) < MIN_TRIALS or len(groups) < 2 or len(different) < 2:
         return None
-    return float(kruskal(*by_value.values()).pvalue)
+    return float(kruskal(*groups).pvalue)

@@ -41,9 +41,7 @@ class ParallelAxis:
     choices: tuple[str, ...] = ()
 
     def height(self, value: Any) -> float:
-        """Where a value is; ABSENT for None."""
-        if value is None:
-            return ABSENT
+        """Where a value is. None is one too: a level of a choice."""
         if self.choices:
             return (self.choices.index(str(value)) + 0.5) / len(self.choices)
         low, high, x = (np.log10(v) if self.log else v for v in (self.low, self.high, value))
@@ -113,7 +111,7 @@ def _draw_panel(panel: Any, summary: RatioSummary, parameters: list[ParallelAxis
     axes = [*parameters, ParallelAxis(SCORE, min(scores), max(scores), False)]
     lines = [
         [
-            *((i, axis.height(params.get(axis.key))) for i, axis in enumerate(parameters)),
+            *((i, _height_in(params, axis)) for i, axis in enumerate(parameters)),
             (len(parameters), axes[-1].height(score)),
         ]
         for params, score in trials
@@ -133,6 +131,11 @@ def _draw_panel(panel: Any, summary: RatioSummary, parameters: list[ParallelAxis
     shown = f"{len(trials)} of {total} completed CID trials: {which}"
     count = shown if which else f"{total} completed CID trials"
     panel.set_title(f"{summary.name}, {count}", fontsize=10, loc="left", pad=38)
+
+
+def _height_in(params: dict[str, Any], axis: ParallelAxis) -> float:
+    """Where a trial's line crosses an axis; ABSENT where it does not have the hyperparameter."""
+    return axis.height(params[axis.key]) if axis.key in params else ABSENT
 
 
 def _draw_axes(panel: Any, axes: list[ParallelAxis], absent: set[str]) -> None:

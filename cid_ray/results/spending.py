@@ -2,10 +2,10 @@
 
 Each kind is a doubling, or less where $100 buys less. All gains are on val, so they can be
 compared: trials and rungs are scored there only, and test must not decide what to do next. Labels:
-the label curve of val (label_worth.py). Tries: the best of more tries, as if the scores of trials
-were normal; what repeats show to be luck of seeds is taken off. Longer training: the two power laws
-(laws.py) through the rungs of the chosen run. Where the records do not suffice, the text says what
-to measure.
+the label curve of val (label_worth.py). Tries: the best of more tries, as if the scores above the
+median were those of a normal distribution; what repeats show to be luck of seeds is taken off.
+Longer training: the two power laws (laws.py) through the rungs of the chosen run. Where the records
+do not suffice, the text says what to measure.
 
 Ways are compared by their gain for the same budget, not by gain per dollar: the first try or label
 always brings the most per dollar, and the next ones bring less.
@@ -29,6 +29,7 @@ BUDGET_USD = 100.0
 MIN_TRIES = 4
 MIN_RUNGS = 3
 SPLIT = "val"  # of all gains
+UPPER_DF = 0.4  # per trial, of the variance above the median: as in simulated normal samples
 TOO_DEAR = f"costs more than ${BUDGET_USD:.0f}"
 
 
@@ -173,19 +174,23 @@ def _tries(summary: RatioSummary, method: str, prices: PricesConfig) -> Spending
         return Spending("tries", what, usd, None, missing)
     per_sd = expected_maximum(tries + more) - expected_maximum(tries)
     luck = summary.noise("val").variance
-    points, low, high = (
-        _part_without_luck(sd, luck or 0.0) * per_sd for sd in _sd_with_interval(scores)
-    )
+    points, low, high = (_part_without_luck(sd, luck or 0.0) * per_sd for sd in _upper_sd(scores))
     if luck is None:  # all of it may be luck
         return Spending("tries", what, usd, Gain(points, 0.0, high), note="luck not measured")
     return Spending("tries", what, usd, Gain(points, low, high), note="without luck")
 
 
-def _sd_with_interval(scores: list[float]) -> tuple[float, float, float]:
+def _upper_sd(scores: list[float]) -> tuple[float, float, float]:
+    """The standard deviation that the scores above the median have around it, with its interval.
+
+    That of all scores in a normal distribution. Trials that fail, fewer than half, do not widen
+    it: they say nothing of the best.
+    """
     from scipy.stats import chi2
 
-    df = len(scores) - 1
-    sd = float(np.std(scores, ddof=1))
+    above = np.maximum(np.array(scores) - np.median(scores), 0)
+    sd = float(np.sqrt(2 * (above**2).sum() / (len(scores) - 1)))
+    df = UPPER_DF * len(scores)
     tail = (1 - LEVEL) / 2
     low, high = (float(sd * np.sqrt(df / chi2.ppf(p, df))) for p in (1 - tail, tail))
     return sd, low, high

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cid_ray.config import load_config
@@ -28,7 +29,7 @@ from cid_ray.results.hyperparameters import (
     importances_at,
 )
 from cid_ray.results.movements import movements
-from cid_ray.results.parallel_figure import ABSENT, MAX_AXES, ParallelAxis, draw_parallel
+from cid_ray.results.parallel_figure import MAX_AXES, ParallelAxis, draw_parallel
 from cid_ray.results.records import Record
 from cid_ray.results.report_page import write_page
 from cid_ray.results.slices_figure import draw_importances, draw_slices
@@ -56,13 +57,14 @@ def test_each_hyperparameter_has_one_sentence() -> None:
     assert "cannot be told (p " in said["loss.pseudo_burn_in"].text()
 
 
-def test_best_choice_is_said_where_it_is_more_than_chance() -> None:
+def test_best_choice_is_said_where_it_is_above_all_others() -> None:
     kind = said_of(searched(3 * NUM_TRIALS))["loss.relation_kind"]
     few, many = kind.choices
     assert few.means[0].value == many.means[0].value == "transfer"
     for each in (few, many):
-        assert each.p is not None and each.p < 0.05
-        assert f"transfer at {each.ratio}, mean {each.means[0].mean:.2f} (" in kind.text()
+        assert each.p is not None and each.p < 0.05 and each.best == "transfer"
+        mean, p = f"{each.means[0].mean:.2f}", "p < 0.001"
+        assert f"values differ at {each.ratio}, {p}, best choice: transfer, {mean} (" in kind.text()
     without = [
         {**r, "params": {**r["params"], "loss.relation_kind": "ab"[r["trial_number"] % 2]}}
         if "params" in r
@@ -70,6 +72,44 @@ def test_best_choice_is_said_where_it_is_more_than_chance() -> None:
         for r in searched(NUM_TRIALS)
     ]
     assert "cannot be told at 1/16 (16) (p " in said_of(without)["loss.relation_kind"].text()
+
+
+def of_kinds(scores: dict[str, list[float]]) -> Hyperparameter:
+    trials = [(kind, score) for kind, own in scores.items() for score in own]
+    records = [
+        record
+        for number, (kind, score) in enumerate(trials)
+        for record in full_trial("cid", 16, number, score, **{"loss.relation_kind": kind})
+    ]
+    return said_of(records)["loss.relation_kind"]
+
+
+def spread(mean: float, trials: int) -> list[float]:
+    return list(np.linspace(mean - 1, mean + 1, trials))
+
+
+def test_value_with_few_trials_is_not_the_best_choice() -> None:
+    kind = of_kinds({"self": spread(50.0, 10), "cross": spread(40.0, 10), "transfer": [60.0]})
+    (choices,) = kind.choices
+    assert choices.means[0].value == "transfer" and choices.best is None
+    assert kind.text().startswith(
+        "loss.relation_kind: values differ at 1/16 (16), p < 0.001, best mean so far: self, 50.00 ("
+    )
+    assert kind.text().endswith(", 10 trials)")
+    without = of_kinds({"self": spread(50.0, 10), "cross": spread(40.0, 10)})
+    assert without.choices[0].p == choices.p and without.choices[0].best == "self"
+
+
+def test_values_whose_intervals_overlap_have_no_best_choice() -> None:
+    scores = {"self": spread(50.0, 10), "cross": spread(49.9, 10), "class": spread(40.0, 10)}
+    kind = of_kinds(scores)
+    assert kind.choices[0].best is None and kind.choices[0].record()["best"] is None
+    assert "values differ" in kind.text() and "best mean so far: self, 50.00 (" in kind.text()
+
+
+def test_values_with_few_trials_alone_cannot_be_compared() -> None:
+    kind = of_kinds({"self": spread(50.0, 20), "cross": [40.0, 41.0]})
+    assert kind.text() == "loss.relation_kind: cannot be told at 1/16 (16) (22 completed trials)"
 
 
 def test_too_few_trials_are_said_of_choices_and_importances() -> None:
@@ -199,10 +239,32 @@ def test_axis_places_values() -> None:
     assert linear.height(0.5) == 0.25 and log.height(0.1) == pytest.approx(0.5)
     choices = ParallelAxis("z", 0, 1, False, ("a", "b"))
     assert (choices.height("a"), choices.height("b")) == (0.25, 0.75)
-    assert linear.height(None) == choices.height(None) == ABSENT < 0
+    with_none = ParallelAxis("clip_norm", 0, 1, False, ("1.0", "None"))
+    assert (with_none.height(1.0), with_none.height(None)) == (0.25, 0.75)
     assert [text for _, text in log.ticks()] == ["0.01", "0.03", "0.1", "0.3", "1"]
     assert all(0 <= height <= 1 for axis in (linear, log, choices) for height, _ in axis.ticks())
     assert ParallelAxis("same", 3.0, 3.0, False).height(3.0) == 0.5
+
+
+def lowest_point(svg: str) -> float:
+    """The largest y of the trials' lines: SVG counts from the top."""
+    lines = re.search(r'<g id="LineCollection_1">(.*?)</g>', svg, re.DOTALL)
+    assert lines is not None
+    return max(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", lines.group(1)))
+
+
+def test_choice_of_null_is_a_level_and_not_an_absence() -> None:
+    def drawn(clip_norm: Any) -> str:
+        """Every second trial has another value of clip_norm than 1.0."""
+        records = []
+        for number in range(8):
+            params = {"a.x": number, "optim.clip_norm": clip_norm if number % 2 else 1.0}
+            records += full_trial("cid", 16, number, 40.0 + number, **params)
+        return draw_parallel(summarize(records)) or ""
+
+    null, text = drawn(None), drawn("off")
+    assert "not used" not in null and ">None<" in null
+    assert lowest_point(null) == lowest_point(text)
 
 
 def test_of_many_hyperparameters_those_that_matter_are_drawn() -> None:
