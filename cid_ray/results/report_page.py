@@ -213,6 +213,7 @@ def _ratio_section(summary: RatioSummary, folder: Path, config: Config) -> dict[
     share_columns, class_shares = class_share_table(summary)
     return {
         "name": summary.name,
+        "test_split": summary.test_split,
         "verdict": verdict(summary),
         "tries": equal_tries_text(summary),
         "network": network_in_use(summary),

@@ -77,3 +77,14 @@ def test_records_on_the_page_are_bounded_and_no_link_leads_nowhere(tmp_path: Pat
     assert len(linked_records(records, summarize(records))) == MAX_ROWS
     page = page_of(records, tmp_path)
     assert {anchor for anchor, _ in LINK.findall(page)} <= ends_of(page).keys()
+
+
+def test_page_names_the_split_that_was_scored(tmp_path: Path) -> None:
+    """A table without a test split is scored on val, which no heading calls test."""
+    records = small_search()
+    for record in records:
+        if record["event"] == "final":
+            record |= {"test_split": "val", "test_is_val": True}
+    page = page_of(records, tmp_path)
+    assert "IoU per class, last step, val</h3>" in page and "on val</h3>" in page
+    assert "last step, test</h3>" not in page and "on test</h3>" not in page
