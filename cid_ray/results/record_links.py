@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
+from cid_ray.results.compact_records import UNUSED_FIELDS
 from cid_ray.results.records import Record, of_event
 from cid_ray.results.summary import RatioSummary
 from cid_ray.results.tables import MAX_ROWS
@@ -34,9 +35,14 @@ def linked_records(records: list[Record], summaries: list[RatioSummary]) -> list
     searches = {anchor_of(one): one for one in of_event(records, "search")}
     found = [*chosen, *noise.values(), *searches.values()][:MAX_ROWS]
     return [
-        LinkedRecord(anchor_of(one), f"{one['event']} {one['run']}", json.dumps(one, indent=1))
-        for one in found
+        LinkedRecord(anchor_of(one), f"{one['event']} {one['run']}", _shown(one)) for one in found
     ]
+
+
+def _shown(record: Record) -> str:
+    """Without the fields that no page needs: a reader of a large search leaves them out."""
+    kept = {name: value for name, value in record.items() if name not in UNUSED_FIELDS}
+    return json.dumps(kept, indent=1)
 
 
 def anchor_of(record: Record) -> str:

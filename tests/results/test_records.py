@@ -182,7 +182,7 @@ def test_next_commands_name_the_best_trial_at_the_most_labels(tmp_path: Path) ->
     summaries = summarize(small_search())
     commands = next_commands("runs/my run", summaries)
     name = f"'runs/my run:{summaries[-1].ratio}'"
-    assert len(commands) == 4 and all(name in command for command in commands)
+    assert len(commands) == 6 and all(name in command for command in commands)
     assert not next_commands("runs/x", [])
     folder = tmp_path / "a<b"
     folder.mkdir()
