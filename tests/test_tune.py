@@ -113,7 +113,6 @@ def test_winner_of_each_ratio_is_best_on_val_at_last_step(finished: Path) -> Non
 def test_report_page_after_search_shows_table_curves_and_images(finished: Path) -> None:
     page = (finished / "report" / "index.html").read_text()
     assert page.count("<svg") >= 3
-    # two ratios, two images: image, label and the prediction of each of four methods
     # At each ratio two images with label, four predictions and CID's confidence, and the two worst.
     assert page.count("data:image/png;base64,") == 2 * (2 * 7 + 2 * 4)
     assert "supervised, pool through batch norm" in page

@@ -71,12 +71,10 @@ def test_every_link_of_the_page_has_one_end(tmp_path: Path) -> None:
     assert anchors and anchors <= ends_of(page).keys()
 
 
-def test_records_on_the_page_are_bounded_and_no_link_leads_nowhere(tmp_path: Path) -> None:
+def test_records_on_the_page_are_bounded() -> None:
     counts = range(1, MAX_ROWS + 20)
     records = [final("supervised", count, pool_count=48) for count in counts]
     assert len(linked_records(records, summarize(records))) == MAX_ROWS
-    page = page_of(records, tmp_path)
-    assert {anchor for anchor, _ in LINK.findall(page)} <= ends_of(page).keys()
 
 
 def test_page_names_the_split_that_was_scored(tmp_path: Path) -> None:
