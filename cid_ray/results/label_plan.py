@@ -85,7 +85,7 @@ class LabelPlan:
             risk += f" ({one.beyond:.0f} % beyond the curve)"
         have = one.labels - one.more
         if not one.more:
-            return f" No more than the {have} there are cost least, at a risk of {risk} of a miss."
+            return f" Least expected cost: the {have} there are, at a risk of {risk} of a miss."
         return (
             f" Least expected cost: {one.more} more than the {have} there are for ${one.usd:,.0f}, "
             f"and a risk of {risk} of a miss, together ${one.expected_usd:,.0f}."
