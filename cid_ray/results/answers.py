@@ -199,7 +199,8 @@ def target_problem(target: float) -> str:
     """
     if MIN_TARGET <= target < MAX_TARGET:
         return ""
-    meant = f"; did you mean {100 * target:g}?" if 0 < target < MIN_TARGET else ""
+    is_fraction = target < MIN_TARGET <= 100 * target
+    meant = f"; did you mean {100 * target:g}?" if is_fraction else ""
     return f"must be a mIoU in percent, at least {MIN_TARGET} and less than {MAX_TARGET}{meant}"
 
 
