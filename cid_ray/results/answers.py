@@ -13,7 +13,7 @@ from cid_ray.results.hyperparameters import Hyperparameter, hyperparameters
 from cid_ray.results.label_plan import LabelPlan, plan_labels
 from cid_ray.results.label_worth import SUPERVISED, LabelCurve, Labels, label_curve
 from cid_ray.results.movements import Movement, movements
-from cid_ray.results.signals import Ranking, rankings
+from cid_ray.results.pool_signals import Ranking, rankings
 from cid_ray.results.spending import Spending, recommendation, ways_to_spend
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared
 from cid_ray.results.tries import equal_tries_text

@@ -14,7 +14,7 @@ from cid_ray.results.formatting import (
     gain_text,
     repeats_text,
 )
-from cid_ray.results.signals import ranking_sentence
+from cid_ray.results.pool_signals import ranking_sentence
 from cid_ray.results.summary import RatioSummary, compared, result_table
 from cid_ray.results.tables import hyperparameter_table, pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict

@@ -130,7 +130,7 @@ class RungRecord(RunHeader, Progress, ValScores):
     event: Literal["rung"]
     losses: Losses
     gradients: NotRequired[dict[str, GradientFields]]  # by term; absent in older records
-    pool: NotRequired[PoolSignals | None]  # None without a pool; absent in older records
+    pool_signals: NotRequired[PoolSignals | None]  # None without a pool; absent in older records
     samples: list[Sample]  # val images of the gallery
     colors: dict[str, Color]  # by class
     unreadable: Count  # pool images that could not be decoded and were replaced

@@ -42,16 +42,16 @@ from cid_ray.results.pool_section import (
     newest_pool,
     pool_pictures,
 )
-from cid_ray.results.published import NOTE, published_tables
-from cid_ray.results.record_links import anchor_of, linked_records, noise_anchor
-from cid_ray.results.records import Record, of_event
-from cid_ray.results.signals import NAMES as SIGNAL_NAMES
-from cid_ray.results.signals import (
+from cid_ray.results.pool_signals import NAMES as SIGNAL_NAMES
+from cid_ray.results.pool_signals import (
     class_share_table,
     health_table,
     ranking_sentence,
     ranking_table,
 )
+from cid_ray.results.published import NOTE, published_tables
+from cid_ray.results.record_links import anchor_of, linked_records, noise_anchor
+from cid_ray.results.records import Record, of_event
 from cid_ray.results.slices_figure import draw_importances, draw_slices
 from cid_ray.results.smooth_fit import MIN_TRIALS as MIN_TRIALS_OF_FIT
 from cid_ray.results.summary import METHOD_NAMES, RatioSummary, compared, result_table, summarize

@@ -22,10 +22,10 @@ from cid_ray.results.formatting import (
     repeats_text,
 )
 from cid_ray.results.next_steps import next_commands
+from cid_ray.results.pool_signals import ranking_sentence
 from cid_ray.results.published import NOTE, PublishedTable, published_tables
 from cid_ray.results.records import RECORDS_FILE, Record, of_event
 from cid_ray.results.report_page import write_page
-from cid_ray.results.signals import ranking_sentence
 from cid_ray.results.summary import RatioSummary, compared, result_table, summarize
 from cid_ray.results.tables import pareto_table
 from cid_ray.results.verdict import caution, network_in_use, verdict

@@ -137,7 +137,7 @@ def finish_rung(trainer: Trainer, batch: Batch, terms: LossTerms, clock: Clock) 
         "losses": _finite(losses),
         "gradients": gradients,
         **score_fields("val", val),
-        "pool": pool_signals(trainer),
+        "pool_signals": pool_signals(trainer),
         "samples": save_samples(trainer, "val"),
         "colors": trainer.colors,
         **trainer.health.record_fields(),

@@ -1,7 +1,7 @@
 """What the networks say of a few pool images, without a label, at a rung.
 
 A team with few labels has little val to choose by. So these signals are recorded beside the val
-scores, and results/signals.py says how well each would have ranked the trials. All runs of a
+scores, and results/pool_signals.py says how well each would have ranked the trials. All runs of a
 ratio and a label draw see the same images, whole.
 """
 

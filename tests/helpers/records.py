@@ -146,7 +146,7 @@ def rung(method: str, count: int, number: int, step: int, value: float, **fields
         **cost(step),
         "losses": losses,
         **split_scores("val", value - 1, value),
-        "pool": POOL_SIGNALS,
+        "pool_signals": POOL_SIGNALS,
         "samples": [],
         "colors": {},
         "unreadable": 0,

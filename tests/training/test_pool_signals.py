@@ -108,7 +108,7 @@ def test_rungs_record_signals_also_of_methods_without_a_pool(tmp_path: Path) -> 
     config = build_config(TINY, {"method": "supervised"})
     records = list(train(RunSpec(config, tmp_path, num_threads=1)))
     rungs = [record for record in records if record["event"] == "rung"]
-    assert rungs and all(record["pool"]["images"] == MAX_IMAGES for record in rungs)
+    assert rungs and all(record["pool_signals"]["images"] == MAX_IMAGES for record in rungs)
     assert all(0 < record["val/ece_teacher"] < 100 for record in rungs)
 
 
@@ -136,7 +136,7 @@ def test_diverged_network_has_no_confidence_and_its_rung_is_a_record(tmp_path: P
     }
     spec = RunSpec(build_config(TINY, changes), tmp_path, num_threads=1)
     rung = next(record for record in train(spec) if record["event"] == "rung")
-    assert rung["pool"]["confidence"] == 0 and 0 <= rung["val/ece_teacher"] <= 100
+    assert rung["pool_signals"]["confidence"] == 0 and 0 <= rung["val/ece_teacher"] <= 100
     RecordWriter(tmp_path).append(rung)  # JSON has no NaN
     assert [record["step"] for record in read_records(tmp_path)] == [1]
 

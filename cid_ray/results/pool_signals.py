@@ -70,7 +70,7 @@ class Ranking:
 
 def signals_of(rung: Record) -> dict[str, float]:
     """Key of NAMES -> percent, of those that a rung's record has."""
-    pool: dict[str, Any] = rung.get("pool") or {}
+    pool: dict[str, Any] = rung.get("pool_signals") or {}
     found = {key: pool.get(key) for key in NAMES}
     found["ece"] = rung.get("val/ece_teacher")
     ratio = rung["losses"].get("mask_ratio")
@@ -230,7 +230,7 @@ def class_share_table(summary: RatioSummary) -> tuple[list[str], list[tuple[str,
     columns: dict[str, dict[str, float]] = {}
     for method, final in summary.chosen.items():
         rungs = summary.rungs.get(final["run"], [])
-        pool = (rungs[-1].get("pool") or {}) if rungs else {}
+        pool = (rungs[-1].get("pool_signals") or {}) if rungs else {}
         if pool:
             columns.setdefault("labels", pool["label_shares"])
             columns[METHOD_NAMES[method]] = pool["class_shares"]

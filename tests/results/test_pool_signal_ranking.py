@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cid_ray.results.records import Record
-from cid_ray.results.signals import (
+from cid_ray.results.pool_signals import (
     MIN_TRIALS,
     Ranking,
     class_share_table,
@@ -19,6 +18,7 @@ from cid_ray.results.signals import (
     rankings,
     signals_of,
 )
+from cid_ray.results.records import Record
 from cid_ray.results.summary import summarize
 from tests.helpers.records import POOL_SIGNALS, STEPS, final, rung
 
@@ -33,7 +33,7 @@ def trials(
     if noise is not None:
         agreement = scores + rng.normal(0, noise, count)
     records = [
-        rung(method, 16, k, STEPS, score, pool={**POOL_SIGNALS, "agreement": value})
+        rung(method, 16, k, STEPS, score, pool_signals={**POOL_SIGNALS, "agreement": value})
         for k, (score, value) in enumerate(zip(scores.tolist(), agreement.tolist(), strict=True))
     ]
     return records, scores, agreement
@@ -56,8 +56,8 @@ def test_tau_is_scipys_and_constant_signals_have_none() -> None:
 def test_reversed_signal_is_minus_one_and_said_to_be_in_reverse() -> None:
     records, _, _ = trials(10, 0, 0.0)
     for record in records:
-        record["pool"]["confidence"] = 100 - record["pool"]["agreement"]
-        record["pool"]["agreement"] = 50.0
+        record["pool_signals"]["confidence"] = 100 - record["pool_signals"]["agreement"]
+        record["pool_signals"]["agreement"] = 50.0
     (found,) = rankings(summarize(records))
     assert found.signal == "confidence" and found.tau == pytest.approx(-1.0)
     assert "'mean confidence' ranks trials most like val in reverse" in ranking_sentence([found])
@@ -66,8 +66,8 @@ def test_reversed_signal_is_minus_one_and_said_to_be_in_reverse() -> None:
 def test_calibration_error_needs_labels_and_is_in_no_sentence() -> None:
     records, _, _ = trials(10, 0, 0.0)
     for record in records:
-        record["val/ece_teacher"] = 100 - record["pool"]["agreement"]
-        record["pool"]["agreement"] = 50.0
+        record["val/ece_teacher"] = 100 - record["pool_signals"]["agreement"]
+        record["pool_signals"]["agreement"] = 50.0
     (found,) = rankings(summarize(records))
     assert found.signal == "ece" and found.tau == pytest.approx(-1.0)
     assert ranking_sentence([found]) == ""
@@ -81,7 +81,7 @@ def test_signal_that_only_tells_methods_apart_ranks_no_trials() -> None:
         better, _, _ = trials(10, 100 + seed, None, method="cid")
         for record in better:
             record["val/miou_teacher"] += 20
-            record["pool"]["agreement"] += 20
+            record["pool_signals"]["agreement"] += 20
         (one,) = rankings(summarize(records + better))
         assert one.trials == 20
         false.append(one.above_noise)
@@ -110,7 +110,7 @@ def test_too_few_trials_and_old_records_have_no_ranking() -> None:
     assert set(ranked(trials(MIN_TRIALS, 0, 0.0)[0])) == {"agreement"}
     old = trials(12, 0, 0.0)[0]
     for record in old:
-        del record["pool"], record["val/ece_teacher"]
+        del record["pool_signals"], record["val/ece_teacher"]
     assert set(ranked(old)) == set() and ranking_sentence([]) == ""
 
 
@@ -140,14 +140,14 @@ def test_sentence_and_table_say_what_is_above_noise() -> None:
 
 def test_tables_of_a_ratio_show_chosen_runs_and_the_shares_of_classes() -> None:
     pool = copy.deepcopy(POOL_SIGNALS)
-    records = [rung("supervised", 16, 0, STEPS, 50.0, pool=pool), final("supervised", 16)]
+    records = [rung("supervised", 16, 0, STEPS, 50.0, pool_signals=pool), final("supervised", 16)]
     (summary,) = summarize(records)
     ((name, signals),) = health_table(summary)
     assert name == "supervised only" and signals["agreement"] == 95.0
     columns, rows = class_share_table(summary)
     assert columns == ["labels", "supervised only"]
     assert rows == [("sky", [70.0, 60.0]), ("<road>", [30.0, 40.0])]
-    del records[0]["pool"]["class_shares"]["sky"]  # a damaged record
+    del records[0]["pool_signals"]["class_shares"]["sky"]  # a damaged record
     assert class_share_table(summarize(records)[0])[1][0] == ("sky", [70.0, 0.0])
-    del records[0]["pool"]
+    del records[0]["pool_signals"]
     assert class_share_table(summarize(records)[0]) == ([], [])
