@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from benchmarks.harness.study_file import Line, StudyFile
@@ -55,9 +56,8 @@ def train(config: Config) -> Line:
 
 def score(trainer: Trainer, net: nn.Module, split: str) -> float | None:
     images = trainer.eval_images(trainer.eval_rows(split))
-    matrix = iou.confusion_matrix(net, images, trainer.table.num_classes, None)
-    miou: float | None = iou.iou_scores(matrix, trainer.table.classes)["miou"]
-    return miou
+    matrices = iou.confusion_matrices(net, images, trainer.table.num_classes)
+    return iou.mean_iou(np.sum(list(matrices), axis=0))
 
 
 def summarize(lines: list[Line], split: str) -> list[str]:

@@ -133,7 +133,7 @@ def score_groups(config: Config, run: Path) -> dict[str, float | None]:
         image, mask = table.read(row, mask=True)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         pair = (pixels.to(device), torch.from_numpy(np.array(mask)).to(device))
-        matrix = iou.confusion_matrix(predictor.net, [pair], table.num_classes, None)
+        (matrix,) = iou.confusion_matrices(predictor.net, [pair], table.num_classes)
         matrices[group] = matrices.get(group, 0) + matrix
     return {
         f"test_{group}": iou.iou_scores(matrix, table.classes)["miou"]

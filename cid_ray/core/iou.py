@@ -95,18 +95,6 @@ def window_starts(length: int, window: int) -> list[int]:
     return sorted({*range(0, length - window, stride), length - window})
 
 
-def confusion_matrix(
-    net: nn.Module,
-    images: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
-    window: int | None = None,
-    calibration: Calibration | None = None,
-) -> np.ndarray:
-    """The sum of `confusion_matrices`: pixel counts i64[K,K] of all images."""
-    matrices = confusion_matrices(net, images, num_classes, window, calibration)
-    return sum(matrices, np.zeros((num_classes, num_classes), np.int64))
-
-
 @torch.no_grad()
 def confusion_matrices(
     net: nn.Module,

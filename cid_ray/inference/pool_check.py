@@ -30,7 +30,6 @@ from cid_ray.data.ingest.near_index import NearIndex
 LIKE = 0.95  # of the labeled images are nearer to another one than the threshold
 CHANCE = 0.99  # of the thresholds let at most `chance_high` of a like pool exceed them
 MIN_LABELED = 5  # with fewer there is no threshold
-Z_95 = 1.959964
 MAX_Z = 3.5  # robust z-score of an outlier (Iglewicz and Hoaglin 1993)
 NOWHERE = 1e-4  # of the pixels: a class that is expected in less is absent
 RARER = 4.0  # times fewer pixels than in the labels: a class is rare
@@ -135,10 +134,8 @@ def wilson(count: int, total: int) -> tuple[float, float]:
     """
     if not total:
         return 0.0, 1.0
-    part, z2 = count / total, Z_95**2
-    middle = (part + z2 / (2 * total)) / (1 + z2 / total)
-    half = math.sqrt(part * (1 - part) / total + z2 / (4 * total**2)) * Z_95 / (1 + z2 / total)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = stats.binomtest(count, total).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def robust_z(values: np.ndarray) -> np.ndarray:

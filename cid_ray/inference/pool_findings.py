@@ -171,7 +171,7 @@ class PoolFindings:
         """Indices of images to look at, each with the reason: some of every kind."""
         farthest = np.max([np.zeros(len(self.pool.ids)), *self.distances.values()], axis=0)
         z = np.abs(np.stack(list(self.outlier_z.values()))).max(0)
-        turns = [
+        by_kind = [
             *(list(self.copies[name]) for name in ("test", "val")),
             _one_of_each_first(
                 [index for index in np.argsort(-farthest).tolist() if farthest[index] > 1],
@@ -180,7 +180,7 @@ class PoolFindings:
             [index for index in np.argsort(-z).tolist() if z[index] > MAX_Z],
             *(list(self.copies[name]) for name in ("labeled", "pool")),
         ]
-        chosen = dict.fromkeys(index for turn in turns for index in turn[:PICTURES_PER_REASON])
+        chosen = dict.fromkeys(index for kind in by_kind for index in kind[:PICTURES_PER_REASON])
         return [(index, "; ".join(self._reasons(index))) for index in list(chosen)[:count]]
 
     # ---- the fields of the record ----

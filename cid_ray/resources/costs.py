@@ -93,7 +93,7 @@ def with_hour(config: Config) -> Config:
         ) from None
     each = machine_hour(machine, request.per_process, "prices.machine")
     hour = None if each is None else request.count * each
-    prices = config.prices.model_copy(update={"hour": hour})
+    prices = config.prices.model_copy(update={"hour": hour, "machine": None})
     return config.model_copy(update={"prices": prices})
 
 

@@ -118,7 +118,7 @@ class Hyperparameter:
 def importances_at(summary: RatioSummary) -> list[Importance]:
     """The importances of CID's search at a ratio, the largest first.
 
-    A record of an older version has no number of trials: then all completed ones were used.
+    A record of an older version does not say how many: then all completed trials were used.
     """
     record = summary.cid_search
     trials = record.get("importance_trials", {})

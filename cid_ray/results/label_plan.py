@@ -85,10 +85,10 @@ class LabelPlan:
             risk += f" ({one.beyond:.0f} % beyond the curve)"
         have = one.labels - one.more
         if not one.more:
-            return f" Least expected cost: the {have} there are, at a risk of {risk} of a miss."
+            return f" To label no more costs least; the risk of missing it is {risk}."
         return (
-            f" Least expected cost: {one.more} more than the {have} there are for ${one.usd:,.0f}, "
-            f"and a risk of {risk} of a miss, together ${one.expected_usd:,.0f}."
+            f" To label {one.more} more ({have} there are) for ${one.usd:,.0f} costs least; the "
+            f"risk of missing it is {risk}, and the expected cost ${one.expected_usd:,.0f}."
         )
 
     def record(self, reach: tuple[float, float]) -> dict[str, Any]:

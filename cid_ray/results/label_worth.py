@@ -159,7 +159,7 @@ class LabelCurve:
 
     def labels_for(self, score: float, method: str = SUPERVISED) -> Labels:
         """The labels with which a method is expected to reach a score in percent."""
-        return _labels(self.needed(score, method, self._mean_shift))
+        return _labels(self._needed(score, method, self._mean_shift))
 
     def needed_by_a_run(self, score: float, method: str) -> Floats:
         """The labels with which one new run reaches it, of a new seed and draw: f[3, 1 + samples],
@@ -167,9 +167,9 @@ class LabelCurve:
 
         0 or inf beyond the reach, NaN where it cannot be told.
         """
-        return self.needed(score, method, self._run_shift)
+        return self._needed(score, method, self._run_shift)
 
-    def needed(self, score: float, method: str, shift: Floats) -> Floats:
+    def _needed(self, score: float, method: str, shift: Floats) -> Floats:
         """The same where seed and draw move a score by `shift`, f[1 + samples]."""
         supervised = self._inverted(PERFECT - score + shift)
         if method == SUPERVISED:

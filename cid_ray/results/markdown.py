@@ -50,8 +50,8 @@ def markdown(
     lines += _hyperparameters(summaries)
     for each in answers.hyperparameters:
         lines += ["", f"- {escape_markdown(each.text())}"]
-    if answers.rankings:
-        lines += ["", escape_markdown(ranking_sentence(answers.rankings))]
+    if sentence := ranking_sentence(answers.rankings):
+        lines += ["", escape_markdown(sentence)]
     lines += _pareto(summaries)
     return "\n".join([*lines, ""])
 

@@ -97,6 +97,7 @@ def write_page(
     answers = answer(summaries, config.prices, target)
     answers_json = json.dumps(answers.record(), indent=1)
     linked = linked_records(records, summaries)
+    pool = _pool_section(records, folder)
     content = {
         "title": folder.name,
         "answers": answers,
@@ -126,12 +127,11 @@ def write_page(
         "provenance": next((r for r in reversed(records) if r.get("versions")), {}),
         "figures": _figures(summaries),
         "next_commands": next_commands(folder.name, summaries),
-        "pool": _pool_section(records, folder),
+        "pool": pool,
     }
     page = templates().get_template("report.html.j2").render(**content)
     paths.write_text(out / "index.html", page)
-    pool = newest_pool(records)
-    about_pool = describe_pool(pool, folder.name) if pool else []
+    about_pool = pool["lines"] if pool else []
     paths.write_text(out / "report.md", markdown(summaries, answers, about_pool))
     paths.write_text(out / "answers.json", answers_json + "\n")
     return out / "index.html"

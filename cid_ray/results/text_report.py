@@ -88,8 +88,8 @@ def write_report(
     for movement in answers.movements:
         if movement.moves:
             log(movement.text())
-    if answers.rankings:
-        log(ranking_sentence(answers.rankings))
+    if sentence := ranking_sentence(answers.rankings):
+        log(sentence)
     for point in pareto_table(summaries):
         score = f"{point['value']:.2f} mIoU at {point['cost']} {point['cost_label']}"
         log(f"Pareto front: {point['ratio']}  {score}  {point['run']}")

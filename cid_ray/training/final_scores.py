@@ -51,14 +51,14 @@ def final_scores(trainer: Trainer) -> Record:
         "test_is_val": test_is_val,
         **score_fields("val", trainer.last_val),
     }
-    last, details = evaluate(trainer, "test")
+    last, errors = evaluate(trainer, "test")
     if test_is_val:
         last = trainer.last_val
     record |= score_fields("test", last)
     record |= {
         "samples": save_samples(trainer, "test"),
-        "worst_samples": save_worst_samples(trainer, details),
-        "confusions": largest_confusions(trainer.table.classes, details.confusion.tolist()),
+        "worst_samples": save_worst_samples(trainer, errors),
+        "confusions": largest_confusions(trainer.table.classes, errors.confusion.tolist()),
         "colors": trainer.colors,
     }
     best = {

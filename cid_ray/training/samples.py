@@ -19,7 +19,7 @@ from cid_ray.data.band_image import to_rgb
 from cid_ray.data.image_codec import encode_png
 from cid_ray.results.record_types import Sample
 from cid_ray.storage import paths
-from cid_ray.training.scoring import Details
+from cid_ray.training.scoring import ErrorAnalysis
 from cid_ray.training.trainer import Trainer
 
 
@@ -39,12 +39,12 @@ def save_samples(trainer: Trainer, split: str) -> list[Sample]:
     return _save(trainer, rows[evenly] if count else rows[:0], with_confidence=split == "test")
 
 
-def save_worst_samples(trainer: Trainer, details: Details) -> list[Sample]:
+def save_worst_samples(trainer: Trainer, errors: ErrorAnalysis) -> list[Sample]:
     """The same of the test images with the lowest mIoU, the worst first."""
-    rows = np.array(details.worst(trainer.config.train.num_sample_images), np.int64)
+    rows = np.array(errors.worst(trainer.config.train.num_sample_images), np.int64)
     samples = _save(trainer, rows, with_confidence=True)
     for sample, row in zip(samples, rows.tolist(), strict=False):  # other ranks have no samples
-        sample["miou"] = details.images[row]
+        sample["miou"] = errors.images[row]
     return samples
 
 

@@ -20,7 +20,7 @@ Scores = dict[str, dict[str, Any]]
 
 
 @dataclass
-class Details:
+class ErrorAnalysis:
     """What the teacher got wrong.
 
     Attributes:
@@ -37,29 +37,29 @@ class Details:
         return [row for _, row in sorted(scored)[:count]]
 
 
-def evaluate(trainer: Trainer, split: str) -> tuple[Scores, Details]:
+def evaluate(trainer: Trainer, split: str) -> tuple[Scores, ErrorAnalysis]:
     """Scores of both networks on a split, and what the teacher got wrong there."""
-    teacher, details = _score(trainer, trainer.teacher.module, split)
+    teacher, errors = _score(trainer, trainer.teacher.module, split)
     student, _ = _score(trainer, trainer.student, split)
     trainer.student.train()
-    return {"teacher": teacher, "student": student}, details
+    return {"teacher": teacher, "student": student}, errors
 
 
-def _score(trainer: Trainer, net: nn.Module, split: str) -> tuple[dict[str, Any], Details]:
+def _score(trainer: Trainer, net: nn.Module, split: str) -> tuple[dict[str, Any], ErrorAnalysis]:
     spec, table = trainer.spec, trainer.table
     rows = trainer.eval_rows(split)[spec.rank :: spec.world_size]
     images, window = trainer.eval_images(rows), trainer.config.train.sliding_window
     calibration = Calibration()
-    own = Details(np.zeros((table.num_classes, table.num_classes), np.int64))
+    own = ErrorAnalysis(np.zeros((table.num_classes, table.num_classes), np.int64))
     net.eval()
     with trainer.device.autocast():
         matrices = iou.confusion_matrices(net, images, table.num_classes, window, calibration)
         for row, matrix in zip(rows.tolist(), matrices, strict=True):
             own.confusion += matrix
             own.images[row] = iou.mean_iou(matrix)
-    details = Details(sum_matrix(own.confusion, trainer.device.torch))
+    errors = ErrorAnalysis(sum_matrix(own.confusion, trainer.device.torch))
     for part in gather_objects(own.images):
-        details.images |= part
+        errors.images |= part
     total = sum_calibration(calibration)
     ece = total.ece if total.pixels.any() else None
-    return {**iou.iou_scores(details.confusion, table.classes), "ece": ece}, details
+    return {**iou.iou_scores(errors.confusion, table.classes), "ece": ece}, errors

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor, nn
 
-from cid_ray.core.iou import confusion_matrix, iou_scores, predict, window_starts
+from cid_ray.core.iou import confusion_matrices, iou_scores, predict, window_starts
 from tests.helpers.core_pieces import CLASSES, PointNet, make_batch
 
 NAMES = [f"class {k}" for k in range(CLASSES)]
@@ -58,6 +58,14 @@ def approx_or_none(value: float | None) -> object:
     return None if value is None else pytest.approx(value)
 
 
+def confusion_of(
+    pairs: list[tuple[torch.Tensor, torch.Tensor]], window: int | None = None
+) -> np.ndarray:
+    """The counts of all images."""
+    matrices = confusion_matrices(RedChannelNet(), pairs, CLASSES, window)
+    return sum(matrices, np.zeros((CLASSES, CLASSES), np.int64))
+
+
 @relaxed
 @given(data=st.data(), size=SIDES, count=st.integers(1, 3))
 def test_iou_scores_equal_numpy_over_the_classes_present(
@@ -69,7 +77,7 @@ def test_iou_scores_equal_numpy_over_the_classes_present(
     truth = data.draw(hnp.arrays(np.uint8, shape, elements=values))
     pred = data.draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, CLASSES - 1)))
     pairs = [(image_of(p), torch.from_numpy(t)) for p, t in zip(pred, truth, strict=True)]
-    found = iou_scores(confusion_matrix(RedChannelNet(), pairs, CLASSES), NAMES)
+    found = iou_scores(confusion_of(pairs), NAMES)
     miou, ious = reference(truth, pred)
     assert found["miou"] == approx_or_none(miou)
     for name, iou in zip(NAMES, ious, strict=True):
@@ -92,12 +100,9 @@ def test_confusion_matrices_of_shards_sum_to_that_of_the_whole(data: st.DataObje
         pred = data.draw(hnp.arrays(np.uint8, size, elements=st.integers(0, 3)))
         truth = data.draw(hnp.arrays(np.uint8, size, elements=values))
         pairs.append((image_of(pred), torch.from_numpy(truth)))
-    whole = confusion_matrix(RedChannelNet(), pairs, CLASSES)
+    whole = confusion_of(pairs)
     for world_size in (2, 3):
-        shards = [
-            confusion_matrix(RedChannelNet(), pairs[rank::world_size], CLASSES)
-            for rank in range(world_size)
-        ]
+        shards = [confusion_of(pairs[rank::world_size]) for rank in range(world_size)]
         assert np.array_equal(sum(shards), whole)
     assert whole.sum() == sum(int((mask != 255).sum()) for _, mask in pairs)
 
@@ -105,7 +110,7 @@ def test_confusion_matrices_of_shards_sum_to_that_of_the_whole(data: st.DataObje
 def test_confusion_matrix_has_truth_first_and_prediction_second() -> None:
     truth, pred = np.array([[0, 0, 1, 255]], np.uint8), np.array([[1, 0, 1, 3]], np.uint8)
     pairs = [(image_of(pred), torch.from_numpy(truth))]
-    matrix = confusion_matrix(RedChannelNet(), pairs, CLASSES)
+    matrix = confusion_of(pairs)
     assert matrix.dtype == np.int64
     assert matrix[:2, :2].tolist() == [[1, 1], [0, 1]] and matrix.sum() == 3
 
@@ -164,7 +169,7 @@ def test_mask_larger_than_its_image_counts_every_labeled_pixel_once() -> None:
     image = image_of(np.array([[0, 2]], np.uint8))
     mask = torch.tensor([[0, 0, 255, 2], [1, 0, 2, 2]]).byte()
     for window in (None, 32):
-        matrix = confusion_matrix(RedChannelNet(), [(image, mask)], CLASSES, window)
+        matrix = confusion_of([(image, mask)], window)
         assert matrix.sum() == 7 and matrix[1, 0] == 1 and np.trace(matrix) == 6
 
 

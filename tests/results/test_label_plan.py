@@ -65,7 +65,7 @@ def test_dear_labels_or_a_cheap_miss_buy_nothing() -> None:
     curve = LabelCurve(simulated(2.0, 0.5, draw_sd=0))
     one = plan(curve, truth(30), label=100.0, miss=1.0)
     assert one.purchase is not None and one.purchase.more == 0 and one.purchase.usd == 0
-    assert "Least expected cost: the 12 there are, at a risk of" in one.text(curve)
+    assert "To label no more costs least; the risk of missing it is" in one.text(curve)
 
 
 def test_target_beyond_the_curve_is_a_certain_miss() -> None:
