@@ -16,6 +16,7 @@ from cid_ray import prepare
 from cid_ray.config import InputError
 from cid_ray.data.image_codec import default_colors, encode_png
 from cid_ray.data.table import Table
+from cid_ray.data.table_errors import UnreadableImage
 from cid_ray.data.table_writer import TableWriter
 
 SIZE = (24, 32)  # height, width
@@ -131,3 +132,15 @@ def write_table(
         writer.add(row)
     writer.close()
     return Table(folder)
+
+
+def make_unreadable(monkeypatch: pytest.MonkeyPatch, table: Table, broken: int) -> None:
+    """Let one row of a table fail as an image does whose file is cut short."""
+    read = Table.read
+
+    def read_or_fail(self: Table, row: int, mask: bool) -> Any:
+        if row == broken:
+            raise UnreadableImage(table.ids(np.array([row]))[0], "cut short", table.folder)
+        return read(self, row, mask)
+
+    monkeypatch.setattr(Table, "read", read_or_fail)

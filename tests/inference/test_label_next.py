@@ -16,12 +16,11 @@ from PIL import Image
 import cid_ray
 from cid_ray.config import InputError
 from cid_ray.data.splits import make_split
-from cid_ray.data.table import Table
 from cid_ray.inference.annotation_files import AnnotationFiles, cvat_colors
 from cid_ray.label_next import main as label_next
 from cid_ray.prepare import main as prepare
 from cid_ray.train import main as train
-from tests.helpers.image_tables import by_id, encode_image, random_image
+from tests.helpers.image_tables import by_id, encode_image, make_unreadable, random_image
 
 COUNT = 6
 
@@ -173,18 +172,9 @@ def test_unreadable_images_are_named(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from cid_ray.data.table_errors import UnreadableImage
-
     table = cid_ray.open_table("demo")
     broken = int(make_split(table, cid_ray.load_model(trained).config.data).pool[5])
-    read = Table.read
-
-    def read_or_fail(self: Table, row: int, mask: bool) -> Any:
-        if row == broken:
-            raise UnreadableImage(table.ids(np.array([row]))[0], "cut short", table.folder)
-        return read(self, row, mask)
-
-    monkeypatch.setattr(Table, "read", read_or_fail)
+    make_unreadable(monkeypatch, table, broken)
     out = tmp_path / "next"
     assert label_next([str(trained), "--count", "2", "--out", str(out)]) == 0
     assert "left out: 1 images that cannot be read" in capsys.readouterr().out

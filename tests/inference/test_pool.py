@@ -27,7 +27,7 @@ from cid_ray.results.record_lines import parse_line
 from cid_ray.results.records import Record, read_records
 from cid_ray.results.report_page import write_page
 from cid_ray.train import main as train
-from tests.helpers.image_tables import table_row
+from tests.helpers.image_tables import make_unreadable, table_row
 
 IMAGES = 40  # of the pool: more than the table below has
 NUM_POOL = 24
@@ -185,21 +185,11 @@ def test_training_takes_the_split_without_what_is_left_out(
 def test_unreadable_images_are_left_out(
     looked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cid_ray.data.table import Table
-    from cid_ray.data.table_errors import UnreadableImage
-
     run = tmp_path / "run"
     shutil.copytree(looked, run)
     table = cid_ray.open_table("demo")
     broken = int(make_split(table, cid_ray.load_model(run).config.data).pool[0])
-    read = Table.read
-
-    def read_or_fail(self: Table, row: int, mask: bool) -> Any:
-        if row == broken:
-            raise UnreadableImage(table.ids(np.array([row]))[0], "cut short", table.folder)
-        return read(self, row, mask)
-
-    monkeypatch.setattr(Table, "read", read_or_fail)
+    make_unreadable(monkeypatch, table, broken)
     assert pool([str(run), "--max-images", "3", "-q"]) == 0
     record = record_of(run)
     assert (record["unreadable"], record["images"]) == (1, 2)
